@@ -1,0 +1,46 @@
+# make run: the whole chain on this machine.  make test: the proof.  make check: style, types, architecture.
+# Everything happens in .venv. Without a GPU, PyTorch's CPU wheels save gigabytes:
+#   make run PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+
+.PHONY: run test check compile golden miniature seeds clean
+
+run: .venv/run  ## problems to a registered model, on the miniature world
+	$(BIN)/drift run
+
+test: .venv/dev  ## no root, no services, under 10 minutes
+	$(BIN)/python -m pytest
+
+check: .venv/dev  ## style, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+compile: .venv/run  ## the pipeline for a Kubeflow cluster
+	$(BIN)/drift compile --out drift_sft.yaml
+
+golden: .venv/dev  ## accept the pipeline as it compiles now; look at the diff
+	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines
+
+seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (about an hour)
+	$(BIN)/python benchmarks/miniature_seeds.py
+
+.venv/run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip' || { echo "python3 lacks venv: apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) --no-deps torchvision==0.28.0
+	$(PIP) -e '.[cluster]'
+	@touch $@
+
+.venv/dev: .venv/run
+	$(PIP) -e '.[cluster,dev]'
+	@touch $@
+
+clean:
+	rm -rf runs build dist *.egg-info

@@ -1,0 +1,38 @@
+"""Everything a user can get wrong, as one tree. The CLI prints the message on one line and exits 2.
+
+DriftError
+├── ConfigError       a key of the configuration: names the dotted key, the value and the remedy
+├── DataError         problems, generations, training rows or benchmark tables
+├── CheckpointError   a model directory or a tensor in it
+├── PriorError        Δ does not fit the model, or nothing of it could be bound
+├── ServiceError      a teacher endpoint or MLflow server that does not answer
+└── PipelineError     a step of a pipeline run that failed, or was silently left out
+"""
+
+
+class DriftError(Exception):
+    """Root of all errors that are the input's fault and not a bug."""
+
+
+class ConfigError(DriftError):
+    """A configuration key is unknown, of the wrong type, or contradicts another."""
+
+
+class DataError(DriftError):
+    """A data file is missing, empty, lacks a column or holds rows that cannot be used."""
+
+
+class CheckpointError(DriftError):
+    """A model directory is missing, broken, or its tensors do not pair with another's."""
+
+
+class PriorError(DriftError):
+    """The prior Δ does not match the model it should guide."""
+
+
+class ServiceError(DriftError):
+    """A server the run depends on cannot be reached or refuses."""
+
+
+class PipelineError(DriftError):
+    """A pipeline step failed, or did not run although it should have."""
