@@ -1,0 +1,123 @@
+"""A real HTTP server on loopback that speaks enough of OpenAI's chat completions for a teacher.
+
+Failures are injected by status; requests and their headers are kept for the test to look at.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+Body = dict[str, Any]
+
+
+def chain(body: Body) -> Body:
+    """A chain of thought that depends on the seed alone."""
+    return {"content": f"<think> seed {body['seed']} </think> \\boxed{{{body['seed'] % 3}}}"}
+
+
+def question(body: Body) -> str:
+    """The text of the user's turn."""
+    return str(body["messages"][0]["content"][-1]["text"])
+
+
+def image_of(body: Body) -> bytes:
+    """The encoded image of the user's turn."""
+    return base64.b64decode(body["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2])
+
+
+class OpenAIServer:
+    """Use as a context manager; ``url`` goes into `base_url`.
+
+    ``answer`` makes a message (or a message with ``finish_reason``) of a request's body. ``status`` gets the number
+    of the request, counted from 1, and may return an error's status instead of 200. ``models`` is the status of
+    `GET /models`.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Body], Body] = chain,
+        status: Callable[[int], int] = lambda number: 200,
+        models: int = 200,
+        delay_seconds: float = 0.0,
+    ) -> None:
+        self.answer, self.status, self.models, self.delay_seconds = answer, status, models, delay_seconds
+        self.requests: list[Body] = []
+        self.headers: list[dict[str, str]] = []
+        self.in_flight = self.most_in_flight = 0
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def __enter__(self) -> OpenAIServer:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def complete(self, body: Body, headers: dict[str, str]) -> tuple[int, Body]:
+        """Status and body of a completion, or of an injected error."""
+        with self._lock:
+            self.requests.append(body)
+            self.headers.append(headers)
+            number = len(self.requests)
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        time.sleep(self.delay_seconds)
+        with self._lock:
+            self.in_flight -= 1
+        status = self.status(number)
+        if status != 200:
+            return status, {"error": {"message": f"injected {status} for {headers.get('authorization')}"}}
+        message = dict(self.answer(body))
+        finish_reason = message.pop("finish_reason", "stop")
+        choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", **message}}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        head = {"id": str(number), "object": "chat.completion", "created": 0, "model": body["model"]}
+        return 200, {**head, "choices": [choice], "usage": usage}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no news."""
+
+
+def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._send(server.models, {"object": "list", "data": []})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            self._send(*server.complete(body, {name.lower(): value for name, value in self.headers.items()}))
+
+        def _send(self, status: int, body: Body) -> None:
+            content = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(content)))
+            if status in {429, 500}:
+                self.send_header("retry-after-ms", "1")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Silent."""
+
+    return Handler
