@@ -1,0 +1,288 @@
+"""The prior Δ = φ_reason − φ_other, tensor by tensor from checkpoints on disk (DRIFT, section 3).
+
+φ_reason: the text expert. φ_VL: the text decoder of the multimodal model. φ_other: φ_VL (the paper's), φ_base, or
+another checkpoint. ‖·‖ is the norm over one whole tensor. Δ is stored raw, under canonical names: every scale can
+be derived from it, and it fits whatever name the running model gives to its decoder.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from drift.artifacts import PROVENANCE, read_json, staged, write_json, write_provenance
+from drift.checkpoints import Checkpoint, original_vlm_sha256, read_header
+from drift.config import DeltaConfig
+from drift.errors import CheckpointError, DataError, PriorError
+from drift.layout import layer_index, match_parameters, module_of
+from drift.pairing import DeltaPlan, Source, check_same_base, plan
+from drift.streaming import chunks, dot, encode_header, one_thread, progress, require_space, write_tensor
+
+DELTA = "delta.safetensors"
+STATS = "delta_stats.json"
+FORMAT = "drift-delta"
+
+logger = logging.getLogger(__name__)
+
+
+class TensorStats(TypedDict):
+    """Of one tensor: ‖Δ‖₁, ‖Δ‖₂, ‖φ_VL‖₂, cos(φ_reason, φ_other) and ⟨φ_VL, Δ⟩."""
+
+    l1: float
+    l2: float
+    vlm_l2: float
+    cosine: float
+    vlm_dot_delta: float
+    numel: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DeltaReport:
+    """What was computed: counts, whole norms, and warnings about the pair of checkpoints."""
+
+    folder: Path
+    tensors: int
+    elements: int
+    l2: float
+    relative_l2: float
+    cosine: float
+    seconds: float
+    warnings: tuple[str, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Flat names for MLflow."""
+        names = ("tensors", "elements", "l2", "relative_l2", "cosine", "seconds")
+        return {f"delta/{name}": float(getattr(self, name)) for name in names}
+
+
+# -------------------------------------------------------------------------------------------- computing
+
+
+def compute_delta(config: DeltaConfig, *, expert: str, vlm: str, base: str | None, out: Path) -> DeltaReport:
+    """Δ = φ_reason − φ_other for the selected tensors, in the checkpoints' dtype, streamed into the folder `out`.
+
+    Writes `delta.safetensors`, `delta_stats.json` and the provenance. Raises CheckpointError if a tensor holds
+    NaN or infinity, the checkpoints are identical, or (without `force`) do not look like fine-tunes of one base.
+    """
+    started = time.monotonic()
+    todo = plan(config, expert=expert, vlm=vlm, base=base)
+    with one_thread():
+        warnings = (*todo.warnings, *check_same_base(todo.expert, todo.compared, force=config.force))
+        for warning in warnings:
+            logger.warning("delta: %s", warning)
+        with staged(out) as folder:
+            require_space(folder, todo.size_bytes)
+            stats = _stream(todo, folder / DELTA, config)
+            if not any(entry["l2"] for entry in stats.values()):
+                raise CheckpointError(
+                    f"{todo.expert.path} and {todo.other.path} are identical in {config.modules}: Δ = 0"
+                )
+            _write_sidecars(folder, todo, config, stats, warnings)
+    return _report(out, stats, time.monotonic() - started, warnings)
+
+
+def tensor_stats(delta: Tensor, expert: Tensor, other: Tensor, vlm: Tensor) -> TensorStats:
+    """The sums over one tensor, in float64."""
+    sums = torch.zeros(7, dtype=torch.float64)
+    for d, e, o, v in chunks(delta, expert, other, vlm):
+        sums += torch.stack([d.abs().sum(), d @ d, v @ v, v @ d, e @ o, e @ e, o @ o])
+    l1, delta_squared, vlm_squared, vlm_dot_delta, expert_dot_other, *squared = sums.tolist()
+    norms = math.sqrt(squared[0]) * math.sqrt(squared[1])
+    return TensorStats(
+        l1=l1,
+        l2=math.sqrt(delta_squared),
+        vlm_l2=math.sqrt(vlm_squared),
+        cosine=expert_dot_other / norms if norms else 0.0,
+        vlm_dot_delta=vlm_dot_delta,
+        numel=delta.numel(),
+        shape=tuple(delta.shape),
+    )
+
+
+def _stream(todo: DeltaPlan, file: Path, config: DeltaConfig) -> dict[str, TensorStats]:
+    metadata = {"format": FORMAT, "version": "1", "direction": todo.direction, "modules": ",".join(config.modules)}
+    stats = {}
+    with file.open("wb") as stream, progress("delta", todo.size_bytes) as bar:
+        stream.write(encode_header({source.name: (source.dtype, source.shape) for source in todo.sources}, metadata))
+        for source in todo.sources:
+            expert, other = todo.expert.tensor(source.expert), todo.other.tensor(source.other)
+            vlm = other if todo.other is todo.vlm else todo.vlm.tensor(source.vlm)
+            delta = torch.sub(expert, other)
+            stats[source.name] = tensor_stats(delta, expert, other, vlm)
+            _require_finite(todo, source, (expert, other, vlm), stats[source.name])
+            write_tensor(stream, delta)
+            bar.update(source.size_bytes)
+    return stats
+
+
+def _require_finite(todo: DeltaPlan, source: Source, read: tuple[Tensor, ...], stats: TensorStats) -> None:
+    if math.isfinite(stats["l2"]) and math.isfinite(stats["vlm_l2"]):
+        return
+    for checkpoint, tensor in zip((todo.expert, todo.other, todo.vlm), read, strict=True):
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{checkpoint.path}: '{source.name}' holds NaN or infinity; the checkpoint is broken")
+    raise CheckpointError(f"'{source.name}': the difference overflows {source.dtype}; the checkpoints do not fit")
+
+
+def _write_sidecars(
+    folder: Path, todo: DeltaPlan, config: DeltaConfig, stats: Mapping[str, TensorStats], warnings: tuple[str, ...]
+) -> None:
+    section = config.model_dump(mode="json")
+    vlm_sha256 = original_vlm_sha256(todo.vlm.path)
+    write_json(folder / STATS, {"format": FORMAT, "direction": todo.direction, **section, "tensors": stats})
+    write_provenance(
+        folder,
+        "delta",
+        config=section,
+        inputs={"expert": todo.expert.path, "vlm": todo.vlm.path, "other": todo.other.path},
+        direction=todo.direction,
+        original_vlm_sha256=vlm_sha256,
+        warnings=list(warnings),
+    )
+
+
+def _report(out: Path, stats: Mapping[str, TensorStats], seconds: float, warnings: tuple[str, ...]) -> DeltaReport:
+    return DeltaReport(
+        folder=out,
+        tensors=len(stats),
+        elements=sum(entry["numel"] for entry in stats.values()),
+        l2=math.hypot(*(entry["l2"] for entry in stats.values())),
+        relative_l2=_relative_l2(stats.values()),
+        cosine=_mean_cosine(stats.values()),
+        seconds=seconds,
+        warnings=warnings,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ using
+
+
+@dataclass(frozen=True)
+class DeltaFile:
+    """A stored Δ, read lazily: `stats` by canonical name, and each tensor when it is asked for."""
+
+    folder: Path
+    direction: str
+    modules: tuple[str, ...]
+    original_vlm_sha256: str | None
+    stats: dict[str, TensorStats]
+
+    @property
+    def names(self) -> list[str]:
+        """Canonical names of all tensors."""
+        return list(self.stats)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical name → shape."""
+        return {name: entry["shape"] for name, entry in self.stats.items()}
+
+    @property
+    def squared_l2(self) -> float:
+        """‖Δ‖² over all tensors."""
+        return math.fsum(entry["l2"] ** 2 for entry in self.stats.values())
+
+    def tensor(self, name: str) -> Tensor:
+        """The raw Δ of one canonical name, on the CPU. Raises PriorError if Δ has no such tensor."""
+        if name not in self.stats:
+            raise PriorError(f"{self.folder}: Δ has no tensor '{name}'")
+        with safe_open(str(self.folder / DELTA), framework="pt") as file:
+            return file.get_tensor(name)
+
+
+def load_delta(folder: Path) -> DeltaFile:
+    """The Δ that `compute_delta` wrote into `folder`. Raises PriorError if it is absent, foreign or cut off."""
+    try:
+        header, content = read_header(folder / DELTA), read_json(folder / STATS)
+        original = read_json(folder / PROVENANCE).get("original_vlm_sha256")
+    except (CheckpointError, DataError) as error:
+        raise PriorError(f"{folder}: no usable Δ: {error}") from error
+    if header.metadata.get("format") != FORMAT or not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise PriorError(f"{folder / DELTA}: safetensors, but no Δ; make one with `drift delta`")
+    try:
+        stats = {name: _stats_entry(entry) for name, entry in content["tensors"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PriorError(f"{folder / STATS}: an entry is incomplete ({error}); compute Δ again") from error
+    stored = {name: info.shape for name, info in header.tensors.items()}
+    if not stored or stored != {name: entry["shape"] for name, entry in stats.items()}:
+        raise PriorError(f"{folder}: {DELTA} and {STATS} do not hold the same tensors; compute Δ again")
+    return DeltaFile(folder, str(content.get("direction")), tuple(content.get("modules", ())), original, stats)
+
+
+def projection(model: Path, delta: Path) -> float:
+    """How far a model went towards the expert: ⟨φ_t − φ_VL, Δ⟩ / ‖Δ‖² over the tensors of Δ.
+
+    0 at φ_VL; 1 at the expert where Δ = φ_reason − φ_VL. φ_VL itself is not read: ⟨φ_VL, Δ⟩ is in the statistics.
+    Raises PriorError if Δ does not fit the model or belongs to another φ_VL.
+    """
+    prior, checkpoint = load_delta(delta), Checkpoint(model)
+    _require_same_original(prior, model)
+    partners = match_parameters(checkpoint.shapes, prior.shapes)
+    moved = []
+    total = sum(checkpoint.tensors[partners[name]].size_bytes for name in prior.names)
+    with one_thread(), progress("projection", total) as bar:
+        for name, entry in prior.stats.items():
+            moved.append(dot(checkpoint.tensor(partners[name]), prior.tensor(name)) - entry["vlm_dot_delta"])
+            bar.update(checkpoint.tensors[partners[name]].size_bytes)
+    return math.fsum(moved) / prior.squared_l2
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """Δ in one module of one layer (None: outside the layers): ‖Δ‖/‖φ_VL‖, and the mean cosine by elements."""
+
+    layer: int | None
+    module: str
+    relative_l2: float
+    cosine: float
+
+
+def layer_table(stats: Mapping[str, TensorStats]) -> list[LayerRow]:
+    """Norm and direction of Δ per layer and module, as in the paper's Figure 2."""
+    groups: dict[tuple[int | None, str], list[TensorStats]] = {}
+    for name, entry in stats.items():
+        groups.setdefault((layer_index(name), module_of(name)), []).append(entry)
+    return [
+        LayerRow(layer, module, _relative_l2(group), _mean_cosine(group)) for (layer, module), group in groups.items()
+    ]
+
+
+def _relative_l2(entries: Collection[TensorStats]) -> float:
+    vlm = math.hypot(*(entry["vlm_l2"] for entry in entries))
+    return math.hypot(*(entry["l2"] for entry in entries)) / vlm if vlm else math.inf
+
+
+def _mean_cosine(entries: Collection[TensorStats]) -> float:
+    return sum(entry["cosine"] * entry["numel"] for entry in entries) / sum(entry["numel"] for entry in entries)
+
+
+def _stats_entry(entry: dict[str, Any]) -> TensorStats:
+    return TensorStats(
+        l1=float(entry["l1"]),
+        l2=float(entry["l2"]),
+        vlm_l2=float(entry["vlm_l2"]),
+        cosine=float(entry["cosine"]),
+        vlm_dot_delta=float(entry["vlm_dot_delta"]),
+        numel=int(entry["numel"]),
+        shape=tuple(entry["shape"]),
+    )
+
+
+def _require_same_original(prior: DeltaFile, model: Path) -> None:
+    if not (model / PROVENANCE).is_file() or prior.original_vlm_sha256 is None:
+        return
+    original = read_json(model / PROVENANCE).get("original_vlm_sha256")
+    if original not in (None, prior.original_vlm_sha256):
+        raise PriorError(
+            f"{model}: made from another φ_VL than the Δ in {prior.folder}; their projection means nothing"
+        )

@@ -1,0 +1,93 @@
+"""Safetensors files written tensor by tensor, and sums over tensors too large to copy in float64.
+
+The header comes first in the file and all sizes are known beforehand, so nothing but the tensor at hand is in
+memory. Sums run in float64 over chunks of a tensor, in a fixed order: the same bytes give the same number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from drift.checkpoints import TensorInfo
+from drift.errors import CheckpointError
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+"""Safetensors' names of the dtypes that can be subtracted and merged."""
+CHUNK_ELEMENTS = 1 << 20
+COPY_BYTES = 1 << 24
+
+
+def encode_header(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
+    """The header of a safetensors file whose tensors (dtype, shape) follow in the order of `tensors`."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, (dtype, shape) in tensors.items():
+        end = offset + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_tensor(stream: BinaryIO, tensor: Tensor) -> None:
+    """Append the bytes of a tensor, as safetensors lays them out (row-major, little-endian)."""
+    stream.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def copy_tensor(stream: BinaryIO, source: BinaryIO, info: TensorInfo) -> None:
+    """Append a tensor of another file, byte for byte."""
+    source.seek(info.start)
+    for left in range(info.size_bytes, 0, -COPY_BYTES):
+        stream.write(source.read(min(left, COPY_BYTES)))
+
+
+def chunks(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """The same stretch of each tensor, flat and in float64, one stretch after the other."""
+    for parts in zip(*(tensor.reshape(-1).split(CHUNK_ELEMENTS) for tensor in tensors), strict=True):
+        yield [part.double() for part in parts]
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    """⟨a, b⟩ over all elements, in float64."""
+    return math.fsum(float(x @ y) for x, y in chunks(a, b))
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """cos(a, b) over all elements, in float64; 0 where one of them is zero."""
+    norms = math.sqrt(dot(a, a)) * math.sqrt(dot(b, b))
+    return dot(a, b) / norms if norms else 0.0
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread inside the block: many short operations on a busy machine lose time to more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def progress(description: str, total_bytes: int) -> tqdm[None]:
+    """A progress bar in bytes, silent where no terminal is attached."""
+    return tqdm(total=total_bytes, unit="B", unit_scale=True, desc=description, disable=None)
+
+
+def require_space(folder: Path, size_bytes: int) -> None:
+    """Raise CheckpointError unless `folder`'s disk has room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes:
+        raise CheckpointError(f"{folder}: {size_bytes:,} bytes to write, {free:,} free; choose a disk with more room")
