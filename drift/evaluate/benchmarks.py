@@ -1,0 +1,167 @@
+"""Benchmark tables in VLMEvalKit's format: tab-separated, one question a row, its image in base64.
+
+Columns: index, image, question, answer; optional: options A to H, category, group. An image cell of at most 64
+characters is the index of the row that holds the image.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import hashlib
+import io
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from drift.config import BenchmarkConfig, EvaluateConfig
+from drift.errors import DataError
+from drift.evaluate.samples import Example
+from drift.modeling import decode_image
+from drift.validation import suggest
+
+COLUMNS = ("index", "image", "question", "answer")
+LETTERS = "ABCDEFGH"
+EXAMPLES = 3  # per benchmark
+EXAMPLE_PIXELS = (320, 240)
+REFERENCE_LENGTH = 64
+MAX_ASPECT_RATIO = 200  # Qwen's image processor raises above it
+SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. ``image`` is the encoded file; None if the row cannot be asked, and ``fault`` says why."""
+
+    index: str
+    question: str
+    gold: str
+    choices: tuple[str, ...]
+    """Option texts, A first; empty text where a letter is not used; none for open questions."""
+    category: str
+    group: str
+    """Items of one group are not independent: they share an image, or the table's `group`."""
+    image: bytes | None
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A table as read, with the digest of its file."""
+
+    name: str
+    config: BenchmarkConfig
+    path: Path
+    sha256: str
+    items: list[Item]
+
+    @property
+    def failed(self) -> list[Item]:
+        return [item for item in self.items if item.fault]
+
+
+def read_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
+    """All tables of the section, by name. Raises DataError, see `read_benchmark`."""
+    return [read_benchmark(name, config) for name in sorted(config.benchmarks)]
+
+
+def read_benchmark(name: str, config: EvaluateConfig) -> Benchmark:
+    """The first `limit` rows of a benchmark's table.
+
+    Rows that cannot be asked are kept with their fault, since they count as wrong. Raises DataError if the file is
+    missing, not a table, lacks a column, has no rows or the same index twice, or has more than `max_failed` faults.
+    """
+    benchmark = config.benchmarks[name]
+    path = Path(config.data) / (benchmark.file or f"{name}.tsv")
+    rows = list(_rows(path))
+    images = {row["index"]: row["image"] for row in rows}
+    if not rows or len(images) < len(rows):
+        raise DataError(f"{path}: {'no rows' if not rows else 'the same index twice'}; write one row per question")
+    items = [_item(row, images) for row in rows[: config.limit]]
+    table = Benchmark(name, benchmark, path, hashlib.sha256(path.read_bytes()).hexdigest(), items)
+    if len(table.failed) > config.max_failed * len(items):
+        first = table.failed[0]
+        raise DataError(
+            f"{path}: {len(table.failed)} of {len(items)} rows cannot be asked (index {first.index}: {first.fault}), "
+            f"more than evaluate.max_failed ({config.max_failed:g}); repair the table or raise the limit"
+        )
+    return table
+
+
+def examples(benchmark: Benchmark) -> list[Example]:
+    """A few items spread over the table, with small pictures; the same for every model."""
+    items = [item for item in benchmark.items if item.image is not None]
+    return [_example(benchmark.name, item) for item in items[:: max(1, len(items) // EXAMPLES)][:EXAMPLES]]
+
+
+def _example(name: str, item: Item) -> Example:
+    image = decode_image(item.image or b"", f"{name} index {item.index}")
+    image.thumbnail(EXAMPLE_PIXELS)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return Example(name, item.index, buffer.getvalue())
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize if sys.maxsize < 2**31 else 2**31 - 1)  # images are longer than 128 KiB
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, delimiter="\t")
+            for column in COLUMNS:
+                if column not in (table.fieldnames or ()):
+                    raise DataError(f"{path}: no column '{column}'{suggest(column, table.fieldnames or ())}")
+            for row in table:
+                if None in row or None in row.values():
+                    raise DataError(f"{path}: line {table.line_num} has not as many fields as the header")
+                yield {column: cell.strip() for column, cell in row.items()}
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; set evaluate.data or the benchmark's file") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not readable as a tab-separated table ({error})") from error
+
+
+def _item(row: Row, images: dict[str, str]) -> Item:
+    cell = images.get(row["image"], "") if len(row["image"]) <= REFERENCE_LENGTH else row["image"]
+    image, size, fault = _decoded(cell)
+    if not row["question"] or not row["answer"]:
+        fault = "no question" if not row["question"] else "no answer"
+    elif token := SPECIAL_TOKEN.search(row["question"]):
+        fault = f"the question holds the special token {token.group()}"
+    return Item(
+        index=row["index"],
+        question=row["question"],
+        gold=row["answer"],
+        choices=_choices(row),
+        category=row.get("category", ""),
+        group=row.get("group") or hashlib.sha256(cell.encode()).hexdigest()[:16],
+        image=None if fault else image,
+        size=size,
+        fault=fault,
+    )
+
+
+def _choices(row: Row) -> tuple[str, ...]:
+    texts = [row.get(letter, "") for letter in LETTERS]
+    used = [place for place, text in enumerate(texts) if text]
+    return tuple(texts[: used[-1] + 1]) if used else ()
+
+
+def _decoded(cell: str) -> tuple[bytes | None, tuple[int, int], str | None]:
+    """Bytes and size of a base64 image, or why it has none."""
+    if not cell or cell.startswith("["):
+        return None, (0, 0), "no image" if not cell else "several images in one row"
+    try:
+        image = base64.b64decode(cell, validate=True)
+        size = decode_image(image, "image").size
+    except (binascii.Error, DataError):
+        return None, (0, 0), "undecodable image"
+    if max(size) > MAX_ASPECT_RATIO * min(size):
+        return None, size, f"image of {size[0]} x {size[1]} px"
+    return image, size, None

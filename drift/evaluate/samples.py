@@ -1,0 +1,93 @@
+"""One answered question, and the table of all of them: what every comparison is made from.
+
+A few questions keep a small picture too (`examples.parquet`), for people to look at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drift.errors import DataError
+
+FILE = "samples.parquet"
+EXAMPLES_FILE = "examples.parquet"
+
+Status = Literal["correct", "incorrect", "unparsed", "undetermined", "failed"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question of a benchmark with the model's answer. Only status `correct` counts as right."""
+
+    benchmark: str
+    role: str
+    index: str
+    group: str
+    correct: bool
+    answer: str | None
+    """As extracted; None if the reply holds none."""
+    gold: str
+    raw: str | None
+    """All that the model wrote; None if it was not asked."""
+    thinking: str | None
+    finish_reason: str | None
+    """`stop`, `length`, or None if it was not asked."""
+    status: Status
+    category: str
+    question: str
+    """As asked: in the benchmark's template, with the options."""
+    error: str | None
+    """Why it was not asked, where it was not."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question's picture, as a small PNG."""
+
+    benchmark: str
+    index: str
+    image: bytes
+
+
+SCHEMA = pa.schema(
+    [(field.name, pa.bool_() if field.name == "correct" else pa.string()) for field in dataclasses.fields(Sample)]
+)
+
+
+EXAMPLES_SCHEMA = pa.schema([("benchmark", pa.string()), ("index", pa.string()), ("image", pa.binary())])
+
+
+def write_samples(folder: Path, samples: Sequence[Sample], examples: Sequence[Example]) -> None:
+    """`samples.parquet` and `examples.parquet`, in the order given."""
+    for name, rows, schema in ((FILE, samples, SCHEMA), (EXAMPLES_FILE, examples, EXAMPLES_SCHEMA)):
+        table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=schema)
+        pq.write_table(table, folder / name, compression="zstd")
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """The samples of a score folder. Raises DataError if they are missing or of another form."""
+    return [Sample(**row) for row in _rows(folder / FILE, SCHEMA)]
+
+
+def read_examples(folder: Path) -> list[Example]:
+    """The pictures of a score folder. Raises DataError if they are missing or of another form."""
+    return [Example(**row) for row in _rows(folder / EXAMPLES_FILE, EXAMPLES_SCHEMA)]
+
+
+def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    try:
+        table = pq.read_table(path, columns=schema.names)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not readable ({reason}); `drift evaluate` writes it") from error
+    if missing := sorted(set(schema.names) - set(table.schema.names)):
+        raise DataError(f"{path}: no column '{missing[0]}'; `drift evaluate` writes it")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows

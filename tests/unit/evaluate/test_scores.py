@@ -1,0 +1,71 @@
+"""Accuracies, their intervals, and the files they stand in."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drift.errors import DataError
+from drift.evaluate.samples import read_examples, read_samples
+from drift.evaluate.scores import BenchmarkScore, read_scores, role_mean
+from tests.score_folders import write_score_folder
+
+
+def test_a_benchmark_has_percent_right_and_wilsons_interval(tmp_path: Path) -> None:
+    scores = read_scores(write_score_folder(tmp_path / "vlm", {"Sums": "1" * 8 + "0" * 2}))
+    # z = 1.959964: centre (0.8 + z²/20) / (1 + z²/10) = 0.716739,
+    # half of the width z √(0.8·0.2/10 + z²/400) / (1 + z²/10) = 0.226577
+    assert scores.benchmarks["Sums"].headline == 80
+    assert scores.benchmarks["Sums"].low == pytest.approx(49.016, abs=1e-2)
+    assert scores.benchmarks["Sums"].high == pytest.approx(94.332, abs=1e-2)
+
+
+def test_the_mean_of_a_role_combines_its_benchmarks_intervals() -> None:
+    scores = {
+        "one": BenchmarkScore("reasoning", 50, 47, 54, 100, 0, 0, 0),
+        "two": BenchmarkScore("reasoning", 90, 86, 93, 100, 0, 0, 0),
+        "other": BenchmarkScore("perception", 10, 9, 11, 100, 0, 0, 0),
+    }
+    mean = role_mean(scores, "reasoning")
+    assert mean is not None
+    # √(3² + 4²) / 2 = 2.5 below, √(4² + 3²) / 2 = 2.5 above
+    assert (mean.mean, mean.low, mean.high) == (70, 67.5, 72.5)
+
+
+def test_a_role_without_benchmarks_has_no_mean_and_one_benchmark_keeps_wilsons_interval(tmp_path: Path) -> None:
+    scores = read_scores(write_score_folder(tmp_path / "vlm", {"Sums": "1111"}))
+    assert scores.perception is None
+    assert scores.reasoning is not None
+    assert scores.reasoning.low == pytest.approx(scores.benchmarks["Sums"].low)
+    assert scores.reasoning.low < 60  # four of four right is no certainty
+
+
+def test_failed_questions_count_as_wrong_and_are_counted(tmp_path: Path) -> None:
+    scores = read_scores(write_score_folder(tmp_path / "vlm", {"Sums": "1100"}, failed=1))
+    assert scores.benchmarks["Sums"].headline == 50
+    assert scores.count("failed") == 1
+    assert scores.count("n") == 4
+
+
+def test_a_folder_without_scores_or_of_another_schema_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"scores\.json: missing"):
+        read_scores(tmp_path)
+    with pytest.raises(DataError, match=r"samples\.parquet: not readable"):
+        read_samples(tmp_path)
+    (tmp_path / "scores.json").write_text(json.dumps({"schema": 0}))
+    with pytest.raises(DataError, match="another schema"):
+        read_scores(tmp_path)
+    (tmp_path / "scores.json").write_text(json.dumps({"schema": 1, "label": "x"}))
+    with pytest.raises(DataError, match="not a score table"):
+        read_scores(tmp_path)
+
+
+def test_samples_and_pictures_come_back_as_they_were_written(tmp_path: Path) -> None:
+    folder = write_score_folder(tmp_path / "vlm", {"Sums": "10", "Words": "1"})
+    samples = read_samples(folder)
+    assert [(sample.benchmark, sample.index, sample.correct) for sample in samples] == [
+        ("Sums", "0", True),
+        ("Sums", "1", False),
+        ("Words", "0", True),
+    ]
+    assert [example.index for example in read_examples(folder)] == ["0", "1"]
