@@ -305,7 +305,18 @@ class BenchmarkConfig(Section):
     file: str | None = None
     """File name in `evaluate.data`; null is the benchmark's name and `.tsv`."""
     prompt: str = "{question}"
-    """Template of the user's turn."""
+    """Template of the user's turn; `{question}` is replaced, options included. Other braces are doubled."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _fills(cls, prompt: str) -> str:
+        try:
+            filled = prompt.format(question="{question}")
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise ValueError("only {question} is replaced; write other braces double, as in \\boxed{{}}") from error
+        if "{question}" not in filled:
+            raise ValueError("must contain '{question}'")
+        return prompt
 
 
 class EvaluateConfig(Section):

@@ -91,7 +91,7 @@ def conversation(text: str, images: int) -> list[dict[str, Any]]:
 def decode_image(encoded: bytes, where: str) -> Image.Image:
     """An RGB image; transparency is laid on white. Raises DataError naming ``where`` if it does not decode."""
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image: Image.Image = Image.open(io.BytesIO(encoded))
         image.load()
     except Exception as error:  # Pillow raises many kinds on broken files
         raise DataError(f"{where}: the image does not decode ({_first_line(error)})") from error

@@ -23,7 +23,12 @@ def test_the_papers_configuration_is_the_papers_recipe():
     config = load("configs/paper_equation.yaml")
     train = config.arm_train("drift")
     assert (train.epochs, train.learning_rate, train.lr_scheduler, train.warmup_ratio) == (3, 1e-6, "cosine", 0.05)
-    assert (train.prior.scale, train.prior.alpha, train.prior.apply, train.prior.clip) == ("adaptive", -1, "step", "before")
+    assert (train.prior.scale, train.prior.alpha, train.prior.apply, train.prior.clip) == (
+        "adaptive",
+        -1,
+        "step",
+        "before",
+    )
     assert (train.per_device_batch_size, train.gradient_accumulation, train.cutoff_tokens) == (1, 1, 32768)
     assert train.image_max_pixels == 262144 and train.bf16
     assert config.deltas["paper"].modules == ("attn", "mlp") and config.deltas["paper"].minus == "vlm"
@@ -38,7 +43,9 @@ def test_the_released_codes_configuration_differs_in_place_of_the_bias_and_token
 
 
 def test_an_arm_takes_the_common_training_with_its_own_overrides():
-    config = load(MINIATURE, ["train.learning_rate=0.5", "arms.sft.train.epochs=7", "arms.sft.train.learning_rate=0.25"])
+    config = load(
+        MINIATURE, ["train.learning_rate=0.5", "arms.sft.train.epochs=7", "arms.sft.train.learning_rate=0.25"]
+    )
     assert (config.arm_train("sft").learning_rate, config.arm_train("sft").epochs) == (0.25, 7)
     assert config.arm_train("drift").learning_rate == 0.5
     assert config.arm_train("task_arithmetic") is None
@@ -81,14 +88,20 @@ MISTAKES = [
     ("arms.sft.train.learning_rat=1", "arms.sft.train.learning_rat: unknown key; did you mean 'learning_rate'?"),
     ("evaluate.benchmarks.MiniRead.rule=x", "evaluate.benchmarks.MiniRead.rule: unknown key; did you mean 'role'?"),
     ("generate.teacher.modle=x", "generate.teacher.modle: unknown key; did you mean 'model'?"),
-    ("train.epochs=many", "train.epochs: input should be a valid number, unable to parse string as a number (got 'many')"),
+    (
+        "train.epochs=many",
+        "train.epochs: input should be a valid number, unable to parse string as a number (got 'many')",
+    ),
     ("train.learning_rate=-1", "train.learning_rate: input should be greater than 0 (got -1)"),
     ("train.prior.scale=huge", "train.prior.scale: input should be 'absolute'"),
     ("curate.keep=0", "curate.keep: input should be greater than or equal to 1 (got 0)"),
     ("deltas.paper.modules=[atn]", "deltas.paper.modules.0: "),
     ("deltas.paper.layers=5-2", "deltas.paper.layers: '5-2' is no layer or range"),
     ("arms.drift.delta=papr", "arms.drift.delta: no delta 'papr'; did you mean 'paper'?"),
-    ("arms.task_arithmetic.delta=base", "arms.task_arithmetic.delta: 'base' guides a training, but the arm has no train"),
+    (
+        "arms.task_arithmetic.delta=base",
+        "arms.task_arithmetic.delta: 'base' guides a training, but the arm has no train",
+    ),
     ("arms.nothing={}", "arms.nothing: neither merge nor train"),
     ("gate.candidate=drfit", "gate.candidate: no arm 'drfit'; did you mean 'drift'?"),
     ("gate.beats=[sff]", "gate.beats: no arm 'sff'; did you mean 'sft'?"),

@@ -1,0 +1,217 @@
+"""The prior bound to a real model and optimizer: what one step does to the weights, and when it refuses."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from drift import gradient
+from drift.config import DeltaConfig, PriorConfig
+from drift.delta import DeltaFile, compute_delta, load_delta
+from drift.errors import PriorError
+from drift.layout import match_parameters
+from drift.modeling import load_vlm
+from drift.prior import Prior
+from tests.tiny_models import tiny_family
+
+LEARNING_RATE = 0.5
+TOKENS = torch.arange(3, 15).reshape(2, 6)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    return tiny_family(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(scope="module")
+def delta(family, tmp_path_factory) -> DeltaFile:
+    out = tmp_path_factory.mktemp("delta") / "paper"
+    compute_delta(DeltaConfig(), expert=str(family.expert), vlm=str(family.vlm), base=None, out=out)
+    return load_delta(out)
+
+
+def bound(family, delta, **config):
+    model = load_vlm(family.vlm, dtype="float32")
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    prior = Prior(PriorConfig(**config), delta)
+    return model, optimizer, prior, prior.bind(model, optimizer)
+
+
+def backward(model, pieces=1):
+    """The mean loss over the batch, in `pieces` equal micro-batches."""
+    for tokens in TOKENS.chunk(pieces):
+        (model(input_ids=tokens, labels=tokens).loss / pieces).backward()
+
+
+def names(model, delta):
+    return match_parameters({n: tuple(p.shape) for n, p in model.named_parameters()}, delta.shapes)
+
+
+def test_every_element_of_delta_is_bound_exactly_once(family, delta):
+    _, _, _, report = bound(family, delta)
+    assert report.parameters == len(delta.names)
+    assert report.elements == sum(torch.Size(shape).numel() for shape in delta.shapes.values())
+    assert report.bytes == 4 * report.elements
+
+
+@pytest.mark.parametrize("scale", ["absolute", "grad_norm", "adaptive", "adaptive_descent"])
+def test_one_step_of_sgd_subtracts_the_guided_gradient_and_no_other_parameter_changes_its_step(family, delta, scale):
+    model, optimizer, _, _ = bound(family, delta, scale=scale)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    backward(model)
+    plain = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    optimizer.step()
+    guided = {runtime: canonical for canonical, runtime in names(model, delta).items()}
+    assert guided.keys() <= plain.keys()
+    for name, parameter in model.named_parameters():
+        expected = plain.get(name, torch.zeros_like(parameter))
+        if name in guided:
+            expected = gradient.guide(scale, -1.0, expected, delta.tensor(guided[name]))
+        torch.testing.assert_close(parameter.detach(), before[name] - LEARNING_RATE * expected)
+
+
+def test_the_step_mode_sees_the_accumulated_gradient_whatever_the_pieces(family, delta):
+    ends = []
+    for pieces in (1, 2):
+        model, optimizer, _, _ = bound(family, delta)
+        backward(model, pieces)
+        optimizer.step()
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-6)
+
+
+def test_the_backward_mode_grows_with_the_number_of_pieces(family, delta):
+    biases = {}
+    for apply, pieces in [("step", 1), ("backward", 1), ("backward", 2)]:
+        model, optimizer, _, _ = bound(family, delta, apply=apply, scale="grad_norm")
+        name = names(model, delta)["layers.0.mlp.up_proj.weight"]
+        weight = dict(model.named_parameters())[name]
+        start = weight.detach().clone()
+        backward(model, pieces)
+        optimizer.step()
+        plain = load_vlm(family.vlm, dtype="float32")
+        backward(plain)
+        biases[apply, pieces] = start - weight.detach() - LEARNING_RATE * dict(plain.named_parameters())[name].grad
+    torch.testing.assert_close(biases["backward", 1], biases["step", 1], rtol=1e-4, atol=1e-6)
+    assert biases["backward", 2].norm() > 1.05 * biases["step", 1].norm()
+
+
+def test_guiding_before_clipping_is_the_papers_order_and_happens_once(family, delta):
+    model, optimizer, prior, _ = bound(family, delta, scale="grad_norm")
+    backward(model)
+    prior.guide()
+    total = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    assert total > 1e-3
+    clipped = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    optimizer.step()  # must not guide again
+    after = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    assert torch.equal(clipped, after) and clipped.norm() <= 1e-3 * 1.001
+
+
+def test_alpha_zero_leaves_every_gradient_bit_for_bit(family, delta):
+    model, optimizer, _, _ = bound(family, delta, alpha=0.0)
+    backward(model)
+    before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    optimizer.step()
+    assert all(
+        torch.equal(a, p.grad)
+        for a, p in zip(before, [p for p in model.parameters() if p.grad is not None], strict=True)
+    )
+
+
+def set_between(model, delta, fraction):
+    """Move the guided weights `fraction` of the way from φ_VL to the expert."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for canonical, runtime in names(model, delta).items():
+            parameters[runtime].add_(fraction * delta.tensor(canonical))
+
+
+def test_the_projection_is_0_at_the_vlm_and_1_at_the_expert(family, delta):
+    model, _, prior, _ = bound(family, delta)
+    assert prior.projection() == pytest.approx(0, abs=1e-5)
+    set_between(model, delta, 1.0)
+    assert prior.projection() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("at", "alpha"),
+    # start 0.5, target 1: whole until 0.5, then falling in a straight line, and never pushing back.
+    [(0.0, -1.0), (0.5, -1.0), (0.75, -0.5), (1.0, 0.0), (1.5, 0.0)],
+)
+def test_the_projection_schedule_lets_alpha_go_to_zero_at_its_target(family, delta, at, alpha):
+    schedule = {"kind": "projection", "start": 0.5, "target": 1.0}
+    model, optimizer, prior, _ = bound(family, delta, scale="grad_norm", schedule=schedule)
+    set_between(model, delta, at)
+    backward(model)
+    optimizer.step()
+    assert prior.metrics()["alpha_mean"] == pytest.approx(alpha, abs=1e-4)
+    assert prior.metrics()["prior_ratio"] == pytest.approx(-alpha, abs=1e-4)
+
+
+def test_unbinding_removes_the_bias(family, delta):
+    model, optimizer, prior, _ = bound(family, delta)
+    prior.unbind()
+    backward(model)
+    before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    optimizer.step()
+    assert all(
+        torch.equal(a, b.grad)
+        for a, b in zip(before, [p for p in model.parameters() if p.grad is not None], strict=True)
+    )
+
+
+def test_metrics_are_those_of_the_formula(family, delta):
+    model, optimizer, prior, _ = bound(family, delta)
+    assert prior.metrics() == {}
+    backward(model)
+    cosines = []
+    for canonical, runtime in names(model, delta).items():
+        g, d = dict(model.named_parameters())[runtime].grad, delta.tensor(canonical)
+        cosines.append(float(torch.nn.functional.cosine_similarity(g.flatten(), d.flatten(), dim=0)))
+    optimizer.step()
+    metrics = prior.metrics()
+    assert metrics["cos_mean"] == pytest.approx(sum(cosines) / len(cosines), abs=1e-5)
+    assert (metrics["cos_min"], metrics["cos_max"]) == pytest.approx((min(cosines), max(cosines)), abs=1e-5)
+    assert metrics["alpha_mean"] == pytest.approx(-(1 + metrics["cos_mean"]) / 2, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- refusals
+
+
+def test_a_model_of_another_shape_is_refused_by_the_tensors_name(family, delta):
+    stranger = torch.nn.Linear(3, 3)
+    with pytest.raises(PriorError, match="layers"):
+        Prior(PriorConfig(), delta).bind(stranger, torch.optim.SGD(stranger.parameters(), lr=1))
+
+
+def test_a_frozen_parameter_is_refused_by_name(family, delta):
+    model = load_vlm(family.vlm, dtype="float32")
+    name = names(model, delta)["layers.1.self_attn.k_proj.weight"]
+    dict(model.named_parameters())[name].requires_grad_(False)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    with pytest.raises(PriorError, match=f"{name}.*not trained; unfreeze it"):
+        Prior(PriorConfig(), delta).bind(model, torch.optim.SGD(trainable, lr=1))
+
+
+def test_a_parameter_the_optimizer_does_not_hold_is_refused(family, delta):
+    model = load_vlm(family.vlm, dtype="float32")
+    with pytest.raises(PriorError, match="not trained"):
+        Prior(PriorConfig(), delta).bind(model, torch.optim.SGD([next(model.parameters())], lr=1))
+
+
+def test_a_delta_that_is_not_finite_is_refused_by_the_tensors_name(family, delta, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(delta.folder, broken)
+    tensors = load_file(delta.folder / "delta.safetensors")
+    tensors["layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, broken / "delta.safetensors", metadata={"format": "drift-delta"})
+    with pytest.raises(PriorError, match=r"layers\.0\.mlp\.up_proj\.weight"):
+        bound(family, load_delta(broken))
+
+
+def test_a_step_without_gradients_is_refused(family, delta):
+    _, optimizer, _, _ = bound(family, delta)
+    with pytest.raises(PriorError, match="no guided parameter has a gradient"):
+        optimizer.step()
