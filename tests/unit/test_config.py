@@ -106,6 +106,7 @@ MISTAKES = [
     ("gate.candidate=drfit", "gate.candidate: no arm 'drfit'; did you mean 'drift'?"),
     ("gate.beats=[sff]", "gate.beats: no arm 'sff'; did you mean 'sft'?"),
     ("models.base=null", "arms.task_arithmetic.merge.method: 'task_arithmetic' needs models.base, which is not set"),
+    ("curate.prompt='{problem} {gold}'", "curate.prompt: only {problem} is replaced; write other braces double"),
     ("generate.prompt=hello", "generate.prompt: must contain '{problem}'"),
     ("generate.teacher.kind=remote", "generate.teacher: "),
     ("train.prior.rescale_to_weight=true", "train.prior: rescale_to_weight only changes scale 'absolute'"),

@@ -13,7 +13,7 @@ from drift.config import CurateConfig, ReplayConfig
 from drift.data.curate import curate
 from drift.data.filters import Candidate, at_most, malformed, normalised, one_per_problem, unfinished
 from drift.data.tables import TRAINING_SET, read_rows
-from drift.errors import ConfigError, DataError
+from drift.errors import DataError
 from tests.pool_rows import ingested, png, pool_row, write_pool
 
 
@@ -162,7 +162,6 @@ BAD = {
     "no replay": (
         {}, {"replay": {"source": "{folder}/none.parquet"}}, DataError, r"curate\.replay\.source: .* no such file",
     ),
-    "prompt with single braces": ({}, {"prompt": "{problem} {x}"}, ConfigError, r"curate\.prompt: only {problem}"),
 }  # fmt: skip
 
 

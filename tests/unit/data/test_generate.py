@@ -222,12 +222,6 @@ def test_a_refused_key_stops_at_once_and_is_not_shown(tmp_path, monkeypatch):
 
 BAD = {
     "key not set": (endpoint("http://127.0.0.1:9/v1", api_key_env="NO_SUCH_KEY"), ConfigError, "'NO_SUCH_KEY' is not"),
-    "prompt with single braces": (
-        endpoint("http://127.0.0.1:9/v1", prompt="{problem} in \\boxed{}"), ConfigError, "generate.prompt: only",
-    ),
-    "prompt with another name": (
-        endpoint("http://127.0.0.1:9/v1", prompt="{problem} {gold}"), ConfigError, "generate.prompt: only .*gold",
-    ),
     "no such checkpoint": (local(Path("/nowhere/teacher")), CheckpointError, "/nowhere/teacher"),
 }  # fmt: skip
 

@@ -1,0 +1,38 @@
+"""Door to `drift.arm`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+from components._images import IMAGES
+
+
+@dsl.component(base_image=IMAGES["train"], install_kfp_package=False)
+def arm(
+    step: str,
+    training_set: Input[Dataset],
+    deltas: Input[Artifact],
+    model: Output[Model],
+    record: Output[Artifact],
+    metrics: Output[Metrics],
+) -> None:
+    """One way to a model: an optional merge, then an optional training, and a small record of it."""
+    from pathlib import Path
+
+    from drift.arm import run_arm
+    from drift.plan import ArmStep
+    from drift.steps import arm_of, run_step
+
+    inputs = {"training_set": Path(training_set.path), "deltas": Path(deltas.path)}
+    out, notes = Path(model.path), Path(record.path)
+    report = run_step(
+        "arm",
+        step,
+        ArmStep,
+        lambda config: run_arm(config, **inputs, out=out, record=notes, model_uri=model.uri),
+        record=metrics.path,
+        arm=arm_of(step),
+        files=[notes / "arm.json", notes / "history.jsonl"],
+        datasets=inputs,
+        history=notes / "history.jsonl",
+    )
+    metrics.metadata.update(report.metrics())

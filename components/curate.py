@@ -1,0 +1,34 @@
+"""Door to `drift.data.curate`."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Output
+
+from components._images import IMAGES
+
+
+@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+def curate(
+    step: str,
+    problems: Input[Dataset],
+    generations: Input[Dataset],
+    training_set: Output[Dataset],
+    metrics: Output[Metrics],
+) -> None:
+    """The chains with the right format and the right answer become the training set."""
+    from pathlib import Path
+
+    from drift.config import CurateConfig
+    from drift.data.curate import curate as library
+    from drift.steps import run_step
+
+    source, chains, out = Path(problems.path), Path(generations.path), Path(training_set.path)
+    report = run_step(
+        "curate",
+        step,
+        CurateConfig,
+        lambda config: library(config, source, chains, out),
+        record=metrics.path,
+        files=[out / "funnel.json"],
+        datasets={"problems": source, "generations": chains},
+    )
+    metrics.metadata.update(report.metrics())

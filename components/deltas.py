@@ -1,0 +1,26 @@
+"""Door to `drift.deltas`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Metrics, Output
+
+from components._images import IMAGES
+
+
+@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+def deltas(step: str, deltas: Output[Artifact], metrics: Output[Metrics]) -> None:
+    """Every named prior Δ, in a folder of its name."""
+    from pathlib import Path
+
+    from drift.deltas import compute_deltas as library
+    from drift.plan import DeltasStep
+    from drift.steps import run_step
+
+    out = Path(deltas.path)
+    report = run_step(
+        "deltas",
+        step,
+        DeltasStep,
+        lambda config: library(config, out),
+        record=metrics.path,
+    )
+    metrics.metadata.update(report.metrics())

@@ -1,0 +1,49 @@
+"""Doors to `drift.evaluate`: the unmodified VLM, and an arm's model."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Metrics, Model, Output
+
+from components._images import IMAGES
+
+
+@dsl.component(base_image=IMAGES["evaluate"], install_kfp_package=False)
+def evaluate_vlm(step: str, scores: Output[Artifact], metrics: Output[Metrics]) -> None:
+    """Scores of the unmodified VLM: what every arm is compared with."""
+    from pathlib import Path
+
+    from drift.evaluate import evaluate
+    from drift.plan import BaselineStep
+    from drift.steps import run_step
+
+    out = Path(scores.path)
+    report = run_step(
+        "evaluate_vlm",
+        step,
+        BaselineStep,
+        lambda config: evaluate(config.evaluate, model=config.vlm, label="vlm", out=out),
+        record=metrics.path,
+        files=[out / "scores.json"],
+    )
+    metrics.metadata.update(report.metrics())
+
+
+@dsl.component(base_image=IMAGES["evaluate"], install_kfp_package=False)
+def evaluate_arm(step: str, arm: str, model: Input[Model], scores: Output[Artifact], metrics: Output[Metrics]) -> None:
+    """Scores of an arm's model."""
+    from pathlib import Path
+
+    from drift.config import EvaluateConfig
+    from drift.evaluate import evaluate
+    from drift.steps import arm_of, run_step
+
+    name, out = arm_of(arm), Path(scores.path)
+    report = run_step(
+        "evaluate_arm",
+        step,
+        EvaluateConfig,
+        lambda config: evaluate(config, model=model.path, label=name, out=out),
+        record=metrics.path,
+        arm=name,
+        files=[out / "scores.json"],
+    )
+    metrics.metadata.update(report.metrics())

@@ -1,0 +1,14 @@
+"""Door to `drift.steps.finish_pipeline`: what runs at the end in any case."""
+
+from kfp import dsl
+from kfp.dsl import PipelineTaskFinalStatus
+
+from components._images import IMAGES
+
+
+@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+def finalize(status: PipelineTaskFinalStatus) -> None:
+    """Close the run in MLflow: its state, and KILLED for steps that never ended."""
+    from drift.steps import finish_pipeline
+
+    finish_pipeline(status.state)

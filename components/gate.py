@@ -1,0 +1,37 @@
+"""Door to `drift.gate`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Metrics, Output
+
+from components._images import IMAGES
+
+
+@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+def gate(
+    step: str,
+    baseline: Input[Artifact],
+    scores: Input[list[Artifact]],
+    records: Input[list[Artifact]],
+    gate: Output[Artifact],
+    metrics: Output[Metrics],
+) -> str:
+    """May the candidate be registered? Returns the winning arm, or ''; `gate` says where its model is."""
+    from pathlib import Path
+
+    from drift.config import GateConfig
+    from drift.gate import gate as library
+    from drift.steps import labelled, model_uri, run_step
+
+    arms, out = labelled([one.path for one in scores], "scores.json", "label"), Path(gate.path)
+    report = run_step(
+        "gate",
+        step,
+        GateConfig,
+        lambda config: library(config, baseline=Path(baseline.path), arms=arms, out=out),
+        record=metrics.path,
+        files=[out / "gate.json", out / "gate.md"],
+    )
+    metrics.metadata.update(report.metrics())
+    if report.winner:
+        gate.metadata["model_uri"] = model_uri(report.winner, [Path(one.path) for one in records])
+    return report.winner

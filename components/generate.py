@@ -1,0 +1,28 @@
+"""Door to `drift.data.generate`."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Output
+
+from components._images import IMAGES
+
+
+@dsl.component(base_image=IMAGES["evaluate"], install_kfp_package=False)
+def generate(step: str, problems: Input[Dataset], generations: Output[Dataset], metrics: Output[Metrics]) -> None:
+    """The teacher writes chains of thought."""
+    from pathlib import Path
+
+    from drift.config import GenerateConfig
+    from drift.data.generate import generate as library
+    from drift.steps import run_step
+
+    source, out = Path(problems.path), Path(generations.path)
+    report = run_step(
+        "generate",
+        step,
+        GenerateConfig,
+        lambda config: library(config, source, out),
+        record=metrics.path,
+        files=[out / "generations.json"],
+        datasets={"problems": source},
+    )
+    metrics.metadata.update(report.metrics())

@@ -1,0 +1,20 @@
+"""Door to `drift.data.ingest`."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Metrics, Output
+
+from components._images import IMAGES
+
+
+@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+def ingest(step: str, problems: Output[Dataset], metrics: Output[Metrics]) -> None:
+    """Problems in: one checked table of problem, gold answer and image."""
+    from pathlib import Path
+
+    from drift.config import IngestConfig
+    from drift.data.ingest import ingest as library
+    from drift.steps import run_step
+
+    out = Path(problems.path)
+    report = run_step("ingest", step, IngestConfig, lambda config: library(config, out), record=metrics.path)
+    metrics.metadata.update(report.metrics())

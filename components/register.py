@@ -1,0 +1,28 @@
+"""Door to `drift.registry`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Metrics, Output
+
+from components._images import IMAGES
+
+
+@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+def register(step: str, gate: Input[Artifact], registered: Output[Artifact], metrics: Output[Metrics]) -> None:
+    """The winner becomes a version in MLflow's registry; `gate` says where its weights are."""
+    from pathlib import Path
+
+    from drift.config import RegisterConfig
+    from drift.registry import register as library
+    from drift.steps import run_step
+
+    decision, out = Path(gate.path), Path(registered.path)
+    model = gate.metadata["model_uri"]
+    report = run_step(
+        "register",
+        step,
+        RegisterConfig,
+        lambda config: library(config, model=model, gate=decision, out=out),
+        record=metrics.path,
+        files=[out / "registered.json"],
+    )
+    metrics.metadata.update(report.metrics())

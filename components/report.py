@@ -1,0 +1,47 @@
+"""Door to `drift.report`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Output
+
+from components._images import IMAGES
+
+
+@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+def report(
+    step: str,
+    baseline: Input[Artifact],
+    scores: Input[list[Artifact]],
+    records: Input[list[Artifact]],
+    gate: Input[Artifact],
+    training_set: Input[Dataset],
+    deltas: Input[Artifact],
+    report: Output[Artifact],
+    metrics: Output[Metrics],
+) -> None:
+    """All arms in one table, and an HTML page that says why the gate decided as it did."""
+    from pathlib import Path
+
+    from drift.plan import ReportStep
+    from drift.report import Summary, summarize, write_report
+    from drift.steps import labelled, run_step
+
+    scored = labelled([one.path for one in scores], "scores.json", "label")
+    recorded = labelled([one.path for one in records], "arm.json", "arm")
+    inputs = {"baseline": baseline, "gate": gate, "training_set": training_set, "deltas": deltas}
+    folders = {name: Path(artifact.path) for name, artifact in inputs.items()}
+    arms, out = {name: (folder, recorded[name]) for name, folder in scored.items()}, Path(report.path)
+
+    def work(config: ReportStep) -> Summary:
+        summary = summarize(folders["baseline"], arms, folders["gate"])
+        write_report(out, summary, arms=arms, title=config.name, **folders)
+        return summary
+
+    summary = run_step(
+        "report",
+        step,
+        ReportStep,
+        work,
+        record=metrics.path,
+        files=[out / "report.html", out / "summary.json"],
+    )
+    metrics.metadata.update(summary.metrics())

@@ -1,0 +1,207 @@
+"""From a configuration to the parameters of a pipeline run: one JSON string per step and arm.
+
+A string holds all a step's result depends on besides its input artifacts: its section, the fingerprint of its
+code, and the contents of the local files it reads. Kubeflow caches on it, so a step reruns when one of the three
+changes and only then. On a cluster the image's digest stands for the code, and the last two are left empty.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drift.artifacts import content_sha256
+from drift.config import (
+    BenchmarkConfig,
+    Config,
+    DeltaConfig,
+    EvaluateConfig,
+    MergeConfig,
+    ModelsConfig,
+    Name,
+    TrainConfig,
+)
+from drift.errors import ConfigError
+from drift.fingerprint import code_fingerprint
+from drift.validation import Section
+
+Inputs = dict[str, str]
+
+MODULES = {
+    "ingest": "drift.data.ingest",
+    "generate": "drift.data.generate",
+    "curate": "drift.data.curate",
+    "deltas": "drift.deltas",
+    "evaluate_vlm": "drift.evaluate",
+    "arm": "drift.arm",
+    "evaluate_arm": "drift.evaluate",
+    "gate": "drift.gate",
+    "register": "drift.registry",
+    "report": "drift.report",
+}
+"""The library module behind each step, in the order of the chain."""
+
+PER_ARM = ("arm", "evaluate_arm")
+
+
+class DeltasStep(Section):
+    """All named priors Δ, computed in one step."""
+
+    models: ModelsConfig
+    deltas: dict[Name, DeltaConfig]
+
+
+class ArmStep(Section):
+    """All that one arm needs, resolved: nothing is looked up in the configuration any more."""
+
+    name: Name
+    models: ModelsConfig
+    merge: MergeConfig | None
+    train: TrainConfig | None
+    delta: Name | None
+
+
+class BaselineStep(Section):
+    """The protocol, and the unmodified VLM that every arm is compared with."""
+
+    evaluate: EvaluateConfig
+    vlm: str
+
+
+class ReportStep(Section):
+    """What the report says about the run besides its results."""
+
+    name: Name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`steps`: parameter by step name; `arms`: parameter by arm name, in the configuration's order."""
+
+    steps: Mapping[str, str]
+    arms: Mapping[str, str]
+
+    def arguments(self) -> dict[str, str | list[str]]:
+        """The arguments of the pipeline function."""
+        return {**self.steps, "arms": list(self.arms.values())}
+
+    def sha256(self) -> str:
+        """Identifies a run: the same steps with the same parameters."""
+        return hashlib.sha256(json.dumps(self.arguments(), sort_keys=True).encode()).hexdigest()
+
+    def tasks(self, *, registers: bool) -> list[tuple[str, str]]:
+        """(step, arm) of every task that must run or come from the cache; `arm` is "" outside the loop."""
+        singles = [step for step in MODULES if step not in PER_ARM and (registers or step != "register")]
+        position = singles.index("evaluate_vlm") + 1
+        loop = [(step, arm) for arm in self.arms for step in PER_ARM]
+        return [*((step, "") for step in singles[:position]), *loop, *((step, "") for step in singles[position:])]
+
+    def parameter(self, step: str, arm: str) -> str:
+        """The parameter the task of `step` and `arm` must have been given."""
+        return self.arms[arm] if step == "arm" else self.steps[step]
+
+
+def plan(config: Config, *, local: bool = True, store: str = "") -> Plan:
+    """The parameters of a run of `config`.
+
+    `local`: hash code and local inputs; on a cluster, where the images are the code, False. `store` identifies the
+    MLflow store, so that a model registered in one is not taken for registered in another. Raises ConfigError for
+    a local file or folder that the configuration names and that does not exist.
+    """
+
+    def parameter(step: str, section: Section, read: Callable[[], Inputs]) -> str:
+        inputs = read() if local else {}
+        code = code_fingerprint(MODULES[step]) if local else ""
+        return _json({"config": section.model_dump(mode="json", by_alias=True), "code": code, "inputs": inputs})
+
+    models = config.models
+    baseline = BaselineStep(evaluate=config.evaluate, vlm=models.vlm)
+    deltas = DeltasStep(models=models, deltas=config.deltas)
+    steps = {
+        "ingest": parameter("ingest", config.ingest, lambda: _local("ingest.source", config.ingest.source)),
+        "generate": parameter("generate", config.generate, lambda: _teacher(config)),
+        "curate": parameter("curate", config.curate, lambda: _replay(config)),
+        "deltas": parameter("deltas", deltas, lambda: _delta_models(deltas)),
+        "evaluate_vlm": parameter(
+            "evaluate_vlm", baseline, lambda: _local("models.vlm", models.vlm) | _tables(config.evaluate)
+        ),
+        "evaluate_arm": parameter("evaluate_arm", config.evaluate, lambda: _tables(config.evaluate)),
+        "gate": parameter("gate", config.gate, dict),
+        "register": parameter("register", config.register_, lambda: {"store": store}),
+        "report": parameter("report", ReportStep(name=config.name), dict),
+    }
+    arms = {step.name: parameter("arm", step, functools.partial(_arm_inputs, step)) for step in arm_steps(config)}
+    return Plan(steps, arms)
+
+
+def arm_steps(config: Config) -> list[ArmStep]:
+    """Every arm with its overrides applied, in the configuration's order."""
+    return [
+        ArmStep(name=name, models=config.models, merge=arm.merge, train=config.arm_train(name), delta=arm.delta)
+        for name, arm in config.arms.items()
+    ]
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _local(key: str, reference: str) -> Inputs:
+    """The hash of a local file or folder; nothing for a hub id, whose revision is part of the reference."""
+    path = Path(reference)
+    if path.exists():
+        return {key: content_sha256(path)}
+    looks_local = reference.startswith(("/", ".", "~")) or reference.count("/") > 1 or "/" not in reference
+    if looks_local or path.suffix in {".parquet", ".json", ".jsonl", ".tsv"}:
+        raise ConfigError(f"{key}: '{reference}' does not exist; give a path that does, or a hub id (owner/name)")
+    return {}
+
+
+def _teacher(config: Config) -> Inputs:
+    teacher = config.generate.teacher
+    return _local("generate.teacher.model", teacher.model) if teacher.kind == "local" else {}
+
+
+def _replay(config: Config) -> Inputs:
+    replay = config.curate.replay
+    return _local("curate.replay.source", replay.source) if replay else {}
+
+
+def _delta_models(step: DeltasStep) -> Inputs:
+    inputs = _local("models.vlm", step.models.vlm) | _local("models.expert", step.models.expert)
+    for name, delta in step.deltas.items():
+        if delta.minus == "base" and step.models.base:
+            inputs |= _local("models.base", step.models.base)
+        elif delta.minus not in ("vlm", "base"):
+            inputs |= _local(f"deltas.{name}.minus", delta.minus)
+    return inputs
+
+
+def _arm_inputs(step: ArmStep) -> Inputs:
+    inputs = _local("models.vlm", step.models.vlm)
+    if step.merge:
+        inputs |= _local("models.expert", step.models.expert)
+        inputs |= _local("models.base", step.models.base) if step.models.base else {}
+    if step.train and step.train.deepspeed:
+        inputs |= _local("train.deepspeed", step.train.deepspeed)
+    return inputs
+
+
+def _tables(evaluate: EvaluateConfig) -> Inputs:
+    inputs: Inputs = {}
+    for name, benchmark in evaluate.benchmarks.items():
+        path = benchmark_path(evaluate, name, benchmark)
+        if not path.is_file():
+            raise ConfigError(f"evaluate.benchmarks.{name}: {path} does not exist; set evaluate.data or file")
+        inputs[f"evaluate.benchmarks.{name}"] = content_sha256(path)
+    return inputs
+
+
+def benchmark_path(evaluate: EvaluateConfig, name: str, benchmark: BenchmarkConfig) -> Path:
+    """The TSV file of a benchmark."""
+    return Path(evaluate.data) / (benchmark.file or f"{name}.tsv")

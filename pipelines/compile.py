@@ -1,0 +1,45 @@
+"""The pipeline as one YAML file for a Kubeflow Pipelines cluster: same configuration, same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from kfp import compiler
+
+from drift.config import Config
+from drift.errors import PipelineError
+from drift.plan import plan
+from pipelines.check import require_honest, require_valid
+from pipelines.drift_sft import drift_sft
+
+SUFFIXES = {".yaml", ".yml"}
+
+
+def compile_pipeline(config: Config, out: Path) -> None:
+    """Write the pipeline with the configuration as its default arguments to the file ``out``, and check it strictly.
+
+    The images are what DRIFT_IMAGE_PIPELINE, DRIFT_IMAGE_TRAIN and DRIFT_IMAGE_EVALUATE name; their digest stands
+    for the version of the code. Raises PipelineError if the result would not run, or ``out`` cannot be written.
+    """
+    if out.suffix not in SUFFIXES:
+        raise PipelineError(f"{out}: the compiled pipeline is YAML; give a name that ends in .yaml")
+    aside = out.with_name(f".{out.stem}.partial{out.suffix}")
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        arguments = plan(config, local=False).arguments()
+        compiler.Compiler().compile(drift_sft, str(aside), pipeline_parameters=arguments)
+        check_file(aside)
+        aside.replace(out)
+    except OSError as error:
+        raise PipelineError(f"{out}: cannot be written ({error.strerror})") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def check_file(path: Path) -> None:
+    """Check a compiled pipeline strictly. Raises PipelineError."""
+    documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    spec, platform = documents[0], documents[1] if len(documents) > 1 else None
+    require_valid(spec, platform)
+    require_honest(spec)

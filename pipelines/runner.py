@@ -1,0 +1,214 @@
+"""The tasks of one run on this machine: live events, one log per step, a stop at the first failure, and step processes
+that end with the runner, however it ends.
+
+`pipelines.kubeflow` puts a `Chain` into Kubeflow's local runner, whose the orchestration and the cache stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kfp.local.status import Status
+
+from drift.artifacts import read_json
+from drift.journal import append, last_error
+from drift.steps import LIFELINE, step_key
+
+LOG = "log.txt"
+EXIT_TASK = "finalize"
+GRACE_SECONDS = 10.0
+"""From SIGTERM to SIGKILL when a run is stopped."""
+
+_ITERATION = re.compile(r"for-loop-\d+-iteration-(\d+)$")
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """A step starts, or has ended. `arm` is "" outside the loop; `seconds` is 0 at the start."""
+
+    step: str
+    arm: str
+    state: Literal["started", "finished", "cached", "failed"]
+    seconds: float = 0.0
+    message: str = ""
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that ran or came from the cache: what its record says, and where its outputs are."""
+
+    record: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    cached: bool
+
+
+@dataclass
+class _Task:
+    step: str
+    arm: str
+    started: float
+    log: Path | None = None
+    code: int | None = None
+
+
+class Chain:
+    """The tasks of one run: starts them, hears of them, stops them.
+
+    `arms`: names by iteration of the loop. `environment`: what the step processes get besides this process's own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run_id: str,
+        arms: Sequence[str],
+        environment: Mapping[str, str],
+        on_event: Callable[[StepEvent], None] | None,
+    ) -> None:
+        self.done: list[Done] = []
+        self.failure: StepEvent | None = None
+        self.folder = folder
+        self._run_id, self._arms = run_id, list(arms)
+        self._environment = dict(environment)
+        self._on_event = on_event or (lambda event: None)
+        self._stopped = False
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.RLock()
+        self._thread = threading.local()
+        self._lifeline, self._held = os.pipe()
+
+    def close(self) -> None:
+        """Let go of the lifeline: a step process that is still there ends now."""
+        os.close(self._held)
+        os.close(self._lifeline)
+
+    def stop(self) -> None:
+        """Start no further task and end those at work: SIGTERM, and SIGKILL after a grace."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._signal(signal.SIGTERM)
+        timer = threading.Timer(GRACE_SECONDS, self._signal, [signal.SIGKILL])
+        timer.daemon = True
+        timer.start()
+
+    def execute(self, execute: Callable[..., Any], arguments: dict[str, Any]) -> tuple[dict[str, Any], Status]:
+        """One task: nothing once the run is over, else Kubeflow's own way with events around it."""
+        iteration = _ITERATION.search(arguments["pipeline_resource_name"])
+        arm = self._arms[int(iteration.group(1))] if iteration else ""
+        task = _Task(arguments["task_name"].replace("-", "_"), arm, time.monotonic())
+        if self._stopped or (self.failure and task.step != EXIT_TASK):
+            return {}, Status.FAILURE
+        self._thread.task = task
+        try:
+            outputs, status = execute(**arguments)
+            if status is Status.SUCCESS and task.step != EXIT_TASK:
+                self._finish(task, outputs)
+        except Exception as error:  # a fault of the wiring; Kubeflow would only print it
+            self._fail(task, f"{type(error).__name__}: {error}")
+            return {}, Status.FAILURE
+        if status is not Status.SUCCESS:
+            self._fail(task, self._reason(task))
+        return outputs, status
+
+    def _finish(self, task: _Task, outputs: dict[str, Any]) -> None:
+        cached = task.log is None
+        record = read_json(Path(outputs["metrics"].uri))
+        key = step_key(self._run_id, task.step, task.arm)
+        if cached and record["key"] != key:
+            self._link(task, key, record)
+        seconds = time.monotonic() - task.started
+        with self._lock:
+            self.done.append(Done(record, outputs, cached))
+            self._on_event(StepEvent(task.step, task.arm, "cached" if cached else "finished", seconds, log=task.log))
+
+    def _link(self, task: _Task, key: str, record: Mapping[str, Any]) -> None:
+        now = time.time()
+        metrics = [(name, value, int(now * 1000), 0) for name, value in record["metrics"].items()]
+        about = {"key": key, "step": task.step, "arm": task.arm, "event": "cached", "time": now, "pid": os.getpid()}
+        append(self.folder, {**about, "upstream": record["key"], "metrics": metrics})
+
+    def _fail(self, task: _Task, message: str) -> None:
+        event = StepEvent(task.step, task.arm, "failed", time.monotonic() - task.started, message, task.log)
+        with self._lock:
+            if self.failure is None and not self._stopped:
+                self.failure = event
+            self._on_event(event)
+
+    def _reason(self, task: _Task) -> str:
+        said = last_error(self.folder, step_key(self._run_id, task.step, task.arm))
+        if said:
+            return said
+        if task.code is not None and task.code < 0:
+            return f"its process was ended by {signal.Signals(-task.code).name} (out of memory?)"
+        return f"its process ended with exit code {task.code} before the step began"
+
+    def run_process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        """Start a task's process in a session of its own, its output in its own log, and wait for it."""
+        task: _Task = self._thread.task
+        folder = _task_folder(full_command)
+        _clear(folder)
+        task.log = folder / LOG
+        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+        environment |= {**(env_vars or {}), **self._environment, LIFELINE: str(self._lifeline)}
+        with task.log.open("wb") as log:
+            with self._lock:
+                if self._stopped:
+                    return 1
+                process = subprocess.Popen(
+                    full_command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=(self._lifeline,),
+                )
+                self._processes.add(process)
+                if task.step != EXIT_TASK:
+                    self._on_event(StepEvent(task.step, task.arm, "started", log=task.log))
+            try:
+                task.code = process.wait()
+            except BaseException:  # interrupted: do not leave before the step has
+                self.stop()
+                process.wait()
+                raise
+            finally:
+                self._processes.discard(process)
+        return task.code
+
+    def _signal(self, number: int) -> None:
+        for process in list(self._processes):
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+
+
+def _task_folder(full_command: Sequence[str]) -> Path:
+    executor_input = json.loads(full_command[full_command.index("--executor_input") + 1])
+    return Path(executor_input["outputs"]["outputFile"]).parent
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier attempt left, except the `.partial` folders from which a step can go on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.iterdir():
+        if left.suffix == ".partial":
+            continue
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()

@@ -1,0 +1,18 @@
+"""What every task of a pipeline gets on a cluster so that its MLflow run is found; without effect here."""
+
+from kfp import dsl, kubernetes
+
+RUN_LABEL = "metadata.labels['pipeline/runid']"
+CONFIG_MAP = "drift-mlflow"
+
+
+def tracked(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """The pipeline run's id from the pod's label and MLflow's address from a ConfigMap.
+
+    Neither is an argument of the task: a run id among the arguments would miss the cache every time, and an
+    address there could send a pod's token to anyone.
+    """
+    kubernetes.use_field_path_as_env(task, env_name="DRIFT_RUN_ID", field_path=RUN_LABEL)
+    keys = {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI", "DRIFT_EXPERIMENT": "DRIFT_EXPERIMENT"}
+    kubernetes.use_config_map_as_env(task, CONFIG_MAP, keys, optional=True)
+    return task

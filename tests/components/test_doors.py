@@ -1,0 +1,110 @@
+"""The doors: short, without logic, and they need nothing but `drift` where they run."""
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+from kfp import dsl
+
+from components import arm, curate, deltas, evaluate, finalize, gate, generate, ingest, register, report
+from drift.plan import MODULES
+from tests.pool_rows import pool_row, write_pool
+from tests.score_folders import write_score_folder
+
+MODULES_OF_DOORS = (ingest, generate, curate, deltas, arm, evaluate, gate, register, report, finalize)
+DOORS = {
+    name: door
+    for module in MODULES_OF_DOORS
+    for name, door in vars(module).items()
+    if isinstance(door, dsl.base_component.BaseComponent)
+}
+
+
+def body(name: str) -> list[ast.stmt]:
+    (function,) = [
+        node for node in ast.walk(ast.parse(inspect.getsource(inspect.getmodule(DOORS[name].python_func))))
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    ]  # fmt: skip
+    return function.body
+
+
+def test_there_is_a_door_for_every_step():
+    assert set(DOORS) == {*MODULES, "finalize"}
+
+
+@pytest.mark.parametrize("name", sorted(DOORS))
+def test_a_door_imports_nothing_but_the_library(name: str):
+    imported = {
+        node.module.split(".")[0]
+        for node in ast.walk(ast.Module(body(name), []))
+        if isinstance(node, ast.ImportFrom) and node.module
+    }
+    assert imported <= {"drift", "pathlib"}
+
+
+@pytest.mark.parametrize("name", sorted(DOORS))
+def test_a_door_holds_no_logic(name: str):
+    allowed = 1 if name == "gate" else 0  # the gate leaves the model's address where it passed
+    branching = ast.If | ast.For | ast.Try
+    branches = [node for node in ast.walk(ast.Module(body(name), [])) if isinstance(node, branching)]
+    assert len(branches) <= allowed
+    assert len(body(name)) <= 13
+
+
+@pytest.mark.parametrize("name", sorted(set(DOORS) - {"finalize"}))
+def test_every_step_says_its_numbers_in_a_file_so_that_the_cache_can_find_it(name: str):
+    outputs = DOORS[name].component_spec.outputs
+    assert outputs["metrics"].type == "system.Metrics@0.0.1"
+    assert "record=metrics.path" in inspect.getsource(inspect.getmodule(DOORS[name].python_func))
+
+
+@pytest.fixture
+def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DRIFT_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("DRIFT_RUN_ID", "r1")
+    return tmp_path
+
+
+def parameter(config: dict) -> str:
+    return json.dumps({"config": config, "code": "", "inputs": {}})
+
+
+def artifact(kind: type[dsl.Artifact], path: Path) -> dsl.Artifact:
+    return kind(name=path.name, uri=str(path))
+
+
+def test_the_door_of_ingest_opens_and_says_what_was_kept(at_work: Path):
+    pool = write_pool(at_work / "pool.parquet", [pool_row(number) for number in range(3)])
+    problems, metrics = artifact(dsl.Dataset, at_work / "problems"), artifact(dsl.Metrics, at_work / "metrics")
+    ingest.ingest.python_func(parameter({"source": str(pool)}), problems, metrics)
+    assert (at_work / "problems" / "problems.parquet").is_file()
+    record = json.loads((at_work / "metrics").read_text())
+    assert record["step"] == "ingest" and record["metrics"] == dict(metrics.metadata)
+
+
+def scores(folder: Path, right: int) -> dsl.Artifact:
+    """Scores of 60 sums, so many of them right, and of 60 colours, all right."""
+    answers = {"Sums": "1" * right + "0" * (60 - right), "Colours": "1" * 60}
+    return artifact(dsl.Artifact, write_score_folder(folder, answers))
+
+
+@pytest.mark.parametrize(("right", "winner"), [(50, "drift"), (10, "")])
+def test_the_door_of_the_gate_returns_the_winner_and_where_its_model_is(at_work: Path, right: int, winner: str):
+    for name in ("sft", "drift"):
+        (at_work / f"record-{name}").mkdir()
+        text = json.dumps({"arm": name, "model_uri": f"s3://bucket/{name}"})
+        (at_work / f"record-{name}" / "arm.json").write_text(text)
+    out = artifact(dsl.Artifact, at_work / "gate")
+    returned = gate.gate.python_func(
+        parameter({"candidate": "drift"}),
+        scores(at_work / "vlm", 10),
+        [scores(at_work / "sft", 20), scores(at_work / "drift", right)],
+        [artifact(dsl.Artifact, at_work / f"record-{name}") for name in ("sft", "drift")],
+        out,
+        artifact(dsl.Metrics, at_work / "metrics"),
+    )
+    assert returned == winner
+    assert out.metadata == ({"model_uri": "s3://bucket/drift"} if winner else {})
+    assert json.loads((at_work / "gate" / "gate.json").read_text())["passed"] is bool(winner)

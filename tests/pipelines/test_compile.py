@@ -1,0 +1,207 @@
+"""The compiled pipeline: golden, valid for Kubeflow, and without what a local run does silently wrong."""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import compiler, dsl
+
+from drift.config import Config
+from drift.errors import PipelineError
+from drift.validation import validate
+from pipelines.check import require_honest, require_valid
+from pipelines.compile import compile_pipeline
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "drift_sft.yaml"
+
+CONFIG = {
+    "name": "golden",
+    "models": {"vlm": "org/vlm", "expert": "org/expert", "base": "org/base"},
+    "ingest": {"source": "org/problems"},
+    "generate": {"teacher": {"kind": "endpoint", "base_url": "http://teacher/v1", "model": "teacher"}},
+    "arms": {"sft": {"train": {}}, "drift": {"train": {}, "delta": "paper"}},
+    "evaluate": {"data": "/mnt", "benchmarks": {"R": {"role": "reasoning"}, "P": {"role": "perception"}}},
+    "gate": {"candidate": "drift"},
+    "register": {"model": "golden"},
+}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("compiled") / "drift_sft.yaml"
+    compile_pipeline(validate(Config, CONFIG), path)
+    return path
+
+
+@pytest.fixture
+def documents(compiled: Path) -> list[dict]:
+    return list(yaml.safe_load_all(compiled.read_text(encoding="utf-8")))
+
+
+def test_the_compiled_pipeline_is_the_golden_one(compiled: Path):
+    if os.environ.get("DRIFT_UPDATE_GOLDEN"):
+        GOLDEN.write_bytes(compiled.read_bytes())
+    message = "the compiled pipeline changed; look at the difference, then DRIFT_UPDATE_GOLDEN=1 writes the new one"
+    assert compiled.read_text(encoding="utf-8") == GOLDEN.read_text(encoding="utf-8"), message
+
+
+def test_the_same_configuration_compiles_to_the_same_bytes(compiled: Path, tmp_path: Path):
+    compile_pipeline(validate(Config, CONFIG), tmp_path / "again.yaml")
+    assert (tmp_path / "again.yaml").read_bytes() == compiled.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["again.yaml"]
+
+
+def test_every_step_has_an_executor_and_the_run_id_is_no_argument(documents: list[dict]):
+    spec, platform = documents
+    executors = spec["deploymentSpec"]["executors"]
+    assert set(executors) == {
+        f"exec-{name}" for name in (
+            "arm", "curate", "deltas", "evaluate-arm", "evaluate-vlm", "finalize", "gate", "generate", "ingest",
+            "register", "report",
+        )
+    }  # fmt: skip
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert all(one["fieldPathAsEnv"][0]["name"] == "DRIFT_RUN_ID" for one in kubernetes.values())
+    assert "pipeline_job" not in yaml.safe_dump(spec["root"]), "a run id among the arguments would miss every cache"
+
+
+def planted(documents: list[dict], change) -> list[dict]:
+    """The documents with a fault in them."""
+    faulty = copy.deepcopy(documents)
+    change(*faulty)
+    return faulty
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda spec, _: spec["root"]["dag"]["tasks"]["finalize"].update(cachingOption={}), "pipeline: not valid"),
+        (
+            lambda spec, _: spec["deploymentSpec"]["executors"]["exec-arm"]["container"].update(accelerater=1),
+            "exec-arm: not valid for Kubeflow Pipelines",
+        ),
+        (
+            lambda spec, _: spec["deploymentSpec"]["executors"].pop("exec-arm"),
+            "comp-arm: no executor exec-arm",
+        ),
+        (lambda spec, _: spec["components"].pop("comp-gate"), "gate: no component comp-gate"),
+        (
+            lambda spec, _: spec["components"]["comp-gate"]["outputDefinitions"]["artifacts"].pop("gate"),
+            "comp-gate has no output gate among its artifacts",
+        ),
+        (
+            lambda spec, _: spec["components"]["comp-exit-handler-1"]["dag"]["tasks"].pop("ingest"),
+            "no task ingest in this graph",
+        ),
+        (
+            lambda _, platform: platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-arm"].update(
+                tolerationz=[]
+            ),
+            "exec-arm: not valid for Kubeflow Pipelines",
+        ),
+    ],
+)
+def test_a_planted_fault_is_found(documents: list[dict], change, message: str):
+    require_valid(*documents)
+    with pytest.raises(PipelineError, match=message):
+        require_valid(*planted(documents, change))
+
+
+@dsl.component(base_image="python", install_kfp_package=False)
+def decide(text: str, verdict: dsl.Output[dsl.Artifact]) -> str:
+    return text
+
+
+@dsl.component(base_image="python", install_kfp_package=False)
+def act(text: str, more: str = "") -> str:
+    return text + more
+
+
+def spec_of(pipeline, tmp_path: Path) -> dict:
+    compiler.Compiler().compile(pipeline, str(tmp_path / "p.yaml"))
+    return yaml.safe_load((tmp_path / "p.yaml").read_text())
+
+
+def test_a_condition_on_a_named_output_is_refused_because_it_would_silently_be_false(tmp_path: Path):
+    from typing import NamedTuple
+
+    @dsl.component(base_image="python", install_kfp_package=False)
+    def gate() -> NamedTuple("Outputs", [("decision", str)]):  # type: ignore[valid-type]
+        return ("yes",)
+
+    @dsl.pipeline(name="named")
+    def named():
+        with dsl.If(gate().outputs["decision"] == "yes"):
+            act(text="x")
+
+    with pytest.raises(PipelineError, match=r"condition-1: its condition reads pipelinechannel--gate-decision"):
+        require_honest(spec_of(named, tmp_path))
+
+
+def test_a_parameter_of_another_task_in_a_loop_is_refused_because_the_item_would_replace_it(tmp_path: Path):
+    @dsl.pipeline(name="loop")
+    def loop(items: list[str]):
+        upstream = act(text="UPSTREAM")
+        with dsl.ParallelFor(items) as item:
+            act(text=item, more=upstream.output)
+
+    with pytest.raises(PipelineError, match="takes the parameter pipelinechannel--act-Output of task act into a loop"):
+        require_honest(spec_of(loop, tmp_path))
+
+
+def test_loops_over_a_task_s_list_and_conditions_on_a_return_value_are_fine(tmp_path: Path):
+    @dsl.component(base_image="python", install_kfp_package=False)
+    def items() -> list[str]:
+        return ["a"]
+
+    @dsl.pipeline(name="fine")
+    def fine():
+        with dsl.ParallelFor(items().output) as item:
+            act(text=item)
+        with dsl.If(decide(text="yes").outputs["Output"] != ""):
+            act(text="x")
+
+    require_honest(spec_of(fine, tmp_path))
+
+
+def test_our_own_pipeline_is_honest(documents: list[dict]):
+    require_honest(documents[0])
+    conditions = [
+        task["triggerPolicy"]["condition"]
+        for task in documents[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"].values()
+        if "triggerPolicy" in task
+    ]
+    assert conditions == ["inputs.parameter_values['pipelinechannel--gate-Output'] != ''"]
+
+
+@pytest.mark.parametrize("name", ["pipeline.json", "/proc/none/pipeline.yaml"])
+def test_an_output_that_cannot_be_written_is_named(name: str, tmp_path: Path):
+    with pytest.raises(PipelineError, match=name):
+        compile_pipeline(validate(Config, CONFIG), tmp_path / name)
+
+
+def test_the_images_come_from_the_environment(tmp_path: Path):
+    import subprocess
+    import sys
+
+    code = (
+        "from pipelines.drift_sft import drift_sft; from kfp import compiler;"
+        f"compiler.Compiler().compile(drift_sft, {str(tmp_path / 'p.yaml')!r})"
+    )
+    root = Path(__file__).parent.parent.parent
+    environment = os.environ | {"DRIFT_IMAGE_TRAIN": "registry/train-python@sha256:1", "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    spec = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
+    images = {name: one["container"]["image"] for name, one in spec["deploymentSpec"]["executors"].items()}
+    assert images["exec-arm"] == "registry/train-python@sha256:1"
+    assert images["exec-gate"] == "drift-pipeline-python:latest"
+
+
+def test_the_local_runner_reads_the_same_specification(documents: list[dict]):
+    from pipelines.drift_sft import drift_sft
+
+    own = json_format.MessageToDict(drift_sft.pipeline_spec)
+    assert own["components"] == documents[0]["components"]

@@ -1,0 +1,221 @@
+"""Kubeflow's local runner with a `Chain` in it, on small pipelines of real step processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from kfp import dsl
+
+from drift.errors import PipelineError
+from drift.journal import read
+from pipelines.kubeflow import run_pipeline
+from pipelines.runner import Chain, StepEvent
+
+PARAMETER = '{"config": {"model": "%s"}, "code": "", "inputs": {}}'
+
+
+@dsl.component(base_image="python", install_kfp_package=False)
+def first(step: str, result: dsl.Output[dsl.Artifact], metrics: dsl.Output[dsl.Metrics]):
+    from pathlib import Path
+
+    from drift.config import RegisterConfig
+    from drift.errors import DataError
+    from drift.steps import run_step
+
+    class Report:
+        def metrics(self):
+            return {"value": 1.0}
+
+    def work(config):
+        import os
+        import time
+
+        print("working", os.environ["TMPDIR"])
+        if config.model == "wrong":
+            raise DataError("pool.parquet: no rows; give some")
+        if config.model == "crash":
+            os.kill(os.getpid(), 9)
+        if config.model == "slow":
+            Path(os.environ["DRIFT_RUN_DIR"], "working").touch()
+            time.sleep(60)
+        Path(result.path).mkdir()
+        (Path(result.path) / "text").write_text(config.model)
+        return Report()
+
+    run_step("first", step, RegisterConfig, work, record=metrics.path)
+
+
+@dsl.component(base_image="python", install_kfp_package=False)
+def second(step: str, result: dsl.Input[dsl.Artifact], metrics: dsl.Output[dsl.Metrics]):
+    from pathlib import Path
+
+    from drift.config import RegisterConfig
+    from drift.steps import arm_of, run_step
+
+    class Report:
+        def metrics(self):
+            return {"length": float(len((Path(result.path) / "text").read_text()))}
+
+    name = arm_of(step) if '"name"' in step else ""
+    if name == "wrong":
+        raise ValueError("the arm fails before its step begins")
+    config = step.replace('"name"', '"model"')
+    run_step("second", config, RegisterConfig, lambda _: Report(), record=metrics.path, arm=name)
+
+
+@dsl.pipeline(name="two")
+def two(one: str, other: str):
+    second(step=other, result=first(step=one).outputs["result"])
+
+
+@dsl.pipeline(name="loop")
+def loop(one: str, arms: list[str]):
+    made = first(step=one)
+    with dsl.ParallelFor(arms) as item:
+        second(step=item, result=made.outputs["result"])
+
+
+class Watched:
+    """A chain in `folder`, with what it told."""
+
+    def __init__(self, folder: Path, arms: list[str] | None = None, run_id: str = "r1") -> None:
+        folder.mkdir(exist_ok=True)
+        self.events: list[StepEvent] = []
+        environment = {"DRIFT_RUN_DIR": str(folder), "DRIFT_RUN_ID": run_id, "TMPDIR": str(folder)}
+        self.chain = Chain(folder, run_id, arms or [], environment, self.events.append)
+        self.cache = folder.parent / "cache"
+
+    def run(self, pipeline, *, use_cache: bool = True, **arguments) -> None:
+        try:
+            run_pipeline(pipeline.pipeline_spec, arguments, self.chain, cache_root=self.cache, use_cache=use_cache)
+        finally:
+            self.chain.close()
+
+    def told(self) -> list[tuple[str, str, str]]:
+        return [(event.step, event.arm, event.state) for event in self.events]
+
+
+def run_two(folder: Path, one: str = "a", **options) -> Watched:
+    watched = Watched(folder, run_id=folder.name)
+    watched.run(two, one=PARAMETER % one, other=PARAMETER % "b", **options)
+    return watched
+
+
+def test_steps_run_in_order_and_say_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    before = print
+    watched = run_two(tmp_path / "r1")
+    assert watched.told() == [
+        ("first", "", "started"), ("first", "", "finished"), ("second", "", "started"), ("second", "", "finished"),
+    ]  # fmt: skip
+    assert [one.record["metrics"] for one in watched.chain.done] == [{"value": 1.0}, {"length": 1.0}]
+    out, err = capfd.readouterr()
+    assert out == "" and err == "", "Kubeflow's chatter goes to a file"
+    assert "Executing task 'first'" in (tmp_path / "r1" / "run.log").read_text()
+    log = watched.events[1].log
+    assert log is not None and "working" in log.read_text()
+    assert print is before
+
+
+def test_a_second_run_takes_every_step_from_the_cache_and_links_to_the_first(tmp_path: Path):
+    run_two(tmp_path / "r1")
+    began = time.monotonic()
+    watched = run_two(tmp_path / "r2")
+    assert time.monotonic() - began < 2
+    assert watched.told() == [("first", "", "cached"), ("second", "", "cached")]
+    links = [(event["event"], event["key"], event["upstream"]) for event, _ in read(tmp_path / "r2")]
+    assert links == [("cached", "r2/first", "r1/first"), ("cached", "r2/second", "r1/second")]
+
+
+def test_a_changed_parameter_reruns_its_step_and_what_follows(tmp_path: Path):
+    run_two(tmp_path / "r1")
+    watched = run_two(tmp_path / "r2", one="changed")
+    assert [told[2] for told in watched.told()] == ["started", "finished"] * 2
+
+
+def test_when_an_old_run_folder_was_deleted_its_steps_run_again(tmp_path: Path):
+    import shutil
+
+    run_two(tmp_path / "r1")
+    shutil.rmtree(tmp_path / "r1")
+    assert [told[2] for told in run_two(tmp_path / "r2").told()] == ["started", "finished"] * 2
+
+
+def test_a_broken_cache_entry_is_a_miss(tmp_path: Path):
+    run_two(tmp_path / "r1")
+    for entry in (tmp_path / "cache").iterdir():
+        entry.write_text('{"result": {"__kfp_')
+    assert [told[2] for told in run_two(tmp_path / "r2").told()] == ["started", "finished"] * 2
+
+
+def test_without_the_cache_every_step_runs(tmp_path: Path):
+    run_two(tmp_path / "r1")
+    watched = run_two(tmp_path / "r2", use_cache=False)
+    assert [told[2] for told in watched.told()] == ["started", "finished"] * 2
+
+
+def test_a_step_that_fails_is_named_with_its_own_message_and_nothing_follows(tmp_path: Path):
+    watched = Watched(tmp_path / "r1")
+    with pytest.raises(PipelineError, match=r"^step first: pool\.parquet: no rows; give some \(log: .*/log\.txt\)$"):
+        watched.run(two, one=PARAMETER % "wrong", other=PARAMETER % "b")
+    assert watched.told() == [("first", "", "started"), ("first", "", "failed")]
+
+
+def test_after_a_failure_the_finished_steps_are_not_repeated(tmp_path: Path):
+    with pytest.raises(PipelineError):
+        Watched(tmp_path / "r1").run(two, one=PARAMETER % "a", other="no parameter")
+    watched = run_two(tmp_path / "r1")
+    assert watched.told() == [("first", "", "cached"), ("second", "", "started"), ("second", "", "finished")]
+    keys = [event["key"] for event, _ in read(tmp_path / "r1") if event["event"] == "cached"]
+    assert keys == [], "the run did the step itself: there is nothing to link"
+
+
+def test_a_step_ended_by_a_signal_says_which(tmp_path: Path):
+    watched = Watched(tmp_path / "r1")
+    with pytest.raises(PipelineError, match=r"its process was ended by SIGKILL|exit code 137"):
+        watched.run(two, one=PARAMETER % "crash", other=PARAMETER % "b")
+
+
+def test_one_arm_that_fails_stops_the_run_and_is_named(tmp_path: Path):
+    watched = Watched(tmp_path / "r1", arms=["good", "wrong"])
+    arms = [(PARAMETER % name).replace("model", "name") for name in ("good", "wrong")]
+    with pytest.raises(PipelineError, match=r"^step second of arm 'wrong': its process ended with exit code 1"):
+        watched.run(loop, one=PARAMETER % "a", arms=arms)
+    assert ("second", "wrong", "failed") in watched.told()
+    assert ("second", "good", "finished") in watched.told()
+
+
+def test_a_text_that_names_an_interpreter_reaches_the_step_unchanged(tmp_path: Path):
+    watched = run_two(tmp_path / "r1", one="python3-x")
+    written = Path(watched.chain.done[0].outputs["result"].uri) / "text"
+    assert written.read_text() == "python3-x", "Kubeflow would have put the interpreter's path into it"
+
+
+RUNNER = """
+import sys, time
+from pathlib import Path
+from tests.pipelines.test_kubeflow import PARAMETER, Watched, two
+Watched(Path(sys.argv[1])).run(two, one=PARAMETER % "slow", other=PARAMETER % "b")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_when_the_runner_is_killed_no_step_process_goes_on(tmp_path: Path):
+    folder = tmp_path / "r1"
+    root = Path(__file__).parent.parent.parent
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    with subprocess.Popen([sys.executable, "-c", RUNNER, str(folder)], cwd=root, env=environment) as runner:
+        _until(lambda: (folder / "working").exists())
+        step = next(event["pid"] for event, _ in read(folder) if event["event"] == "started")
+        runner.send_signal(signal.SIGKILL)
+    _until(lambda: not Path(f"/proc/{step}").exists() or "Z" in Path(f"/proc/{step}/stat").read_text().split()[2])
+
+
+def _until(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
