@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from yaml import YAMLError
 
 from drift.errors import ConfigError
@@ -24,6 +24,26 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Module = Annotated[str, Field(pattern=r"^(attn|mlp|norm|head|embed|re:.+)$")]
+
+
+def _fills(placeholder: str) -> AfterValidator:
+    """A template of the user's turn in which exactly ``{placeholder}`` is replaced."""
+
+    def check(template: str) -> str:
+        try:
+            filled = template.format(**{placeholder: "\0"})
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            remedy = "write other braces double, as in \\boxed{{}}"
+            raise ValueError(f"only {{{placeholder}}} is replaced; {remedy}") from error
+        if "\0" not in filled:
+            raise ValueError(f"must contain '{{{placeholder}}}'")
+        return template
+
+    return AfterValidator(check)
+
+
+ProblemTemplate = Annotated[str, _fills("problem")]
+QuestionTemplate = Annotated[str, _fills("question")]
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -84,7 +104,7 @@ class GenerateConfig(Section):
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     max_new_tokens: Count = 4096
-    prompt: str = (
+    prompt: ProblemTemplate = (
         "{problem}\nThink step by step inside <think> and </think>, then give only the final answer in \\boxed{{}}."
     )
     """Template of the user's turn; `{problem}` is replaced."""
@@ -93,13 +113,6 @@ class GenerateConfig(Section):
     seed: int = 0
     max_failed: Fraction = 0.05
     """More failed requests than this share stop the run."""
-
-    @field_validator("prompt")
-    @classmethod
-    def _has_problem(cls, prompt: str) -> str:
-        if "{problem}" not in prompt:
-            raise ValueError("must contain '{problem}'")
-        return prompt
 
 
 class ReplayConfig(Section):
@@ -126,20 +139,13 @@ class CurateConfig(Section):
     """Which correct chain of a problem is kept, by length."""
     max_pass_rate: Fraction = 1.0
     """Drop problems that the teacher solves more often than this (too easy)."""
-    prompt: str = "{problem}"
+    prompt: ProblemTemplate = "{problem}"
     """Template of the student's user turn."""
     replay: ReplayConfig | None = None
     verify_timeout_seconds: Positive = 10
     max_undetermined: Fraction = 0.01
     """More answers than this share that could not be verified stop the run."""
     seed: int = 0
-
-    @field_validator("prompt")
-    @classmethod
-    def _has_problem(cls, prompt: str) -> str:
-        if "{problem}" not in prompt:
-            raise ValueError("must contain '{problem}'")
-        return prompt
 
 
 # --------------------------------------------------------------------------------------------- models
@@ -154,8 +160,6 @@ class ModelsConfig(Section):
     """φ_reason, the text model that reasons."""
     base: str | None = None
     """φ_base, the language model both come from; some merges and Δ = φ_reason − φ_base need it."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with a checkpoint. Off unless you have read that code."""
 
 
 class DeltaConfig(Section):
@@ -304,19 +308,8 @@ class BenchmarkConfig(Section):
     role: Literal["reasoning", "perception"]
     file: str | None = None
     """File name in `evaluate.data`; null is the benchmark's name and `.tsv`."""
-    prompt: str = "{question}"
+    prompt: QuestionTemplate = "{question}"
     """Template of the user's turn; `{question}` is replaced, options included. Other braces are doubled."""
-
-    @field_validator("prompt")
-    @classmethod
-    def _fills(cls, prompt: str) -> str:
-        try:
-            filled = prompt.format(question="{question}")
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise ValueError("only {question} is replaced; write other braces double, as in \\boxed{{}}") from error
-        if "{question}" not in filled:
-            raise ValueError("must contain '{question}'")
-        return prompt
 
 
 class EvaluateConfig(Section):

@@ -77,8 +77,7 @@ def gate(config: GateConfig, *, baseline: Path, arms: Mapping[str, Path], out: P
             raise DataError(f"gate: arm '{name}' has no scores{suggest(name, arms)}")
     with staged(out) as folder:
         report = _decide(config, baseline, arms)
-        candidate = read_scores(arms[config.candidate]).model_sha256
-        write_json(folder / "gate.json", _as_json(report, config) | {"model_sha256": candidate})
+        write_json(folder / "gate.json", _as_json(report, config))
         (folder / "gate.md").write_text(markdown(report), encoding="utf-8")
         inputs = {"baseline": baseline, **{f"scores {name}": path for name, path in arms.items()}}
         write_provenance(folder, "gate", config=config.model_dump(mode="json"), inputs=inputs)

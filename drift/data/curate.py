@@ -77,7 +77,7 @@ def curate(config: CurateConfig, problems: Path, generations: Path, out: Path) -
     few replay rows.
     """
     started = time.monotonic()
-    known = _known_problems(problems / tables.PROBLEMS_FILE, config)
+    known = _known_problems(problems / tables.PROBLEMS_FILE)
     candidates = _candidates(known, list(read_generations(generations)), config)
     funnel = Funnel()
     with staged(out) as folder:
@@ -104,13 +104,12 @@ def curate(config: CurateConfig, problems: Path, generations: Path, out: Path) -
     return report
 
 
-def _known_problems(table: Path, config: CurateConfig) -> dict[str, Row]:
+def _known_problems(table: Path) -> dict[str, Row]:
     """All problems by id, without their images."""
     columns = ["id", "source", "problem", "gold", "choices", "answer_kind"]
     known = {row["id"]: row for row in tables.read_rows(table, columns)}
     if not known:
         raise DataError(f"{table}: no problems; run `drift ingest` on a source that has some")
-    user_text(config.prompt, next(iter(known.values())), "curate.prompt")
     return known
 
 
@@ -214,7 +213,7 @@ def _replay_row(problem: Row, config: CurateConfig) -> Row:
 
 
 def _row(problem: Row, kind: str, answer_text: str, config: CurateConfig) -> Row:
-    question = user_text(config.prompt, problem, "curate.prompt")
+    question = user_text(config.prompt, problem)
     return {
         "id": problem["id"],
         "kind": kind,

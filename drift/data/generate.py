@@ -59,7 +59,6 @@ def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateRepor
     started = time.monotonic()
     table = problems / tables.PROBLEMS_FILE
     keys = _keys(table, config)
-    user_text(config.prompt, {"problem": "", "choices": None}, "generate.prompt")
     fingerprint = _fingerprint(config, table)
     with staged(out, keep_partial=True) as folder:
         parts = Parts(folder, fingerprint)
@@ -125,7 +124,7 @@ def _requests(config: GenerateConfig, table: Path, done: set[Key], batch_size: i
         Request(
             id=problem["id"],
             sample=sample,
-            text=user_text(config.prompt, problem, "generate.prompt"),
+            text=user_text(config.prompt, problem),
             images=[image["bytes"] for image in problem["images"]],
             seed=sample_seed(config.seed, problem["id"], sample),
         )

@@ -36,6 +36,15 @@ class BuildReport:
     accuracies: dict[str, Scores]
     total_bytes: int
 
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers: seconds per stage, percent right per model and question, size in bytes."""
+        right = {f"{model}/{question}": value for model, s in self.accuracies.items() for question, value in s.items()}
+        return {
+            **{f"seconds/{stage}": value for stage, value in self.seconds.items()},
+            **right,
+            "bytes": self.total_bytes,
+        }
+
 
 def build(out: Path, seed: int, steps_scale: float = 1.0, progress: bool = True) -> BuildReport:
     """Train the family and write everything into the new directory ``out``, which appears only when complete.

@@ -1,0 +1,114 @@
+"""The whole chain: from problems to a registered model, exactly again, and on after a kill in any step."""
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import mlflow
+import pyarrow.parquet as pq
+import pytest
+
+from tests.end_to_end import chain
+
+ARMS = ("sft", "drift")
+STEPS = {
+    *((step, "") for step in ("ingest", "generate", "curate", "deltas", "evaluate_vlm", "gate", "report", "register")),
+    *((step, arm) for step in ("arm", "evaluate_arm") for arm in ARMS),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, dict]:
+    """A configuration and its uninterrupted run."""
+    config = chain.write_config(tmp_path_factory.mktemp("whole"))
+    return config, chain.run(config)
+
+
+def runs_in_mlflow(config: Path) -> list:
+    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, max_results=1000))
+
+
+def versions(config: Path) -> list:
+    return list(mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db").search_model_versions())
+
+
+def test_every_step_works_once_and_the_model_is_registered_as_champion(whole):
+    config, result = whole
+    assert chain.worked(result) == STEPS
+    assert result["passed"] and result["registered"]["version"] == 1
+    assert [row["label"] for row in result["summary"]["rows"]] == ["vlm", *ARMS]
+    report = Path(result["report"]).read_text()
+    assert "<html" in report and "drift" in report
+    (version,) = versions(config)
+    assert set(version.aliases) == {"candidate", "champion"}
+
+
+def test_mlflow_has_one_parent_and_one_child_per_step_and_arm(whole):
+    config, result = whole
+    runs = runs_in_mlflow(config)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert [run.info.run_id for run in parents] == [result["mlflow_run_id"]]
+    assert len(runs) == 1 + len(STEPS)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert parents[0].data.metrics["drift/reasoning"] == result["summary"]["rows"][2]["reasoning"]["mean"]
+
+
+def test_a_second_run_takes_everything_from_the_cache_and_registers_nothing_new(whole):
+    config, result = whole
+    again = chain.run(config)
+    assert chain.worked(again) == set()
+    assert again["summary"] == result["summary"] and again["registered"]["version"] == 1
+    assert len(versions(config)) == 1
+
+
+def test_a_changed_setting_of_one_arm_reruns_that_arm_and_what_compares_it(whole):
+    config, _ = whole
+    changed = chain.run(config, "arms.sft.train.learning_rate=5e-4")
+    assert chain.worked(changed) == {("arm", "sft"), ("evaluate_arm", "sft"), ("gate", ""), ("report", "")}
+
+
+def test_a_gate_that_refuses_ends_well_and_registers_nothing(whole, tmp_path):
+    config, _ = whole
+    shutil.copytree(config.parent / "runs", tmp_path / "runs")
+    before = len(versions(config))
+    refused = chain.run(config, "gate.min_reasoning_gain=99.5")
+    assert not refused["passed"] and refused["registered"] is None
+    assert ("register", "") not in {(step["step"], step["arm"]) for step in refused["steps"]}
+    assert len(versions(config)) == before
+    assert "refused" in refused["summary"]["verdict"]
+
+
+def kill_in(config: Path, step: str) -> None:
+    """Start the run and kill it, with SIGKILL, as soon as ``step`` is at work."""
+    before = len(chain.events(config))
+    process = chain.start(config)
+    while process.poll() is None:
+        if any(event["step"] == step and event["event"] == "started" for event in chain.events(config)[before:]):
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, f"{step} never started"
+
+
+def test_killed_in_every_step_the_run_goes_on_and_ends_the_same(whole, tmp_path):
+    reference, expected = whole
+    config = chain.write_config(tmp_path)
+    order = ["ingest", "evaluate_vlm", "generate", "curate", "deltas", "arm", "evaluate_arm", "gate", "register"]
+    for step in [*order, "report"]:
+        if all(count == 0 for (name, _), count in chain.finished(config).items() if name == step):
+            kill_in(config, step)
+    result = chain.run(config)
+    assert chain.finished(config) == dict.fromkeys(STEPS, 1)
+    assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1
+    assert result["summary"] == expected["summary"]
+    for name in ("train.parquet", "base/delta.safetensors", "paper/delta.safetensors"):
+        ours, theirs = chain.newest(config, name), chain.newest(reference, name)
+        assert ours.read_bytes() == theirs.read_bytes(), name
+    assert pq.read_table(chain.newest(config, "train.parquet")).num_rows == 160
+    runs = runs_in_mlflow(config)
+    assert len(runs) == 1 + len(STEPS) and {run.info.status for run in runs} == {"FINISHED"}
+    assert len(versions(config)) == 1
