@@ -42,7 +42,7 @@ app = typer.Typer(
     help="DRIFT: transfer reasoning from a text expert into a multimodal model.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 config_app = typer.Typer(help="Show a configuration, or the schema of its keys.", no_args_is_help=True)
@@ -50,7 +50,7 @@ miniature_app = typer.Typer(help="The tiny model family and its problems.", no_a
 app.add_typer(config_app, name="config", rich_help_panel=OTHER)
 app.add_typer(miniature_app, name="miniature", rich_help_panel=OTHER)
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides.")]
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
 SectionFile = Annotated[Path | None, typer.Option("--config", "-c", help="Take this step's section from a file.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist.")]
@@ -96,7 +96,7 @@ def run(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the whole chain on this machine: problems to a registered model. Goes on where it stopped."""
+    """Run the chain on this machine, problems to a registered model; goes on where it stopped."""
     _need_checkout()
     from pipelines.local import run as run_locally
 
@@ -111,7 +111,7 @@ def ui(
     config: ConfigFile = DEFAULT_CONFIG,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Open the MLflow interface over the runs of this machine (stop it with Ctrl-C)."""
+    """Open MLflow over the runs of this machine (Ctrl-C stops it)."""
     import subprocess
 
     from drift.tracking import ui_command
@@ -167,7 +167,7 @@ def curate(
     config: SectionFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Keep the chains with the right format and the right answer: the training set."""
+    """Keep chains with the right format and answer: the training set."""
     from drift.data.curate import curate as step
 
     section = load_section(CurateConfig, "curate", config, overrides or (), {})
@@ -209,7 +209,7 @@ def merge(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Merge the expert into the multimodal model: the baselines, streamed."""
+    """Merge the expert into the VLM: the baselines, streamed."""
     from drift.merge import merge as step
 
     given = {
@@ -257,7 +257,7 @@ def evaluate(
     config: SectionFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer and score benchmarks in VLMEvalKit's TSV format, offline."""
+    """Answer and score benchmarks (VLMEvalKit TSV), offline."""
     from drift.evaluate import evaluate as step
 
     roles = {"reasoning": reasoning, "perception": perception}
@@ -353,7 +353,7 @@ def compile_(
     overrides: Overrides = None,
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
-    """Compile the pipeline for a Kubeflow Pipelines cluster, and check the result strictly."""
+    """Compile the pipeline for a Kubeflow cluster, strictly checked."""
     _need_checkout()
     from pipelines.compile import compile_pipeline
 

@@ -15,6 +15,9 @@ from rich.table import Table
 out = Console(highlight=False)
 """Results go to standard output; progress goes to standard error."""
 
+WIDE = 120
+"""Characters that the closing table takes with a column per benchmark."""
+
 
 class Report(Protocol):
     """What every step returns."""
@@ -85,38 +88,51 @@ class RunView:
         if as_json:
             show_json(json.dumps(_result_as_json(result)))
             return
-        out.print(_closing_table(result.summary))
-        out.print(f"[bold]{'passed' if result.passed else 'refused'}[/]  {result.summary['verdict']}")
-        places = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for table in _closing_tables(result.summary):
+            out.print(table)
+        out.print(f"gate: [bold]{result.gate['candidate']} {'passed' if result.passed else 'was refused'}[/]")
+        for check in result.gate["checks"]:
+            out.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {check['detail']}", soft_wrap=True)
         for name, place in _places(result).items():
-            places.add_row(name, place)
-        out.print(places)
+            show_text(f"{name:<17} {place}")
 
 
-def _closing_table(summary: dict[str, Any]) -> Table:
-    """Method × benchmark, with the means, their intervals, and how far each model went towards the expert."""
-    deltas = sorted({name for row in summary["rows"] for name in row["projection"]})
-    table = Table(box=SIMPLE_HEAD, caption="percent right, mean [interval]; → projection along each Δ: 1 is the expert")
-    table.add_column("model")
-    heads = [*summary["benchmarks"], "reasoning", "perception", "retained", *(f"→ {name}" for name in deltas)]
-    for head in heads:
-        table.add_column(head, justify="right")
-    for row in summary["rows"]:
-        name = f"[bold]{row['label']}[/]" if row["label"] == summary["candidate"] else row["label"]
-        scores = [f"{row['benchmarks'][benchmark]:.1f}" for benchmark in summary["benchmarks"]]
-        table.add_row(
-            name,
-            *scores,
-            _mean(row["reasoning"]),
-            _mean(row["perception"]),
-            {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row["retained"]],
-            *(f"{row['projection'][delta]:.2f}" if delta in row["projection"] else "" for delta in deltas),
-        )
+def _closing_tables(summary: dict[str, Any]) -> list[Table]:
+    """Method × benchmark, with the means, their intervals, and how far each model went towards the expert.
+
+    One table, or on a narrow terminal two: the means, then the benchmarks.
+    """
+    rows = summary["rows"]
+    benchmarks = {name: [f"{row['benchmarks'][name]:.1f}" for row in rows] for name in summary["benchmarks"]}
+    means = {role: [_mean(row[role]) for row in rows] for role in ("reasoning", "perception")}
+    kept = {"retained": [{True: "yes", False: "no", None: ""}[row["retained"]] for row in rows]}
+    caption = "percent right, mean (interval); →Δ: projection along Δ, 1 is the expert"
+    both = means | kept | _projections(rows)
+    if out.width >= WIDE:
+        return [_table(summary, benchmarks | both, caption)]
+    return [_table(summary, both, caption), _table(summary, benchmarks, "percent right")]
+
+
+def _projections(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    deltas = sorted({name for row in rows for name in row["projection"]})
+    return {
+        f"→{delta}": [f"{row['projection'][delta]:.2f}" if delta in row["projection"] else "" for row in rows]
+        for delta in deltas
+    }
+
+
+def _table(summary: dict[str, Any], columns: dict[str, list[str]], caption: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("model", no_wrap=True)
+    for head in columns:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row, *cells in zip(summary["rows"], *columns.values(), strict=True):
+        table.add_row(row["label"], *cells, style="bold" if row["label"] == summary["candidate"] else "")
     return table
 
 
 def _mean(mean: dict[str, float]) -> str:
-    return f"{mean['mean']:.1f} [dim]\\[{mean['low']:.0f}, {mean['high']:.0f}][/]"
+    return f"{mean['mean']:.1f} ({mean['low']:.0f}–{mean['high']:.0f})"
 
 
 def _places(result: Any) -> dict[str, str]:
