@@ -22,6 +22,7 @@ from drift.config import (
     GenerateConfig,
     IngestConfig,
     MergeConfig,
+    PriorConfig,
     RegisterConfig,
     TrainConfig,
     load,
@@ -236,11 +237,11 @@ def train(
     """Fine-tune: DRIFT with --delta, plain SFT without."""
     from drift.train import train as step
 
-    section = load_section(TrainConfig, "train", config, overrides or (), {"prior": None})
+    section = load_section(TrainConfig, "train", config, overrides or (), {})
     if delta is not None and section.prior is None:
-        section = load_section(TrainConfig, "train", config, [*(overrides or ()), "prior.alpha=-1.0"], {})
-    elif delta is None and config is not None and section.prior is not None:
-        section = section.model_copy(update={"prior": None})
+        section = section.model_copy(update={"prior": PriorConfig()})
+    elif delta is None and not any(override.startswith("prior") for override in overrides or ()):
+        section = section.model_copy(update={"prior": None})  # the file's prior is for its DRIFT arms
     show_report(step(section, model=model, training_set=data, delta=delta, out=out), out, as_json)
 
 

@@ -4,13 +4,19 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
+IN_ORDER = [
+    *((step, "") for step in ("ingest", "generate", "curate", "deltas", "evaluate_vlm")),
+    *((step, arm) for step in ("arm", "evaluate_arm") for arm in ("sft", "drift")),
+    *((step, "") for step in ("gate", "report", "register")),
+]
+"""(step, arm) of every task of the run below."""
+
 DRIFT = [sys.executable, "-c", "from drift.cli import main; main()"]
 
 
@@ -32,7 +38,7 @@ def write_config(folder: Path, **changes: Any) -> Path:
 
 def start(config: Path, *overrides: str) -> subprocess.Popen[str]:
     """A `drift run` in the background."""
-    command = [*DRIFT, "run", "-c", str(config), "--json", *overrides]
+    command = [*DRIFT, "run", "-c", str(config), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
@@ -42,7 +48,7 @@ def start(config: Path, *overrides: str) -> subprocess.Popen[str]:
 
 def run(config: Path, *overrides: str) -> dict[str, Any]:
     """A `drift run` to its end."""
-    process = start(config, *overrides)
+    process = start(config, "--json", *overrides)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     result: dict[str, Any] = json.loads(out)
@@ -55,12 +61,6 @@ def events(config: Path) -> list[dict[str, Any]]:
     for journal in sorted(Path(yaml.safe_load(config.read_text())["runs"]).glob("*/events.jsonl")):
         lines += [line for line in journal.read_text().splitlines() if line.endswith("}")]
     return [json.loads(line) for line in lines]
-
-
-def finished(config: Path) -> Counter[tuple[str, str]]:
-    """How often each (step, arm) was worked through to its end."""
-    ended = (event for event in events(config) if event["event"] == "ended" and event["status"] == "FINISHED")
-    return Counter((event["step"], event["arm"]) for event in ended)
 
 
 def worked(result: dict[str, Any]) -> set[tuple[str, str]]:
