@@ -25,10 +25,8 @@ from drift.config import (
     PriorConfig,
     RegisterConfig,
     TrainConfig,
-    load,
-    load_section,
-    schema,
 )
+from drift.configfile import load, load_section, schema
 from drift.display import RunView, show_json, show_report, show_text
 from drift.errors import ConfigError, DriftError
 from drift.validation import to_json

@@ -83,6 +83,19 @@ def stored_dtype(path: str | Path) -> Any:
     return AutoConfig.from_pretrained(str(path)).dtype or torch.float32
 
 
+def end_tokens(model: Any, processor: Any) -> set[int]:
+    """Ids of the tokens at which generation ends: the model's and the tokenizer's."""
+    ends = model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return {int(token) for token in [*listed, processor.tokenizer.eos_token_id] if token is not None}
+
+
+def pad_token(processor: Any, ends: set[int]) -> int:
+    """Id of the padding token; an end token where the tokenizer has none."""
+    pad = processor.tokenizer.pad_token_id
+    return min(ends) if pad is None else int(pad)
+
+
 def conversation(text: str, images: int) -> list[dict[str, Any]]:
     """The user's turn as chat templates want it: ``images`` image blocks, then the text."""
     return [{"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}]

@@ -12,7 +12,15 @@ from transformers import GenerationConfig
 from drift.checkpoints import resolve
 from drift.config import GenerateConfig, LocalTeacher
 from drift.data.teacher import Answered, Reply, Request, sample_seed
-from drift.modeling import conversation, decode_image, limit_pixels, load_processor, load_vlm
+from drift.modeling import (
+    conversation,
+    decode_image,
+    end_tokens,
+    limit_pixels,
+    load_processor,
+    load_vlm,
+    pad_token,
+)
 
 
 class LocalModel:
@@ -21,18 +29,19 @@ class LocalModel:
     def __init__(self, config: GenerateConfig, teacher: LocalTeacher) -> None:
         """Raises CheckpointError if the model or its processor does not load."""
         path = resolve(teacher.model)
+        if teacher.threads is not None:
+            torch.set_num_threads(teacher.threads)
         self.config = config
         self.batch_size = teacher.batch_size
         self.processor = load_processor(path, trust_remote_code=teacher.trust_remote_code)
         model = load_vlm(path, dtype=teacher.dtype, trust_remote_code=teacher.trust_remote_code)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.ends = _end_tokens(self.model, self.processor)
-        pad = self.processor.tokenizer.pad_token_id
+        self.ends = end_tokens(self.model, self.processor)
         # a fresh one: top_k or penalties that a checkpoint ships with are not in our configuration
         self.model.generation_config = GenerationConfig(
             max_new_tokens=config.max_new_tokens,
             eos_token_id=sorted(self.ends),
-            pad_token_id=min(self.ends) if pad is None else pad,
+            pad_token_id=pad_token(self.processor, self.ends),
             **_sampling(config),
         )
 
@@ -79,9 +88,3 @@ def _sampling(config: GenerateConfig) -> dict[str, Any]:
     if config.temperature == 0:
         return {"do_sample": False}
     return {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
-
-
-def _end_tokens(model: Any, processor: Any) -> set[int]:
-    ends = model.generation_config.eos_token_id
-    listed = ends if isinstance(ends, list) else [ends]
-    return {int(token) for token in [*listed, processor.tokenizer.eos_token_id] if token is not None}

@@ -12,7 +12,15 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from drift.config import EvaluateConfig
-from drift.modeling import conversation, decode_image, limit_pixels, load_processor, load_vlm
+from drift.modeling import (
+    conversation,
+    decode_image,
+    end_tokens,
+    limit_pixels,
+    load_processor,
+    load_vlm,
+    pad_token,
+)
 
 PIXELS_PER_CHARACTER = 200  # a visual token covers 28 x 28 px, a text token about four characters
 
@@ -45,13 +53,13 @@ class GreedyModel:
         self.processor = load_processor(path)
         self.processor.tokenizer.padding_side = "left"
         self.model = load_vlm(path, dtype=config.dtype).to("cuda" if torch.cuda.is_available() else "cpu")
-        self.ends = _end_tokens(self.model, self.processor)
+        self.ends = end_tokens(self.model, self.processor)
         # a fresh one: penalties and temperatures a checkpoint ships with are no part of the protocol
         self.model.generation_config = GenerationConfig(
             do_sample=False,
             max_new_tokens=config.max_new_tokens,
             eos_token_id=sorted(self.ends),
-            pad_token_id=_pad_token(self.processor, self.ends),
+            pad_token_id=pad_token(self.processor, self.ends),
         )
 
     def replies(self, questions: Sequence[Question], name: str) -> list[Reply]:
@@ -99,14 +107,3 @@ def _batches(questions: Sequence[Question], size: int) -> Iterator[list[int]]:
 
 def _length(question: Question) -> int:
     return question.size[0] * question.size[1] + PIXELS_PER_CHARACTER * len(question.text)
-
-
-def _end_tokens(model: Any, processor: Any) -> set[int]:
-    ends = model.generation_config.eos_token_id
-    listed = ends if isinstance(ends, list) else [ends]
-    return {int(token) for token in [*listed, processor.tokenizer.eos_token_id] if token is not None}
-
-
-def _pad_token(processor: Any, ends: set[int]) -> int:
-    pad = processor.tokenizer.pad_token_id
-    return min(ends) if pad is None else int(pad)

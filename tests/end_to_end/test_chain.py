@@ -41,7 +41,7 @@ def test_every_step_works_once_and_the_model_is_registered_as_champion(whole):
     assert "<html" in report and "drift" in report
     client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
     assert len(versions(config)) == 1
-    assert client.get_registered_model("drift-miniature").aliases == {"candidate": "1", "champion": "1"}
+    assert set(client.get_registered_model("drift-miniature").aliases) == {"candidate", "champion"}
 
 
 def test_mlflow_has_one_parent_and_one_child_per_step_and_arm(whole):
@@ -81,6 +81,10 @@ def test_a_gate_that_refuses_ends_well_and_registers_nothing(whole, tmp_path):
     assert "refused" in refused["summary"]["verdict"]
 
 
+def without_times(summary: dict) -> dict:
+    return {**summary, "rows": [{**row, "train_seconds": None} for row in summary["rows"]]}
+
+
 def kill_in(config: Path, step: str) -> list[str]:
     """Start the run and kill it, with SIGKILL, as soon as ``step`` is at work; the steps it had finished."""
     before = len(chain.events(config))
@@ -106,7 +110,7 @@ def test_killed_in_every_step_the_run_goes_on_and_ends_the_same(whole, tmp_path)
     done += [f"{step} {arm}" for step, arm in chain.worked(result)]
     assert sorted(name.strip() for name in done) == sorted(f"{step} {arm}".strip() for step, arm in STEPS)
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1
-    assert result["summary"] == expected["summary"]
+    assert without_times(result["summary"]) == without_times(expected["summary"])
     for name in ("train.parquet", "base/delta.safetensors", "paper/delta.safetensors"):
         assert chain.newest(config, name).read_bytes() == chain.newest(reference, name).read_bytes(), name
     runs = runs_in_mlflow(config)

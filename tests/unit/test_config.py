@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from drift.config import Config, TrainConfig, load, load_section, parse_layers, schema
+from drift.config import Config, TrainConfig, parse_layers
+from drift.configfile import load, load_section, schema
 from drift.errors import ConfigError
 from drift.validation import from_json, to_json
 
