@@ -37,7 +37,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = arguments.out / f"miniature_seeds-{datetime.now(UTC):%Y-%m-%d}"
     table = as_markdown(runs)
-    name.with_suffix(".json").write_text(json.dumps({**circumstances(), "runs": runs}, indent=1) + "\n")
+    name.with_suffix(".json").write_text(json.dumps({**circumstances(arguments), "runs": runs}, indent=1) + "\n")
     name.with_suffix(".md").write_text(table)
     sys.stdout.write(table)
 
@@ -126,14 +126,15 @@ def spread(values: list[float], digits: int = 1) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
 
 
-def circumstances() -> dict[str, Any]:
+def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
     """When, on what, with which code."""
+    seeds = map(str, arguments.seeds)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "commit": commit.stdout.strip() or None,
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python benchmarks/miniature_seeds.py --seeds", *seeds, *arguments.override]),
     }
 
 
