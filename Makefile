@@ -13,7 +13,7 @@ run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
 
 test: .venv/dev  ## no root, no services, under 10 minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev  ## style, types, architecture
 	$(BIN)/ruff check .

@@ -1,8 +1,13 @@
-"""Settings of every test: quiet libraries, and in CI a skipped test is a failed one."""
+"""Settings of every test: quiet libraries; in CI the same examples every time, and a skipped test is a failed one."""
 
 import os
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
