@@ -188,6 +188,8 @@ def _arm_inputs(step: ArmStep) -> Inputs:
         inputs |= _local("models.expert", step.models.expert)
         inputs |= _local("models.base", step.models.base) if step.models.base else {}
     if step.train and step.train.deepspeed:
+        if step.train.prior:  # said before the teacher has worked for hours
+            raise ConfigError(f"arms.{step.name}: the prior does not bind to DeepSpeed yet; set train.deepspeed=null")
         inputs |= _local("train.deepspeed", step.train.deepspeed)
     return inputs
 

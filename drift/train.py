@@ -255,6 +255,8 @@ def _save(trainer: PriorTrainer, source: Path, folder: Path) -> None:
     """Write the final model and leave nothing else in ``folder``."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
     network.to(stored_dtype(source)).save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # transformers leaves them to their owner alone; containers run as others
     trainer.processing_class.save_pretrained(folder)  # type: ignore[union-attr]
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / RESUME).unlink()

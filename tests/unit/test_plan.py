@@ -114,6 +114,16 @@ def test_a_missing_input_is_named_before_anything_starts(raw: dict, change: dict
         plan(validate(Config, raw | change))
 
 
+def test_a_prior_under_deepspeed_is_refused_before_anything_starts(raw: dict, tmp_path: Path):
+    (tmp_path / "zero.json").write_text("{}")
+    config = validate(Config, raw | {"train": {"deepspeed": str(tmp_path / "zero.json"), "prior": {}}})
+    with pytest.raises(
+        ConfigError, match=r"^arms\.drift: the prior does not bind to DeepSpeed yet; set train\.deepspeed"
+    ):
+        plan(config)
+    plan(config, local=False)
+
+
 def test_a_missing_benchmark_file_is_named_before_anything_starts(raw: dict, tmp_path: Path):
     (tmp_path / "Perceive.tsv").unlink()
     with pytest.raises(ConfigError, match=r"evaluate\.benchmarks\.Perceive: .*Perceive\.tsv does not exist"):

@@ -75,6 +75,7 @@ def test_the_result_is_a_model_directory_that_answers_with_its_own_processor(dat
     train(TrainConfig(**QUICK), model=str(VLM), training_set=data, out=tmp_path / "sft")
     assert not list(tmp_path.glob("*.partial")) and not (tmp_path / "sft" / "checkpoints").exists()
     assert read_provenance(tmp_path / "sft")["original_vlm_sha256"]
+    assert (tmp_path / "sft" / "model.safetensors").stat().st_mode & 0o777 == 0o644
     processor, model = load_processor(tmp_path / "sft"), load_vlm(tmp_path / "sft")
     import pyarrow.parquet as pq
 
