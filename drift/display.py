@@ -5,25 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from drift.steps import Report
+
 out = Console(highlight=False)
 """Results go to standard output; progress goes to standard error."""
 
 WIDE = 120
 """Characters that the closing table takes with a column per benchmark."""
-
-
-class Report(Protocol):
-    """What every step returns."""
-
-    def metrics(self) -> dict[str, float]:
-        """Flat names and numbers."""
 
 
 def show_text(text: str) -> None:
