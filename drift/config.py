@@ -194,7 +194,12 @@ def parse_layers(text: str) -> frozenset[int]:
 class ScheduleConfig(Section):
     """How the prior's strength changes over training. The paper's α is constant."""
 
-    kind: Literal["constant", "projection"] = "constant"
+    kind: Literal["constant", "linear", "cosine", "projection"] = "constant"
+    """`linear` and `cosine` take α to 0 over the steps, `projection` as the weights approach the expert."""
+    warmup: Fraction = 0.0
+    """Share of the steps over which α rises from 0, for every kind."""
+    end: float = Field(1.0, gt=0, le=1)
+    """`linear`, `cosine`: share of the steps after which α is 0."""
     target: Positive = 1.0
     """`projection`: α falls linearly and is 0 when ⟨φ_t − φ_VL, Δ⟩/‖Δ‖² reaches this (1 = at the expert)."""
     start: float = Field(0.0, ge=0)
@@ -227,6 +232,8 @@ class PriorConfig(Section):
             raise ValueError("rescale_to_weight only changes scale 'absolute'; remove it or set scale: absolute")
         if self.apply == "backward" and self.clip == "after":
             raise ValueError("apply 'backward' acts before clipping; set clip: before")
+        if self.apply == "backward" and self.schedule.kind == "projection":
+            raise ValueError("schedule 'projection' acts once per step; set apply: step, or another kind")
         return self
 
 

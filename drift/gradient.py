@@ -61,13 +61,26 @@ def coefficient(
     return torch.where(usable, strength, 0.0)
 
 
-def guide(scale: Scale, alpha: float, grad: Tensor, delta: Tensor) -> Tensor:
+def add_bias_(grad: Tensor, delta: Tensor, c: Tensor) -> None:
+    """g ← g + c·Δ in place. ``grad`` and ``delta`` share a shape, any float dtype; ``c`` is a float32 scalar.
+
+    The sum is taken in float32, whatever the dtypes; for a float32 gradient it needs no copy of it.
+    """
+    if grad.dtype == torch.float32:
+        grad.addcmul_(delta.float(), c)
+    else:
+        grad.copy_(torch.addcmul(grad.float(), delta.float(), c))
+
+
+def guide(scale: Scale, alpha: float, grad: Tensor, delta: Tensor, *, rescale_to: Tensor | None = None) -> Tensor:
     """g~ for one tensor, out of place: the equation as one call. Any float dtype, any shape; dtype of ``grad``.
 
     Norms and the dot product are taken in float32. α = 0 returns ``grad`` bit for bit.
     """
-    if alpha == 0:
-        return grad
-    grad32, delta32 = grad.float().flatten(), delta.float().flatten()
-    c = coefficient(scale, alpha, grad32.norm(), delta32.norm(), torch.dot(grad32, delta32))
-    return (grad.float() + c * delta.float()).to(grad.dtype)
+    guided = grad.clone()
+    if alpha != 0:
+        grad32, delta32 = grad.float().flatten(), delta.float().flatten()
+        dot = torch.dot(grad32, delta32)
+        c = coefficient(scale, alpha, grad32.norm(), delta32.norm(), dot, rescale_to=rescale_to)
+        add_bias_(guided, delta, c)
+    return guided
