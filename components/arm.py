@@ -31,7 +31,7 @@ def arm(
         lambda config: run_arm(config, **inputs, out=out, record=notes, model_uri=model.uri),
         record=metrics.path,
         arm=arm_of(step),
-        files=[notes / "arm.json", notes / "history.jsonl"],
+        files=[notes / "arm.json", notes / "history.jsonl", notes / "cosines.svg"],
         datasets=inputs,
         history=notes / "history.jsonl",
     )

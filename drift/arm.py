@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class ArmReport:
 def run_arm(
     step: ArmStep, *, training_set: Path, deltas: Path, out: Path, record: Path, model_uri: str | None = None
 ) -> ArmReport:
-    """Make the arm's model in ``out`` and its small record (`arm.json`, `history.jsonl`) in ``record``.
+    """Make the arm's model in ``out`` and its small record (`arm.json`, `history.jsonl`, `cosines.svg`) in ``record``.
 
     ``deltas`` holds one folder per named Δ; ``model_uri`` is where the model can be found later (default: ``out``).
     Raises what `merge` and `train` raise.
@@ -50,7 +51,7 @@ def run_arm(
     trained = _make(step, training_set, deltas, out)
     projections = {folder.name: projection(out, folder) for folder in sorted(deltas.iterdir()) if folder.is_dir()}
     report = ArmReport(step.name, time.monotonic() - started, projections, trained)
-    _write_record(step, report, record, model_uri or str(out))
+    _write_record(step, report, record, model_uri or str(out), out)
     return report
 
 
@@ -77,8 +78,10 @@ def _delta(step: ArmStep, deltas: Path) -> Path | None:
     return deltas / step.delta
 
 
-def _write_record(step: ArmStep, report: ArmReport, record: Path, model_uri: str) -> None:
+def _write_record(step: ArmStep, report: ArmReport, record: Path, model_uri: str, out: Path) -> None:
     with staged(record) as folder:
+        if (out / "cosines.svg").exists():
+            shutil.copy(out / "cosines.svg", folder)
         history = report.train.history if report.train else []
         (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
         write_json(

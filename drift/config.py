@@ -237,6 +237,17 @@ class PriorConfig(Section):
         return self
 
 
+class LoraConfig(Section):
+    """Low-rank adapters on the text decoder's projections (peft), merged into the weights at the end."""
+
+    rank: Count = 16
+    alpha: Positive = 32
+    """peft's lora_alpha: the update is scaled by alpha/rank."""
+    dropout: Fraction = 0.0
+    modules: tuple[Literal["attn", "mlp"], ...] = Field(("attn", "mlp"), min_length=1)
+    """Which projections get an adapter; a prior needs one for every matrix of its Δ."""
+
+
 class TrainConfig(Section):
     """Supervised fine-tuning; with a prior it is DRIFT. Defaults: the paper's recipe."""
 
@@ -264,7 +275,13 @@ class TrainConfig(Section):
     add_think_tokens: bool = False
     """Add <think> and </think> to the tokenizer, as the released code does."""
     deepspeed: str | None = None
-    """Path of a DeepSpeed configuration."""
+    """Path of a DeepSpeed configuration, see configs/deepspeed/."""
+    processes: Count | None = None
+    """Ranks on this machine; null is one per GPU, and one without a GPU. The global batch grows with them."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of the weights."""
+    liger: bool = False
+    """Use the fused kernels of the extra `liger` (needs a GPU)."""
     seed: int = 0
     threads: Count | None = None
     """CPU threads of torch; null leaves torch's own choice."""

@@ -29,6 +29,7 @@ from drift.config import (
 from drift.errors import ConfigError
 from drift.fingerprint import code_fingerprint
 from drift.validation import Section
+from drift.zero import check_deepspeed
 
 Inputs = dict[str, str]
 
@@ -188,8 +189,7 @@ def _arm_inputs(step: ArmStep) -> Inputs:
         inputs |= _local("models.expert", step.models.expert)
         inputs |= _local("models.base", step.models.base) if step.models.base else {}
     if step.train and step.train.deepspeed:
-        if step.train.prior:  # said before the teacher has worked for hours
-            raise ConfigError(f"arms.{step.name}: the prior does not bind to DeepSpeed yet; set train.deepspeed=null")
+        check_deepspeed(step.train)  # before the teacher has worked for hours
         inputs |= _local("train.deepspeed", step.train.deepspeed)
     return inputs
 

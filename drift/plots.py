@@ -116,6 +116,24 @@ def heatmap(modules: Sequence[str], layers: Sequence[int], ratios: Array) -> str
     return _svg(draw, width=max(4.5, 2.6 + 0.3 * len(layers)), height=1.2 + 0.32 * len(modules))
 
 
+def cosines(steps: Sequence[int], values: Array) -> str:
+    """cos(g, Δ) per decoder layer (row) and logged step (column). Shape of ``values``: [layers, steps]."""
+    limit = float(np.nanmax(np.abs(values))) or 1.0
+
+    def draw(axes: Axes) -> None:
+        image = axes.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.set_ylabel("decoder layer")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("optimizer step")
+        ticks = sorted({int(tick) for tick in np.linspace(0, len(steps) - 1, 8)})
+        axes.set_xticks(ticks, [str(steps[tick]) for tick in ticks])
+        figure = axes.figure
+        assert isinstance(figure, Figure)
+        figure.colorbar(image, ax=axes, label="cos(g, Δ)")
+
+    return _svg(draw, width=6.2, height=1.6 + 0.09 * len(values))
+
+
 def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")

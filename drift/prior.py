@@ -21,6 +21,7 @@ from drift.config import PriorConfig
 from drift.delta import DELTA, DeltaFile
 from drift.directions import LoraDirections, all_reduce, find_directions, require_trained
 from drift.errors import PriorError
+from drift.layout import layer_index
 from drift.schedule import needs_total_steps, strength
 from drift.shards import Layout, Shard, find_layout, require_float32_masters
 
@@ -310,9 +311,15 @@ class Prior:
             **travel,
         }
 
-    def cosines(self) -> dict[str, float]:
-        """cos(g, Δ) of the last guided step by canonical name; {} before it."""
-        return dict(zip(self._directions.names, self._last["cos"].tolist(), strict=True)) if self._seen else {}
+    def layer_cosines(self) -> list[float]:
+        """cos(g, Δ) of the last guided step, the mean over each layer's tensors, first layer first; [] before it."""
+        if not self._seen:
+            return []
+        by_layer: dict[int, list[float]] = {}
+        for name, cos in zip(self._directions.names, self._last["cos"].tolist(), strict=True):
+            if (layer := layer_index(name)) is not None:
+                by_layer.setdefault(layer, []).append(cos)
+        return [sum(cosines) / len(cosines) for _, cosines in sorted(by_layer.items())]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to keep: the step, and what must not change between the runs."""

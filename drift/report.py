@@ -106,7 +106,12 @@ def _training_figures(arms: Mapping[str, Folders]) -> list[tuple[str, str]]:
     histories = {name: _history(record) for name, (_, record) in arms.items() if record is not None}
     shown = {"loss": "loss", "projection": "projection towards the expert"}
     drawn = [(title, plots.curves(histories, key, title)) for key, title in shown.items()]
-    return [(title, _svg_uri(svg)) for title, svg in drawn if svg is not None]
+    layers = [
+        (f"cos(g, Δ) of {name}", (record / "cosines.svg").read_text(encoding="utf-8"))
+        for name, (_, record) in arms.items()
+        if record is not None and (record / "cosines.svg").is_file()
+    ]
+    return [(title, _svg_uri(svg)) for title, svg in [*drawn, *layers] if svg is not None]
 
 
 def _history(record: Path) -> list[dict[str, float]]:

@@ -1,7 +1,11 @@
-"""Supervised fine-tuning of a multimodal model, with or without the prior: plain SFT, or DRIFT."""
+"""Supervised fine-tuning of a multimodal model, with or without the prior: plain SFT, or DRIFT.
+
+`train` prepares the output folder and starts the ranks (`drift.launch`); `fit` is what each rank does.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import shutil
 import time
@@ -9,31 +13,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from drift.artifacts import content_sha256, read_json, staged, write_json, write_provenance
-from drift.checkpoints import original_vlm_sha256, resolve
+from drift.callback import PriorCallback
+from drift.checkpoints import Checkpoint, original_vlm_sha256, resolve
 from drift.collate import AnswerCollator, TrainingRows
-from drift.config import TrainConfig
+from drift.config import LoraConfig, TrainConfig
 from drift.delta import load_delta
-from drift.errors import DataError, PriorError
-from drift.modeling import allow_cuda_torchvision_on_cpu, load_processor, load_vlm, stored_dtype
+from drift.errors import ConfigError, DataError, PriorError
+from drift.launch import default_processes, launch
+from drift.layout import canonical_names, module_of
+from drift.modeling import load_processor, load_vlm, stored_dtype
 from drift.prior import BindReport, Prior
+from drift.shards import require_float32_masters
+from drift.zero import check_deepspeed
 
-allow_cuda_torchvision_on_cpu()  # transformers' Trainer imports torchvision
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # noqa: E402
-from transformers.trainer_callback import PrinterCallback, ProgressCallback  # noqa: E402
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after drift.callback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config  # isort: skip
+from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
 logger = logging.getLogger(__name__)
 
 RESUME = "resume.json"
+COMPLETE = "complete"
+"""An empty file that a checkpoint gets when every rank has written its part."""
+KEPT_CHECKPOINTS = 2
+COSINES = "cosines.svg"
+"""cos(g, Δ) by layer and step, as one picture."""
 THINK_TOKENS = ["<think>", "</think>"]
 
 
 @dataclass(frozen=True)
+class Job:
+    """What every rank needs: the section, local inputs, the folder to write, the checkpoint to go on from."""
+
+    config: TrainConfig
+    source: Path
+    training_set: Path
+    delta: Path | None
+    folder: Path
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
 class TrainReport:
-    """What a training did; `history` has one row per logged step."""
+    """What a training did; `history` has one row per logged step, `cosines` the layers' mean cos(g, Δ) of each.
+
+    `weights_changed` is the share of the trained weights whose stored value is another than before: small steps can
+    vanish in a 16-bit file.
+    """
 
     steps: int
     samples: int
@@ -42,32 +74,186 @@ class TrainReport:
     seconds: float
     guided_parameters: int
     guided_elements: int
+    left_out: int
+    weights_changed: float
     history: list[dict[str, float]]
+    cosines: list[dict[str, Any]]
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow."""
-        last = {
-            f"drift/{name}": self.history[-1][name] for name in ("projection", "cos_mean") if name in self.history[-1]
-        }
+        names = ("projection", "cos_mean", "update_cosine")
+        last = {f"drift/{name}": self.history[-1][name] for name in names if name in self.history[-1]}
         return {
             "train/steps": self.steps,
             "train/samples": self.samples,
             "train/skipped": self.skipped,
             "train/final_loss": self.final_loss,
             "train/seconds": self.seconds,
+            "train/weights_changed": self.weights_changed,
             "drift/guided_parameters": self.guided_parameters,
             "drift/guided_elements": self.guided_elements,
+            "drift/left_out": self.left_out,
             **last,
         }
+
+
+# ---------------------------------------------------------------------------------------- one training
+
+
+def train(
+    config: TrainConfig,
+    *,
+    model: str,
+    training_set: Path,
+    out: Path,
+    delta: Path | None = None,
+) -> TrainReport:
+    """Fine-tune ``model`` on ``training_set``/train.parquet and save a loadable directory to ``out``.
+
+    With `config.prior` set, ``delta`` is the folder of Δ that biases the gradient; without, plain SFT.
+    The loss is over the assistant's tokens. Weights are trained in float32 (bf16 is autocast over them, or DeepSpeed
+    keeps float32 masters) and saved in the dtype they came in. With `save_steps`, a killed training goes on from its
+    last complete checkpoint. Raises ConfigError, DataError, CheckpointError or PriorError, whichever rank found it.
+    """
+    if (config.prior is None) != (delta is None):
+        raise PriorError("train.prior and --delta go together; set both (DRIFT) or neither (SFT)")
+    check_deepspeed(config)
+    _check_liger(config)
+    source, started = resolve(model), time.monotonic()
+    processes = config.processes or default_processes()
+    with staged(out, keep_partial=config.save_steps is not None) as folder:
+        checkpoint = _resume_point(config, source, training_set, delta, folder, processes)
+        job = Job(config, source, training_set, delta, folder, checkpoint)
+        fitted = launch(fit, job, processes=processes, deepspeed=config.deepspeed is not None)
+        report = TrainReport(
+            **fitted, seconds=time.monotonic() - started, weights_changed=_weights_changed(source, folder)
+        )
+        if report.cosines:
+            (folder / COSINES).write_text(_cosines_figure(report.cosines), encoding="utf-8")
+        inputs = {"model": source, "training_set": training_set, **({"delta": delta} if delta else {})}
+        write_provenance(
+            folder,
+            "train",
+            config=config.model_dump(mode="json"),
+            inputs=inputs,
+            processes=processes,
+            original_vlm_sha256=original_vlm_sha256(source),
+        )
+    return report
+
+
+def _check_liger(config: TrainConfig) -> None:
+    if config.liger and importlib.util.find_spec("liger_kernel") is None:
+        raise ConfigError("train.liger: true, but the kernels are not installed; pip install 'drift-mllm[liger]'")
+    if config.liger and not torch.cuda.is_available():
+        raise ConfigError("train.liger: true needs a GPU; set it to false")
+
+
+def _resume_point(
+    config: TrainConfig, source: Path, training_set: Path, delta: Path | None, folder: Path, processes: int
+) -> str | None:
+    """The newest complete checkpoint in ``folder``, if it is of this very training; DataError if it is of another."""
+    this = {
+        **{f"train.{key}": value for key, value in config.model_dump(mode="json").items()},
+        "train.processes": processes,
+        "model": content_sha256(source),
+        "training set": content_sha256(training_set),
+        "delta": content_sha256(delta) if delta else None,
+    }
+    if (folder / RESUME).exists():
+        that = read_json(folder / RESUME)
+        for key, value in this.items():
+            if that.get(key) != value:
+                raise DataError(
+                    f"{folder}: holds a checkpoint of another training ({key}: {that.get(key)} there, {value} here);"
+                    " remove it or choose another --out"
+                )
+    write_json(folder / RESUME, this)
+    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    complete = [path for path in found if (path / COMPLETE).exists()]
+    for torn in set(found) - set(complete):
+        shutil.rmtree(torn)
+    return str(complete[-1]) if complete else None
+
+
+def _weights_changed(source: Path, out: Path) -> float:
+    """The share of elements, of the tensors that differ at all, whose stored value is another than in ``source``."""
+    before, after = Checkpoint(source), Checkpoint(out)
+    changed = total = 0
+    for name in tqdm(sorted(before.shapes.keys() & after.shapes.keys()), "compare", leave=False, disable=None):
+        if before.shapes[name] == after.shapes[name]:
+            moved = before.tensor(name) != after.tensor(name)
+            changed += int(moved.sum())
+            total += moved.numel() if moved.any() else 0
+    if not changed:
+        logger.warning("no stored weight is another than before: the learning rate is too small for the file's dtype")
+    return changed / total if total else 0.0
+
+
+def _cosines_figure(rows: list[dict[str, Any]]) -> str:
+    from drift import plots
+
+    return plots.cosines([row["step"] for row in rows], np.array([row["layers"] for row in rows]).T)
+
+
+# -------------------------------------------------------------------------------------------- one rank
+
+
+def fit(job: Job) -> dict[str, Any]:
+    """Train on this rank, save the model on the first, and return most of the fields of `TrainReport`."""
+    config = job.config
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    trainer = _trainer(job)
+    trainer.train(resume_from_checkpoint=job.checkpoint)
+    _save(trainer, job)
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    guidance = trainer.guidance
+    bound = guidance.report if guidance and guidance.report else BindReport(0, 0, 0)
+    rows: Any = trainer.train_dataset
+    return {
+        "steps": trainer.state.global_step,
+        "samples": len(rows),
+        "skipped": rows.skipped,
+        "final_loss": history[-1]["loss"],
+        "guided_parameters": bound.parameters,
+        "guided_elements": bound.elements,
+        "left_out": bound.left_out,
+        "history": history,
+        "cosines": guidance.cosines if guidance else [],
+    }
+
+
+class VlmTrainer(Trainer):
+    """transformers' Trainer with a loss per token of the whole batch, and checkpoints loaded by their files' names.
+
+    The Qwen-VL classes say that they take no loss arguments, so Trainer would average the means of micro-batches: the
+    weights would depend on how a batch is cut. They do take them; with the count, each token weighs the same.
+    """
+
+    guidance: PriorCallback | None = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = True
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """transformers' own way, not strict, leaves a Qwen2.5-VL as it was: its files have older names."""
+        network: Any = model or self.model
+        if hasattr(network, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            network.load_state_dict(load_vlm(resume_from_checkpoint, dtype="float32").state_dict())
 
 
 class StepProgress(TrainerCallback):
     """One bar over the optimizer steps, with the loss beside it (transformers' own prints a line a step)."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar, where the training goes on from."""
+        """Open the bar on the first rank, where the training goes on from."""
+        hidden = None if state.is_world_process_zero else True
         start = state.global_step
-        self.bar = tqdm(total=state.max_steps, initial=start, desc="train", unit="step", leave=False, disable=None)
+        self.bar = tqdm(total=state.max_steps, initial=start, desc="train", unit="step", leave=False, disable=hidden)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One step further."""
@@ -83,110 +269,84 @@ class StepProgress(TrainerCallback):
         self.bar.close()
 
 
-class PriorTrainer(Trainer):
-    """transformers' Trainer that lets the prior act before gradient clipping, where the paper has it."""
+class Safeguards(TrainerCallback):
+    """Refuses an optimizer without float32 masters, and marks a checkpoint when every rank has written its part."""
 
-    prior: Prior | None = None
-    bound: BindReport | None = None
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raises PriorError."""
+        require_float32_masters(kwargs["optimizer"])
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The optimizer, with the prior bound to it."""
-        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
-        if self.prior is not None and self.bound is None:
-            network: Any = self.model
-            self.bound = self.prior.bind(network, optimizer)
-            logger.info("prior bound to %d tensors, %d elements", self.bound.parameters, self.bound.elements)
-        return optimizer
-
-    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
-        if self.prior is not None and self.prior.config.clip == "before":
-            self.prior.guide()
-        return super()._clip_grad_norm(model)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load by the names the files have: transformers' own way, not strict, leaves a Qwen2.5-VL as it was."""
-        network: Any = model or self.model
-        network.load_state_dict(load_vlm(resume_from_checkpoint, dtype="float32").state_dict())
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the prior's metrics to the step's."""
-        if self.prior is not None and "loss" in logs:
-            logs.update(self.prior.metrics())
-        super().log(logs, *args, **kwargs)
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the checkpoint of this step."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
-def train(
-    config: TrainConfig,
-    *,
-    model: str,
-    training_set: Path,
-    out: Path,
-    delta: Path | None = None,
-) -> TrainReport:
-    """Fine-tune ``model`` on ``training_set``/train.parquet and save a loadable directory to ``out``.
-
-    With `config.prior` set, ``delta`` is the folder of Δ that biases the gradient; without, plain SFT.
-    The loss is over the assistant's tokens. Weights are trained in float32 (bf16 is autocast over them) and
-    saved in the dtype they came in. With `save_steps`, a killed training goes on from its last checkpoint.
-    Raises DataError, CheckpointError or PriorError.
-    """
-    if (config.prior is None) != (delta is None):
-        raise PriorError("train.prior and --delta go together; set both (DRIFT) or neither (SFT)")
-    _check_deepspeed(config)
-    source = resolve(model)
-    started = time.monotonic()
-    with staged(out, keep_partial=config.save_steps is not None) as folder:
-        checkpoint = _resume_point(config, source, training_set, delta, folder)
-        trainer = _trainer(config, source, training_set, delta, folder)
-        trainer.train(resume_from_checkpoint=checkpoint)
-        _save(trainer, source, folder)
-        report = _report(trainer, time.monotonic() - started)
-        inputs = {"model": source, "training_set": training_set, **({"delta": delta} if delta else {})}
-        write_provenance(
-            folder,
-            "train",
-            config=config.model_dump(mode="json"),
-            inputs=inputs,
-            original_vlm_sha256=original_vlm_sha256(source),
-        )
-    return report
-
-
-def _check_deepspeed(config: TrainConfig) -> None:
-    if config.deepspeed is None:
-        return
-    if not Path(config.deepspeed).is_file():
-        raise DataError(f"{config.deepspeed}: train.deepspeed names no file; see configs/deepspeed/")
-    if config.prior is not None:
-        raise PriorError(
-            "train.deepspeed: the prior does not bind to DeepSpeed's optimizers yet; set train.deepspeed=null"
-        )
-
-
-def _trainer(config: TrainConfig, source: Path, training_set: Path, delta: Path | None, folder: Path) -> PriorTrainer:
-    if config.threads:
-        torch.set_num_threads(config.threads)
+def _trainer(job: Job) -> VlmTrainer:
+    config = job.config
+    arguments = _arguments(config, job.folder / "checkpoints")  # first: they tell ZeRO-3 how to load the weights
     set_seed(config.seed)
-    processor = load_processor(source)
-    network = load_vlm(source, dtype="float32").train()
-    if config.add_think_tokens and processor.tokenizer.add_tokens(THINK_TOKENS):
-        network.resize_token_embeddings(len(processor.tokenizer))
-    if config.freeze_vision:
-        _train_only_text(network)
-    rows = TrainingRows(training_set, processor, config)
-    trainer = PriorTrainer(
-        model=network,
-        args=_arguments(config, folder / "checkpoints"),
-        train_dataset=rows,
+    processor = load_processor(job.source)
+    trainer = VlmTrainer(
+        model=_network(config, job.source, processor),
+        args=arguments,
+        train_dataset=TrainingRows(job.training_set, processor, config),
         data_collator=AnswerCollator(processor),
         processing_class=processor,
     )
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
+    if config.prior is not None and job.delta is not None:
+        trainer.guidance = PriorCallback(Prior(config.prior, load_delta(job.delta)))
+        trainer.add_callback(trainer.guidance)
+    trainer.add_callback(Safeguards())
     trainer.add_callback(StepProgress())
-    if config.prior is not None and delta is not None:
-        trainer.prior = Prior(config.prior, load_delta(delta))
     return trainer
+
+
+def _network(config: TrainConfig, source: Path, processor: Any) -> Any:
+    network = _resized(load_vlm(source, dtype="float32").train(), config, processor)
+    if config.lora is not None:
+        return _with_adapters(network, config.lora)
+    if config.freeze_vision:
+        _train_only_text(network)
+    return network
+
+
+def _resized(network: Any, config: TrainConfig, processor: Any) -> Any:
+    """``network`` with rows for <think> and </think>, if they are asked for and the tokenizer lacks them."""
+    if config.add_think_tokens:
+        processor.tokenizer.add_tokens(THINK_TOKENS)
+        if len(processor.tokenizer) > network.get_input_embeddings().num_embeddings:
+            network.resize_token_embeddings(len(processor.tokenizer))
+    return network
+
+
+def _train_only_text(network: Any) -> None:
+    """Freeze everything but the text decoder and the output head: vision tower and projector stay."""
+    network.requires_grad_(False)
+    network.get_decoder().requires_grad_(True)
+    if (head := network.get_output_embeddings()) is not None:
+        head.requires_grad_(True)
+
+
+def _with_adapters(network: Any, config: LoraConfig) -> Any:
+    """LoRA on the selected projections of the text decoder; all other weights are frozen."""
+    import peft
+
+    prefix = next(name for name, module in network.named_modules() if module is network.get_decoder())
+    inside = canonical_names(f"{prefix}.{name}" for name, _ in network.get_decoder().named_parameters())
+    chosen = [own for name, own in inside.items() if module_of(name) in config.modules and name.endswith(".weight")]
+    return peft.get_peft_model(
+        network,
+        peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides it
+            lora_dropout=config.dropout,
+            target_modules=[own.removesuffix(".weight") for own in chosen],
+        ),
+    )
 
 
 def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
@@ -205,14 +365,17 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         optim="adamw_torch",
         bf16=config.bf16,
         activation_checkpointing=config.gradient_checkpointing,
+        use_liger_kernel=config.liger,
         deepspeed=config.deepspeed,
+        ddp_find_unused_parameters=not config.freeze_vision,
         seed=config.seed,
         data_seed=config.seed,
         disable_tqdm=True,
         logging_steps=config.logging_steps,
+        include_num_input_tokens_seen="non_padding",
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,
-        save_total_limit=1,
+        save_total_limit=KEPT_CHECKPOINTS,
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -220,59 +383,31 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
     )
 
 
-def _train_only_text(network: Any) -> None:
-    """Freeze everything but the text decoder and the output head: vision tower and projector stay."""
-    network.requires_grad_(False)
-    network.get_decoder().requires_grad_(True)
-    if (head := network.get_output_embeddings()) is not None:
-        head.requires_grad_(True)
+def _save(trainer: VlmTrainer, job: Job) -> None:
+    """Write the final model, whole, in the dtype it came in, and leave nothing else in the folder."""
+    network: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if job.config.lora is not None:
+        network = network.merge_and_unload()
+    elif trainer.is_deepspeed_enabled:
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # all ranks take part; the first gets it
+        network = _reloaded(job, trainer.processing_class, state) if trainer.accelerator.is_main_process else None
+    if trainer.accelerator.is_main_process:
+        network.to(stored_dtype(job.source)).save_pretrained(job.folder)
+        for weights in job.folder.glob("*.safetensors"):
+            weights.chmod(0o644)  # transformers leaves them to their owner alone; containers run as others
+        trainer.processing_class.save_pretrained(job.folder)  # type: ignore[union-attr]
+        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+        (job.folder / RESUME).unlink()
+    trainer.accelerator.wait_for_everyone()
 
 
-def _resume_point(
-    config: TrainConfig, source: Path, training_set: Path, delta: Path | None, folder: Path
-) -> str | None:
-    """The newest checkpoint in ``folder``, if it is of this very training; DataError if it is of another."""
-    this = {
-        **{f"train.{key}": value for key, value in config.model_dump(mode="json").items()},
-        "model": content_sha256(source),
-        "training set": content_sha256(training_set),
-        "delta": content_sha256(delta) if delta else None,
-    }
-    if (folder / RESUME).exists():
-        that = read_json(folder / RESUME)
-        for key, value in this.items():
-            if that.get(key) != value:
-                raise DataError(
-                    f"{folder}: holds a checkpoint of another training ({key}: {that.get(key)} there, {value} here);"
-                    " remove it or choose another --out"
-                )
-    write_json(folder / RESUME, this)
-    found = sorted((folder / "checkpoints").glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
-    return str(found[-1].parent) if found else None
+def _reloaded(job: Job, processor: Any, state: dict[str, torch.Tensor]) -> Any:
+    """The model with the gathered weights of a DeepSpeed training.
 
-
-def _save(trainer: PriorTrainer, source: Path, folder: Path) -> None:
-    """Write the final model and leave nothing else in ``folder``."""
-    network: Any = trainer.accelerator.unwrap_model(trainer.model)
-    network.to(stored_dtype(source)).save_pretrained(folder)
-    for weights in folder.glob("*.safetensors"):
-        weights.chmod(0o644)  # transformers leaves them to their owner alone; containers run as others
-    trainer.processing_class.save_pretrained(folder)  # type: ignore[union-attr]
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    (folder / RESUME).unlink()
-
-
-def _report(trainer: PriorTrainer, seconds: float) -> TrainReport:
-    history = [row for row in trainer.state.log_history if "loss" in row]
-    rows: Any = trainer.train_dataset
-    bound = trainer.bound or BindReport(0, 0, 0)
-    return TrainReport(
-        steps=trainer.state.global_step,
-        samples=len(rows),
-        skipped=rows.skipped,
-        final_loss=history[-1]["loss"],
-        seconds=seconds,
-        guided_parameters=bound.parameters,
-        guided_elements=bound.elements,
-        history=history,
-    )
+    Loaded from ``job.source`` anew, without DeepSpeed: a model that was loaded under ZeRO-3 does not know the names
+    its files had, and transformers saves it under names that nothing loads.
+    """
+    unset_hf_deepspeed_config()
+    network = _resized(load_vlm(job.source, dtype="float32"), job.config, processor)
+    network.load_state_dict(state)
+    return network
