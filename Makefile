@@ -39,7 +39,7 @@ seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (abo
 	@touch $@
 
 .venv/dev: .venv/run
-	$(PIP) -e '.[cluster,dev]'
+	$(PIP) -e '.[cluster,train,dev]'
 	@touch $@
 
 clean:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from drift.launch import default_processes, launch
 from drift.layout import canonical_names, module_of
 from drift.modeling import load_processor, load_vlm, stored_dtype
 from drift.prior import BindReport, Prior
-from drift.shards import require_float32_masters
+from drift.shards import require_float32_masters, whole_shape
 from drift.zero import check_deepspeed
 
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after drift.callback
@@ -42,6 +43,7 @@ RESUME = "resume.json"
 COMPLETE = "complete"
 """An empty file that a checkpoint gets when every rank has written its part."""
 KEPT_CHECKPOINTS = 2
+FEW = 0.01
 COSINES = "cosines.svg"
 """cos(g, Δ) by layer and step, as one picture."""
 THINK_TOKENS = ["<think>", "</think>"]
@@ -125,9 +127,8 @@ def train(
         checkpoint = _resume_point(config, source, training_set, delta, folder, processes)
         job = Job(config, source, training_set, delta, folder, checkpoint)
         fitted = launch(fit, job, processes=processes, deepspeed=config.deepspeed is not None)
-        report = TrainReport(
-            **fitted, seconds=time.monotonic() - started, weights_changed=_weights_changed(source, folder)
-        )
+        changed = _weights_changed(source, folder, fitted.pop("trained"))
+        report = TrainReport(**fitted, weights_changed=changed, seconds=time.monotonic() - started)
         if report.cosines:
             (folder / COSINES).write_text(_cosines_figure(report.cosines), encoding="utf-8")
         inputs = {"model": source, "training_set": training_set, **({"delta": delta} if delta else {})}
@@ -176,18 +177,22 @@ def _resume_point(
     return str(complete[-1]) if complete else None
 
 
-def _weights_changed(source: Path, out: Path) -> float:
-    """The share of elements, of the tensors that differ at all, whose stored value is another than in ``source``."""
+def _weights_changed(source: Path, out: Path, trained: int) -> float:
+    """The share of the ``trained`` elements whose stored value is another than in ``source``."""
     before, after = Checkpoint(source), Checkpoint(out)
-    changed = total = 0
-    for name in tqdm(sorted(before.shapes.keys() & after.shapes.keys()), "compare", leave=False, disable=None):
-        if before.shapes[name] == after.shapes[name]:
-            moved = before.tensor(name) != after.tensor(name)
-            changed += int(moved.sum())
-            total += moved.numel() if moved.any() else 0
-    if not changed:
-        logger.warning("no stored weight is another than before: the learning rate is too small for the file's dtype")
-    return changed / total if total else 0.0
+    names = [name for name, shape in before.shapes.items() if after.shapes.get(name) == shape]
+    changed = sum(
+        int((before.tensor(name) != after.tensor(name)).sum())
+        for name in tqdm(names, "compare", leave=False, disable=None)
+    )
+    if changed < FEW * trained:
+        logger.warning(
+            "%d of %d trained weights are stored with another value than before: "
+            "the learning rate is too small for the file's dtype",
+            changed,
+            trained,
+        )
+    return changed / trained
 
 
 def _cosines_figure(rows: list[dict[str, Any]]) -> str:
@@ -200,11 +205,12 @@ def _cosines_figure(rows: list[dict[str, Any]]) -> str:
 
 
 def fit(job: Job) -> dict[str, Any]:
-    """Train on this rank, save the model on the first, and return most of the fields of `TrainReport`."""
+    """Train on this rank and save the model on the first; most fields of `TrainReport`, and the elements `trained`."""
     config = job.config
     if config.threads:
         torch.set_num_threads(config.threads)
     trainer = _trainer(job)
+    trained = _trained_elements(trainer.model)
     trainer.train(resume_from_checkpoint=job.checkpoint)
     _save(trainer, job)
     history = [row for row in trainer.state.log_history if "loss" in row]
@@ -212,6 +218,7 @@ def fit(job: Job) -> dict[str, Any]:
     bound = guidance.report if guidance and guidance.report else BindReport(0, 0, 0)
     rows: Any = trainer.train_dataset
     return {
+        "trained": trained,
         "steps": trainer.state.global_step,
         "samples": len(rows),
         "skipped": rows.skipped,
@@ -222,6 +229,12 @@ def fit(job: Job) -> dict[str, Any]:
         "history": history,
         "cosines": guidance.cosines if guidance else [],
     }
+
+
+def _trained_elements(network: Any) -> int:
+    """Elements of the weights that the training can change; under LoRA those of the matrices with an adapter."""
+    adapted = [module.base_layer.weight for module in network.modules() if hasattr(module, "lora_A")]
+    return sum(math.prod(whole_shape(p)) for p in adapted or (p for p in network.parameters() if p.requires_grad))
 
 
 class VlmTrainer(Trainer):

@@ -114,12 +114,10 @@ def test_a_missing_input_is_named_before_anything_starts(raw: dict, change: dict
         plan(validate(Config, raw | change))
 
 
-def test_a_prior_under_deepspeed_is_refused_before_anything_starts(raw: dict, tmp_path: Path):
+def test_a_deepspeed_configuration_that_contradicts_is_refused_before_anything_starts(raw: dict, tmp_path: Path):
     (tmp_path / "zero.json").write_text("{}")
     config = validate(Config, raw | {"train": {"deepspeed": str(tmp_path / "zero.json"), "prior": {}}})
-    with pytest.raises(
-        ConfigError, match=r"^arms\.drift: the prior does not bind to DeepSpeed yet; set train\.deepspeed"
-    ):
+    with pytest.raises(ConfigError, match=r"zero\.json: train_micro_batch_size_per_gpu is None, but train"):
         plan(config)
     plan(config, local=False)
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from drift import gradient
+from drift.artifacts import read_json, write_json
 from drift.config import DeltaConfig, PriorConfig
 from drift.delta import DeltaFile, compute_delta, load_delta
 from drift.errors import PriorError
@@ -177,6 +178,98 @@ def test_metrics_are_those_of_the_formula(family, delta):
     assert metrics["alpha_mean"] == pytest.approx(-(1 + metrics["cos_mean"]) / 2, abs=1e-5)
 
 
+def test_a_sum_of_ten_steps_saved_and_resumed_equals_the_uninterrupted_one_to_the_bit(family, delta):
+    """A plain PyTorch loop: model, optimizer and prior each keep their state_dict."""
+
+    def loop(model, optimizer, prior, steps):
+        for _ in range(steps):
+            backward(model)
+            prior.guide()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def start():
+        model = load_vlm(family.vlm, dtype="float32")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        prior = Prior(PriorConfig(schedule={"kind": "cosine", "warmup": 0.2}), delta)
+        prior.bind(model, optimizer, total_steps=10)
+        return model, optimizer, prior
+
+    whole = start()
+    loop(*whole, 10)
+    first, second = start(), start()
+    loop(*first, 4)
+    for resumed, saved in zip(second, first, strict=True):
+        resumed.load_state_dict(saved.state_dict())
+    assert second[2].step == 4
+    loop(*second, 6)
+    for a, b in zip(whole[0].parameters(), second[0].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_step_that_overflows_gets_no_bias_and_the_next_one_does(family, delta):
+    model, optimizer, prior, _ = bound(family, delta)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    for overflow in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=TOKENS, labels=TOKENS).loss
+        scaler.scale(loss * (float("inf") if overflow else 1.0)).backward()
+        scaler.unscale_(optimizer)
+        prior.guide()
+        assert all(not torch.isnan(p.grad).all() or overflow for p in model.parameters() if p.grad is not None)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        changed = any(not torch.equal(a, p) for a, p in zip(before, model.parameters(), strict=True))
+        assert changed == (not overflow)
+        assert prior.step == int(not overflow)
+    assert prior.metrics()["prior_ratio"] == pytest.approx(0.5, abs=0.1)  # adaptive at a cosine near 0
+    assert prior.projection() > 0
+
+
+def test_clipping_before_the_bias_bounds_the_norm_by_one_plus_alpha(family, delta):
+    model, optimizer, _, _ = bound(family, delta, scale="grad_norm", clip="after")
+    backward(model)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    optimizer.step()
+    total = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    assert 1e-3 < total <= 2e-3
+
+
+def test_guide_does_nothing_where_the_bias_comes_after_clipping(family, delta):
+    model, _, prior, _ = bound(family, delta, clip="after")
+    backward(model)
+    before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    prior.guide()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before, (p.grad for p in model.parameters() if p.grad is not None), strict=True)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_optimizer_on_16_bit_weights_without_masters_is_refused(family, delta, dtype):
+    model = load_vlm(family.vlm, dtype="float32").to(dtype)
+    with pytest.raises(PriorError, match=r"updates torch\.\w+ weights without float32 masters"):
+        Prior(PriorConfig(), delta).bind(model, torch.optim.AdamW(model.parameters(), lr=1e-6))
+
+
+def test_at_the_papers_learning_rate_bf16_weights_without_masters_hardly_move(family):
+    """Why they are refused: the same AdamW steps of 1e-6, in bfloat16 and in float32."""
+    shares = []
+    for dtype in (torch.bfloat16, torch.float32):
+        model = load_vlm(family.vlm, dtype="float32").to(dtype)
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0)
+        backward(model)
+        optimizer.step()
+        pairs = [(a, p) for a, p in zip(before, model.parameters(), strict=True) if p.grad is not None]
+        shares.append(sum(int((a != p).sum()) for a, p in pairs) / sum(a.numel() for a, _ in pairs))
+    assert shares[0] < 0.05 < 0.8 < shares[1]
+
+
 # ------------------------------------------------------------------------------------------- refusals
 
 
@@ -215,3 +308,49 @@ def test_a_step_without_gradients_is_refused(family, delta):
     _, optimizer, _, _ = bound(family, delta)
     with pytest.raises(PriorError, match="no guided parameter has a gradient"):
         optimizer.step()
+
+
+def rewritten(delta, folder, change):
+    """The Δ in another folder, its tensors put through `change`, its statistics as they were."""
+    shutil.copytree(delta.folder, folder)
+    tensors = {name: change(tensor) for name, tensor in load_file(delta.folder / "delta.safetensors").items()}
+    save_file(tensors, folder / "delta.safetensors", metadata={"format": "drift-delta"})
+    return folder
+
+
+def test_a_delta_that_is_not_the_one_of_its_statistics_is_refused(family, delta, tmp_path):
+    folder = rewritten(delta, tmp_path / "scaled", lambda tensor: tensor * 2)
+    with pytest.raises(PriorError, match=r"‖Δ‖² is [\d.]+ in .*scaled, and [\d.]+ in its statistics; compute it again"):
+        bound(family, load_delta(folder))
+
+
+def test_a_delta_of_zeros_is_refused(family, delta, tmp_path):
+    folder = rewritten(delta, tmp_path / "zero", torch.zeros_like)
+    stats = read_json(folder / "delta_stats.json")
+    for entry in stats["tensors"].values():
+        entry["l2"] = 0.0
+    write_json(folder / "delta_stats.json", stats)
+    with pytest.raises(PriorError, match="zero: Δ is zero, so it guides nothing"):
+        bound(family, load_delta(folder))
+
+
+def test_a_delta_file_that_is_cut_off_is_refused(delta, tmp_path):
+    shutil.copytree(delta.folder, tmp_path / "cut")
+    whole = (delta.folder / "delta.safetensors").read_bytes()
+    (tmp_path / "cut" / "delta.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(PriorError, match=r"delta\.safetensors: cut off"):
+        load_delta(tmp_path / "cut")
+
+
+def test_a_schedule_over_the_steps_needs_their_number_at_binding(family, delta):
+    with pytest.raises(PriorError, match="'linear' needs bind"):
+        bound(family, delta, schedule={"kind": "linear"})
+
+
+@pytest.mark.parametrize("key", ["delta_sha256", "config"])
+def test_another_deltas_or_configurations_state_is_refused(family, delta, key):
+    *_, prior, _ = bound(family, delta)
+    state = prior.state_dict()
+    state[key] = "0" * 64 if key == "delta_sha256" else {**state["config"], "alpha": -0.25}
+    with pytest.raises(PriorError, match=r"sha256|prior\.alpha: -0\.25 in the checkpoint, -1\.0 here"):
+        prior.load_state_dict(state)

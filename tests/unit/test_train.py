@@ -1,5 +1,6 @@
 """Training on the miniature world: DRIFT and SFT, exact repeats, resuming after a kill, refusals."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from drift.artifacts import read_json, read_provenance
 from drift.config import DeltaConfig, TrainConfig
 from drift.delta import compute_delta
-from drift.errors import DataError, DriftError, PriorError
+from drift.errors import ConfigError, DataError, DriftError, PriorError
 from drift.modeling import conversation, decode_image, load_processor, load_vlm
 from drift.train import train
 from tests.world import BASE, EXPERT, VLM, training_set
@@ -114,6 +115,41 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(data,
     assert weights(killed) == weights(tmp_path / "whole")
 
 
+def test_lora_trains_adapters_along_delta_and_gives_a_whole_model(data, delta, tmp_path):
+    guided = TrainConfig(**QUICK, lora={"rank": 4}, prior={"scale": "grad_norm"})
+    report = train(guided, model=str(VLM), training_set=data, delta=delta, out=tmp_path / "lora")
+    before, after = load_file(VLM / "model.safetensors"), load_file(tmp_path / "lora" / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys()
+    assert changed and all(re.search(r"layers\.\d\.(self_attn|mlp)\.\w+_proj\.weight$", name) for name in changed)
+    assert report.left_out > 0 and report.metrics()["drift/update_cosine"] > 0.05
+    load_vlm(tmp_path / "lora")
+
+
+def test_the_cosines_of_every_layer_and_step_are_one_picture(data, delta, tmp_path):
+    report = train(TrainConfig(**QUICK, prior={}), model=str(VLM), training_set=data, delta=delta, out=tmp_path / "out")
+    assert [row["step"] for row in report.cosines] == [1, 2, 3, 4]
+    assert {len(row["layers"]) for row in report.cosines} == {3}
+    assert (tmp_path / "out" / "cosines.svg").read_text().startswith("<?xml")
+    assert "cos(g, Δ)" in (tmp_path / "out" / "cosines.svg").read_text()
+
+
+def test_every_logged_step_has_what_a_person_looks_for(data, delta, tmp_path):
+    report = train(TrainConfig(**QUICK, prior={}), model=str(VLM), training_set=data, delta=delta, out=tmp_path / "out")
+    wanted = {"loss", "grad_norm", "learning_rate", "train_tokens_per_second", "cos_mean", "cos_min", "cos_max"}
+    for row in report.history:
+        assert wanted | {"alpha_mean", "prior_ratio", "projection"} <= row.keys()
+        assert not any("layer" in name for name in row)
+
+
+@pytest.mark.parametrize(("rate", "least", "most"), [(1e-3, 0.9, 1.0), (1e-12, 0.0, 0.01)])
+def test_the_share_of_stored_weights_that_changed_is_measured(data, tmp_path, caplog, rate, least, most):
+    settings = TrainConfig(**{**QUICK, "learning_rate": rate, "warmup_ratio": 0.0})
+    report = train(settings, model=str(VLM), training_set=data, out=tmp_path / "sft")
+    assert least <= report.weights_changed <= most
+    assert ("the learning rate is too small for the file's dtype" in caplog.text) == (rate < 1e-6)
+
+
 def test_think_tokens_are_added_when_asked_for(data, tmp_path):
     shutil.copytree(VLM, tmp_path / "vlm")
     tokenizer = read_json(tmp_path / "vlm" / "tokenizer.json")
@@ -162,11 +198,9 @@ def test_missing_inputs_are_named(data, tmp_path, change, match):
     refused(DriftError, match, tmp_path / "out", **arguments)
 
 
-def test_deepspeed_with_a_prior_is_refused_rather_than_trained_without_it(data, delta, tmp_path):
-    config = TrainConfig(**QUICK, prior={}, deepspeed="configs/deepspeed/zero2.json")
-    refused(
-        PriorError, "does not bind", tmp_path / "out", config=config, model=str(VLM), training_set=data, delta=delta
-    )
+def test_liger_without_its_package_is_refused(data, tmp_path):
+    config = TrainConfig(**QUICK, liger=True)
+    refused(ConfigError, r"train\.liger: true", tmp_path / "out", config=config, model=str(VLM), training_set=data)
 
 
 def test_an_output_folder_that_holds_something_is_left_alone(data, tmp_path):
