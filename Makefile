@@ -7,7 +7,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: run test check compile golden miniature seeds clean
+.PHONY: run test check compile golden invariance overhead seeds clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
@@ -26,6 +26,12 @@ compile: .venv/run  ## the pipeline for a Kubeflow cluster
 
 golden: .venv/dev  ## accept the pipeline as it compiles now; look at the diff
 	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines
+
+invariance: .venv/dev  ## how far every backend's weights end up from one process's (about 90 seconds)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.invariance
+
+overhead: .venv/dev  ## what the prior costs, beside the released code's hook
+	$(BIN)/python -m benchmarks.prior_overhead
 
 seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (about an hour)
 	$(BIN)/python benchmarks/miniature_seeds.py

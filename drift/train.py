@@ -25,7 +25,7 @@ from drift.checkpoints import Checkpoint, original_vlm_sha256, resolve
 from drift.collate import AnswerCollator, TrainingRows
 from drift.config import LoraConfig, TrainConfig
 from drift.delta import load_delta
-from drift.errors import ConfigError, DataError, PriorError
+from drift.errors import CheckpointError, ConfigError, DataError, PriorError
 from drift.launch import default_processes, launch
 from drift.layout import canonical_names, module_of
 from drift.modeling import load_processor, load_vlm, stored_dtype
@@ -319,7 +319,9 @@ def _trainer(job: Job) -> VlmTrainer:
 
 
 def _network(config: TrainConfig, source: Path, processor: Any) -> Any:
-    network = _resized(load_vlm(source, dtype="float32").train(), config, processor)
+    masters_elsewhere = config.deepspeed is not None and config.bf16  # DeepSpeed makes them from the 16-bit weights
+    dtype = "bfloat16" if masters_elsewhere else "float32"
+    network = _resized(load_vlm(source, dtype=dtype).train(), config, processor)
     if config.lora is not None:
         return _with_adapters(network, config.lora)
     if config.freeze_vision:
@@ -403,7 +405,9 @@ def _save(trainer: VlmTrainer, job: Job) -> None:
         network = network.merge_and_unload()
     elif trainer.is_deepspeed_enabled:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # all ranks take part; the first gets it
-        network = _reloaded(job, trainer.processing_class, state) if trainer.accelerator.is_main_process else None
+        if trainer.accelerator.is_main_process:
+            trained = {name: state[name] for name, p in network.named_parameters() if p.requires_grad}
+            network = _reloaded(job, trainer.processing_class, trained)
     if trainer.accelerator.is_main_process:
         network.to(stored_dtype(job.source)).save_pretrained(job.folder)
         for weights in job.folder.glob("*.safetensors"):
@@ -414,13 +418,15 @@ def _save(trainer: VlmTrainer, job: Job) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _reloaded(job: Job, processor: Any, state: dict[str, torch.Tensor]) -> Any:
-    """The model with the gathered weights of a DeepSpeed training.
+def _reloaded(job: Job, processor: Any, trained: dict[str, torch.Tensor]) -> Any:
+    """The model with the gathered weights that a DeepSpeed training changed; the frozen ones stay to the bit.
 
     Loaded from ``job.source`` anew, without DeepSpeed: a model that was loaded under ZeRO-3 does not know the names
     its files had, and transformers saves it under names that nothing loads.
     """
     unset_hf_deepspeed_config()
-    network = _resized(load_vlm(job.source, dtype="float32"), job.config, processor)
-    network.load_state_dict(state)
+    network = _resized(load_vlm(job.source), job.config, processor)
+    unknown = network.load_state_dict(trained, strict=False).unexpected_keys
+    if unknown:
+        raise CheckpointError(f"{job.source}: has no weight '{unknown[0]}', which was trained; is it another model?")
     return network

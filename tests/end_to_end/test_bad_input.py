@@ -7,9 +7,12 @@ import mlflow
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from drift.artifacts import write_json
 from drift.cli import main
+from tests.tiny_models import tiny_family
 from tests.unit.test_config import MISTAKES
 from tests.world import ASSETS, EXPERT, TEACHER, VLM, training_set
 
@@ -27,6 +30,7 @@ def world(tmp_path_factory) -> Path:
     training_set(here / "data", 8)
     spoil_tables(here)
     spoil_models(here)
+    spoil_trainings(here)
     quick = ["evaluate", "--data", str(BENCHMARKS), *ROLES, "--model", str(VLM), "max_new_tokens=2"]
     quiet([*quick, "--limit", "2", "--out", str(here / "scores")])
     quiet([*quick, "--limit", "3", "--out", str(here / "other_scores")])
@@ -72,6 +76,23 @@ def spoil_models(here: Path) -> None:
     shutil.copytree(here / "delta", here / "cut_delta")
     delta = here / "cut_delta" / "delta.safetensors"
     delta.write_bytes(delta.read_bytes()[:-1000])
+
+
+def spoil_trainings(here: Path) -> None:
+    rows = pq.read_table(here / "data" / "train.parquet").to_pylist()
+    rows[3]["images"][0]["bytes"] = b"no image"
+    (here / "broken_image").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), here / "broken_image" / "train.parquet")
+    for name, change in [("nan", lambda t: t * float("nan")), ("zero", torch.zeros_like)]:
+        shutil.copytree(here / "delta", here / f"{name}_delta")
+        tensors = {key: change(value) for key, value in load_file(here / "delta" / "delta.safetensors").items()}
+        save_file(tensors, here / f"{name}_delta" / "delta.safetensors", metadata={"format": "drift-delta"})
+    strangers = tiny_family(here / "strangers")
+    expert, vlm = str(strangers.expert), str(strangers.vlm)
+    quiet(["delta", "--expert", expert, "--vlm", vlm, "--out", str(here / "strange_delta")])
+    zero = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": 4, "gradient_clipping": "auto"}
+    write_json(here / "zero.json", {**zero, "bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 2}})
+    (here / "text.json").write_text("not JSON")
 
 
 PAIR = ["--expert", str(EXPERT), "--vlm", str(VLM)]
@@ -129,6 +150,23 @@ STEPS = {
     "train: missing delta": (
         ["train", *TRAIN, "--data", "{}/data", "--delta", "{}/none"], "none",
     ),
+    "train: delta with NaN": (["train", *TRAIN, "--data", "{}/data", "--delta", "{}/nan_delta"], "layers.0."),
+    "train: delta of zeros": (["train", *TRAIN, "--data", "{}/data", "--delta", "{}/zero_delta"], "zero_delta"),
+    "train: delta of another model": (
+        ["train", *TRAIN, "--data", "{}/data", "--delta", "{}/strange_delta"], "is Δ for another model?",
+    ),
+    "train: image that does not decode": (["train", *TRAIN, "--data", "{}/broken_image"], "does not decode"),
+    "train: deepspeed contradicts": (
+        ["train", *TRAIN, "--data", "{}/data", "deepspeed={}/zero.json"], "gradient_accumulation_steps is 4",
+    ),
+    "train: deepspeed is no JSON": (
+        ["train", *TRAIN, "--data", "{}/data", "deepspeed={}/text.json"], "text.json",
+    ),
+    "train: no processes": (["train", *TRAIN, "--data", "{}/data", "processes=0"], "train.processes"),
+    "train: schedule acts per step only": (
+        ["train", *TRAIN, "--data", "{}/data", "--delta", "{}/delta", "prior.apply=backward"], "schedule 'projection'",
+    ),
+    "train: liger without a GPU": (["train", *TRAIN, "--data", "{}/data", "liger=true"], "train.liger"),
     "train: everything over the cutoff": (
         ["train", *TRAIN, "--data", "{}/data", "cutoff_tokens=4"], "train.cutoff_tokens",
     ),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks import reference_hook
 from drift import gradient
 from drift.artifacts import read_json, write_json
 from drift.config import DeltaConfig, PriorConfig
@@ -176,6 +177,42 @@ def test_metrics_are_those_of_the_formula(family, delta):
     assert metrics["cos_mean"] == pytest.approx(sum(cosines) / len(cosines), abs=1e-5)
     assert (metrics["cos_min"], metrics["cos_max"]) == pytest.approx((min(cosines), max(cosines)), abs=1e-5)
     assert metrics["alpha_mean"] == pytest.approx(-(1 + metrics["cos_mean"]) / 2, abs=1e-5)
+
+
+def test_three_clipped_steps_equal_the_released_codes_formula_in_one_process_without_accumulation(family, delta):
+    ends = []
+    for reference in (True, False):
+        model = load_vlm(family.vlm, dtype="float32")
+        start = torch.cat([p.detach().clone().flatten() for p in model.parameters()])
+        optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+        prior = Prior(PriorConfig(), delta)
+        if reference:
+            pairs = names(model, delta).items()
+            reference_hook.attach(model, {runtime: delta.tensor(canonical) for canonical, runtime in pairs})
+        else:
+            prior.bind(model, optimizer)
+        for _ in range(3):
+            backward(model)
+            if not reference:
+                prior.guide()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]) - start)
+    assert float((ends[0] - ends[1]).norm() / ends[0].norm()) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["model.layers.", "model.language_model.layers.", "language_model.model.layers.", "language_model.layers."],
+)
+def test_delta_finds_its_tensors_under_the_names_of_old_and_new_transformers(family, delta, layout):
+    """transformers 4.49-4.51 said model.layers of a Qwen2.5-VL, 4.52 and later say model.language_model.layers."""
+    shapes = {name: tuple(p.shape) for name, p in load_vlm(family.vlm).named_parameters()}
+    renamed = {name.replace("model.language_model.layers.", layout): shape for name, shape in shapes.items()}
+    pairs = match_parameters(renamed, delta.shapes)
+    assert pairs.keys() == delta.shapes.keys()
+    assert all(runtime.startswith(layout) for runtime in pairs.values())
 
 
 def test_a_sum_of_ten_steps_saved_and_resumed_equals_the_uninterrupted_one_to_the_bit(family, delta):
