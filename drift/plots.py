@@ -131,7 +131,7 @@ def cosines(steps: Sequence[int], values: Array) -> str:
         assert isinstance(figure, Figure)
         figure.colorbar(image, ax=axes, label="cos(g, Δ)")
 
-    return _svg(draw, width=6.2, height=1.6 + 0.09 * len(values))
+    return _svg(draw, width=6.2, height=max(3.6, 1.6 + 0.09 * len(values)))
 
 
 def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:

@@ -1,13 +1,12 @@
 """The prior Δ bound to a model and its optimizer: who applies g~ = g + c·Δ, when, and what it reports.
 
-Symbols: Δ the prior, g the gradient, φ_t the weights at step t, φ_VL those of the original multimodal model,
-K the number of guided tensors.
+Symbols: Δ the prior, g the gradient, φ_t the weights at step t, φ_VL those of the original multimodal model.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from drift import gradient
 from drift.artifacts import content_sha256
+from drift.bias import Bias
 from drift.config import PriorConfig
 from drift.delta import DELTA, DeltaFile
-from drift.directions import LoraDirections, all_reduce, find_directions, require_trained
+from drift.directions import LoraDirections, find_directions, require_trained
 from drift.errors import PriorError
 from drift.layout import layer_index
 from drift.schedule import needs_total_steps, strength
@@ -27,7 +26,7 @@ from drift.shards import Layout, Shard, find_layout, require_float32_masters
 
 logger = logging.getLogger(__name__)
 
-Call = Callable[[], None]
+Call = Callable[[], Any]
 
 OVERSHOOT = 1.2
 """A projection above this is past the expert; in miniature experiments it ruined both skills."""
@@ -54,11 +53,9 @@ class Prior:
         self.delta = delta
         self.step = 0
         self._undo: list[Call] = []
-        self._shards: list[Shard] = []
+        self._bias: Bias | None = None
         self._guided = False
-        self._seen = False
         self._warned = False
-        self._last: dict[str, Tensor] = {}
 
     # ------------------------------------------------------------------------------------------ binding
 
@@ -78,9 +75,10 @@ class Prior:
         self._total_steps = total_steps
         self._directions = find_directions(model, self.delta)
         self._layout = find_layout(optimizer, self._directions.parameters)
-        self._shards = self._find_shards()
-        self._directions.place(self._shards, self._shard_layout)
-        self._prepare_buffers()
+        seen = self._layout if self.config.apply == "step" else self._whole_gradients()
+        self._shards = self._find_shards(seen)
+        self._directions.place(self._shards, seen)
+        self._bias = Bias(self.config, self._directions, self._shards, seen.group)
         self._attach(model, optimizer)
         return BindReport(
             parameters=len(self._directions.parameters),
@@ -93,71 +91,59 @@ class Prior:
         """Remove every hook and forget the tensors."""
         for undo in self._undo:
             undo()
-        self._undo, self._shards, self._last = [], [], {}
+        self._undo, self._bias = [], None
 
-    def _find_shards(self) -> list[Shard]:
-        """This rank's shards; `apply: backward` sees whole gradients, wherever the optimizer keeps its parts."""
-        parameters = self._directions.parameters
-        self._shard_layout = self._layout
-        if self.config.apply == "backward":
-            self._require_whole_gradients()
-            self._shard_layout = Layout(self._layout.base, None, parameters)
-        found = [self._shard_layout.shard(k, parameter) for k, parameter in enumerate(parameters)]
+    def _whole_gradients(self) -> Layout:
+        """What `apply: backward` sees: whole gradients, wherever the optimizer keeps its parts."""
+        for name, parameter in zip(self._directions.names, self._directions.parameters, strict=True):
+            if isinstance(parameter, DTensor) or hasattr(parameter, "ds_tensor"):
+                raise PriorError(f"{name}: prior.apply: 'backward' needs whole gradients; use DDP, ZeRO-2 or 'step'")
+        if isinstance(self._directions, LoraDirections):
+            raise PriorError("prior.apply: 'backward' is the released code's, which has no LoRA; set 'step'")
+        return Layout(self._layout.base, None, self._directions.parameters)
+
+    def _find_shards(self, layout: Layout) -> list[Shard]:
+        found = [layout.shard(k, parameter) for k, parameter in enumerate(self._directions.parameters)]
         shards = [shard for shard in found if shard is not None]
         held = {id(parameter) for group in self._layout.base.param_groups for parameter in group["params"]}
         for shard in shards if self._layout.outer is None else ():
             require_trained(self._directions.names[shard.parameter], id(shard.owner) in held)
         return shards
 
-    def _require_whole_gradients(self) -> None:
-        for name, parameter in zip(self._directions.names, self._directions.parameters, strict=True):
-            if isinstance(parameter, DTensor) or hasattr(parameter, "ds_tensor"):
-                raise PriorError(f"{name}: prior.apply: 'backward' needs whole gradients; use DDP, ZeRO-2 or 'step'")
-        if isinstance(self._directions, LoraDirections):
-            raise PriorError("prior.apply: 'backward' is the released code's, which has no LoRA; set 'step'")
-
-    def _prepare_buffers(self) -> None:
-        device = self._shards[0].owner.device if self._shards else torch.device("cpu")
-        count = len(self._directions.parameters)
-        self._places = torch.tensor([shard.parameter for shard in self._shards], device=device, dtype=torch.long)
-        self._vlm_norms = None
-        if self.config.rescale_to_weight:
-            self._vlm_norms = self._directions.vlm_norms(device)
-        self._last = {name: torch.zeros(count, device=device) for name in ("cos", "alpha", "bias_norm", "grad_norm")}
-        self._seen = False
-
     def _attach(self, model: Any, optimizer: Any) -> None:
         if self.config.apply == "backward":
-            self._attach_to_backward()
+            for place, shard in enumerate(self._shards):
+                hook = self._backward_hook(place)
+                self._undo.append(self._directions.parameters[shard.parameter].register_hook(hook).remove)
+            self._count_steps()
         elif self._layout.outer is not None:
             self._attach_to_deepspeed(self._layout.outer)
         else:
             self._attach_to_torch(model, optimizer)
 
     def _attach_to_torch(self, model: Any, optimizer: Any) -> None:
-        first: Any = self._directions.parameters[0]
-        self._undo.append(first.register_post_accumulate_grad_hook(self._new_gradient).remove)
-        self._undo.append(self._layout.base.register_step_pre_hook(self._before_step).remove)
-        self._undo.append(self._layout.base.register_step_post_hook(self._after_step).remove)
-        if hasattr(model, "clip_fp32_gradients"):  # DeepSpeed's engine at ZeRO-0: it clips before it steps
-            self._wrap(model, "clip_fp32_gradients", before=self.guide)
-        elif type(optimizer).__name__ == "DeepSpeedOptimizerWrapper" and self.config.clip == "before":
+        zero0 = hasattr(model, "clip_fp32_gradients")  # DeepSpeed's engine, which clips before it steps
+        if type(optimizer).__name__ == "DeepSpeedOptimizerWrapper" and self.config.clip == "before" and not zero0:
             raise PriorError(
                 "DeepSpeed at ZeRO-0 in float32 clips before its optimizer is called; bind to the engine, "
                 "use ZeRO-1 or higher, or set prior.clip: after"
             )
+        first: Any = self._directions.parameters[0]
+        self._undo.append(first.register_post_accumulate_grad_hook(self._new_gradient).remove)
+        self._undo.append(self._layout.base.register_step_pre_hook(self._before_step).remove)
+        self._count_steps()
+        if zero0:
+            self._wrap(model, "clip_fp32_gradients", before=self.guide)
 
     def _attach_to_deepspeed(self, outer: Any) -> None:
         if self.config.clip == "before":
-            self._wrap(outer, "step", before=self._guide_averaged, after=self._after_step)
+            self._wrap(outer, "step", before=self._guide_averaged)
         else:
-            self._wrap(outer, "step", after=self._after_step)
             self._undo.append(self._layout.base.register_step_pre_hook(self._guide_final).remove)
+        self._count_steps()
 
-    def _attach_to_backward(self) -> None:
-        """The released code's place: the gradient of one micro-batch on one rank, before it is accumulated."""
-        for shard, parameter in zip(self._shards, self._directions.parameters, strict=True):
-            self._undo.append(parameter.register_hook(self._backward_hook(shard)).remove)
+    def _count_steps(self) -> None:
+        """DeepSpeed may call the base optimizer several times in one step of its own."""
         if self._layout.outer is not None:
             self._wrap(self._layout.outer, "step", after=self._after_step)
         else:
@@ -166,6 +152,7 @@ class Prior:
     def _wrap(self, owner: Any, name: str, *, before: Call | None = None, after: Call | None = None) -> None:
         """Run ``before`` and ``after`` around the method ``name`` of ``owner``, until `unbind`."""
         method = getattr(owner, name)
+        was_own = vars(owner).get(name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if before:
@@ -176,7 +163,7 @@ class Prior:
             return result
 
         setattr(owner, name, wrapped)
-        self._undo.append(lambda: delattr(owner, name))
+        self._undo.insert(0, lambda: setattr(owner, name, was_own) if was_own else delattr(owner, name))
 
     # ------------------------------------------------------------------------------------------ guiding
 
@@ -186,10 +173,15 @@ class Prior:
         return self.config.apply == "step" and self.config.clip == "before" and self._layout.outer is None
 
     def guide(self) -> None:
-        """Bias the accumulated gradients once, in place; does nothing where another moment is right for it."""
+        """Bias the accumulated gradients once, in place; does nothing where another moment is right for it.
+
+        Raises PriorError if the prior is bound to no model.
+        """
+        if self._bias is None:
+            raise PriorError("the prior guides no model yet; call bind(model, optimizer) first")
         if self.guides_before_clipping and not self._guided:
             self._guided = True
-            self._bias([shard.averaged() for shard in self._shards])
+            self._add([shard.averaged() for shard in self._shards])
 
     def _new_gradient(self, *_: Any) -> None:
         """A backward pass has added to the gradients: what there is now is not guided yet."""
@@ -197,7 +189,7 @@ class Prior:
 
     def _before_step(self, *_: Any) -> None:
         if not self._guided:
-            self._bias([shard.averaged() for shard in self._shards])
+            self._add([shard.averaged() for shard in self._shards])
 
     def _after_step(self, *_: Any) -> None:
         self._guided = False
@@ -205,71 +197,30 @@ class Prior:
 
     def _guide_averaged(self) -> None:
         self._layout.before_bias()
-        growth = self._bias([shard.averaged() for shard in self._shards], self._layout.loss_scale)
+        growth = self._add([shard.averaged() for shard in self._shards], self._layout.loss_scale)
         if growth is not None:
             self._layout.after_bias(growth)
 
     def _guide_final(self, *_: Any) -> None:
         """DeepSpeed calls the base optimizer once per group of parameters: bias those it steps now."""
         stepped = {id(parameter) for group in self._layout.base.param_groups for parameter in group["params"]}
-        self._bias([shard.final() if id(shard.owner) in stepped else None for shard in self._shards])
+        self._add([shard.final() if id(shard.owner) in stepped else None for shard in self._shards])
 
     @torch.no_grad()
-    def _bias(self, gradients: Sequence[Tensor | None], loss_scale: float = 1.0) -> Tensor | None:
-        """g ← g + c·Δ, one gradient per shard, without a host synchronisation.
-
-        Returns by how much the model's ‖g‖² grew, or None where α is 0 and every gradient stays bit for bit.
-        """
+    def _add(self, gradients: list[Tensor | None], loss_scale: float = 1.0) -> Tensor | None:
+        """Bias one gradient per shard; the growth of ‖g‖², or None where α is 0: every gradient stays bit for bit."""
         alpha = self._alpha()
         if isinstance(alpha, float) and alpha == 0:
             return None
-        pieces = self._directions.pieces()
-        norms, dots = self._sums(gradients, pieces)
-        c = self._coefficients(slice(None), alpha * self._unscaled(loss_scale), norms, dots)
-        factors = c.unbind()
-        for shard, piece, grad in zip(self._shards, pieces, gradients, strict=True):
-            if grad is not None:
-                gradient.add_bias_(grad, piece, factors[shard.parameter])
-        return (2 * c * dots + (c * self._directions.norms(c.device)).square()).sum()
+        return self._bound().add(gradients, alpha, loss_scale)
 
-    def _sums(self, gradients: Sequence[Tensor | None], pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """‖g‖ and ⟨g, Δ⟩ of the whole parameters, (K,) each, float32: one all-reduce where they are sharded."""
-        group = self._shard_layout.group
-        if group is None and all(grad is None for grad in gradients):
-            raise PriorError("no guided parameter has a gradient; is the text decoder part of the loss?")
-        sums = torch.zeros(2, len(self._directions.parameters), device=self._places.device)
-        if self._shards:
-            pairs = [_square_and_dot(grad, piece) for grad, piece in zip(gradients, pieces, strict=True)]
-            sums.index_copy_(1, self._places, torch.stack(pairs, dim=1))
-        squares, dots = all_reduce(sums, group)
-        return squares.sqrt(), dots
-
-    def _coefficients(self, ks: slice, alpha: float | Tensor, norms: Tensor, dots: Tensor) -> Tensor:
-        """c of g~ = g + c·Δ for the parameters ``ks``, and a note of what it was made of for `metrics`."""
-        scale, delta_norms = self.config.scale, self._directions.norms(norms.device)[ks]
-        rescale_to = None if self._vlm_norms is None else self._vlm_norms[ks]
-        c = gradient.coefficient(scale, alpha, norms, delta_norms, dots, rescale_to=rescale_to)
-        cos = gradient.cosine(norms, delta_norms, dots)
-        effective = gradient.effective_alpha(scale, alpha, cos)
-        made_of = {"cos": cos, "alpha": effective, "bias_norm": c.abs() * delta_norms, "grad_norm": norms}
-        for name, values in made_of.items():
-            self._last[name][ks] = torch.where(norms > 0, values, self._last[name][ks])
-        self._seen = True
-        return c
-
-    def _backward_hook(self, shard: Shard) -> Callable[[Tensor], Tensor]:
-        only = slice(shard.parameter, shard.parameter + 1)
+    def _backward_hook(self, place: int) -> Callable[[Tensor], Tensor]:
+        """The released code's place: the gradient of one micro-batch on one rank, before it is accumulated."""
 
         @torch.no_grad()
         def hook(grad: Tensor) -> Tensor:
             alpha = self._alpha()
-            if isinstance(alpha, float) and alpha == 0:
-                return grad
-            guided, piece = grad.clone(memory_format=torch.contiguous_format), self._directions.pieces()[only.start]
-            squares, dots = _square_and_dot(guided.view(-1), piece).unsqueeze(1)
-            c = self._coefficients(only, alpha, squares.sqrt(), dots)
-            gradient.add_bias_(guided.view(-1), piece, c[0])
-            return guided
+            return grad if isinstance(alpha, float) and alpha == 0 else self._bound().guided(place, grad, alpha)
 
         return hook
 
@@ -279,9 +230,9 @@ class Prior:
 
         return strength(self.config.schedule, self.config.alpha, self.step, self._total_steps, projection)
 
-    def _unscaled(self, loss_scale: float) -> float:
-        """`absolute` is the only scale that does not grow with a gradient that is multiplied with a loss scale."""
-        return loss_scale if self.config.scale == "absolute" else 1.0
+    def _bound(self) -> Bias:
+        assert self._bias is not None  # hooks live between bind and unbind
+        return self._bias
 
     # ------------------------------------------------------------------------------------------ reporting
 
@@ -292,31 +243,31 @@ class Prior:
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """Of the last guided step, over the K tensors; {} before it. A collective call where they are sharded.
+        """Of the last guided step, over its K tensors; {} before it. A collective call where they are sharded.
 
         cos_mean, cos_min, cos_max of cos(g, Δ); alpha_mean, the effective α; prior_ratio ‖bias‖/‖g‖;
         guided_fraction, the share of tensors that had a gradient; projection; and under LoRA update_cosine.
         """
-        if not self._seen:
+        if self._bias is None or not self._bias.acted:
             return {}
-        last, travel = self._last, {name: float(value) for name, value in self._directions.travel().items()}
+        noted, travel = self._bias.noted, {name: float(value) for name, value in self._directions.travel().items()}
         self._warn_past_expert(travel["projection"])
         return {
-            "cos_mean": float(last["cos"].mean()),
-            "cos_min": float(last["cos"].min()),
-            "cos_max": float(last["cos"].max()),
-            "alpha_mean": float(last["alpha"].mean()),
-            "prior_ratio": float(last["bias_norm"].norm() / last["grad_norm"].norm()),
-            "guided_fraction": float((last["grad_norm"] > 0).float().mean()),
+            "cos_mean": float(noted["cos"].mean()),
+            "cos_min": float(noted["cos"].min()),
+            "cos_max": float(noted["cos"].max()),
+            "alpha_mean": float(noted["alpha"].mean()),
+            "prior_ratio": float(noted["bias_norm"].norm() / noted["grad_norm"].norm()),
+            "guided_fraction": float((noted["grad_norm"] > 0).float().mean()),
             **travel,
         }
 
     def layer_cosines(self) -> list[float]:
         """cos(g, Δ) of the last guided step, the mean over each layer's tensors, first layer first; [] before it."""
-        if not self._seen:
+        if self._bias is None or not self._bias.acted:
             return []
         by_layer: dict[int, list[float]] = {}
-        for name, cos in zip(self._directions.names, self._last["cos"].tolist(), strict=True):
+        for name, cos in zip(self._directions.names, self._bias.noted["cos"].tolist(), strict=True):
             if (layer := layer_index(name)) is not None:
                 by_layer.setdefault(layer, []).append(cos)
         return [sum(cosines) / len(cosines) for _, cosines in sorted(by_layer.items())]
@@ -345,11 +296,3 @@ class Prior:
             logger.warning(
                 "projection %.2f is past the expert (1.0); lower α, the learning rate or the steps", projection
             )
-
-
-def _square_and_dot(grad: Tensor | None, piece: Tensor) -> Tensor:
-    """(‖g‖², ⟨g, Δ⟩) of one flat piece, float32, shape (2,); zeros where there is no gradient."""
-    if grad is None:
-        return torch.zeros(2, device=piece.device)
-    square = torch.linalg.vector_norm(grad, dtype=torch.float32).square()
-    return torch.stack([square, torch.dot(grad.float(), piece.float())])

@@ -59,7 +59,8 @@ class Layout:
         def part(whole: Tensor) -> Tensor:
             if not isinstance(parameter, DTensor):
                 return whole.flatten()
-            placed = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            on_mesh = whole.to(parameter.device)
+            placed = distribute_tensor(on_mesh, parameter.device_mesh, parameter.placements, src_data_rank=None)
             return placed.to_local().flatten()
 
         def gradient() -> Tensor | None:
