@@ -7,6 +7,7 @@ that may import `pipelines`, and only inside the commands that run the whole cha
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,7 @@ from drift.validation import to_json
 EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
 DEFAULT_CONFIG = Path("configs/miniature.yaml")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
 CHAIN, STEPS, CLUSTER, OTHER = "Whole chain", "Steps", "Cluster", "Other"
 
@@ -175,7 +177,7 @@ def curate(
 
 @app.command(rich_help_panel=STEPS)
 def delta(
-    expert: Annotated[str, typer.Option(help="φ_reason: directory or hub id.")],
+    expert: Annotated[list[str], typer.Option(help="φ_reason: directory or hub id; of several: EXPERT=WEIGHT.")],
     vlm: Annotated[str, typer.Option(help="φ_VL: directory or hub id.")],
     out: Out,
     base: Annotated[str | None, typer.Option(help="φ_base, for --minus base.")] = None,
@@ -186,12 +188,25 @@ def delta(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the prior Δ = expert − vlm, streamed."""
+    """Compute the prior Δ = expert − vlm, or a weighted mean of several experts', streamed."""
     from drift.delta import compute_delta
 
-    given = {"minus": minus, "modules": modules.split(",") if modules else None, "layers": layers, "force": force}
+    experts = [_weighted(text) for text in expert]
+    given = {
+        "experts": experts if len(experts) > 1 or "weight" in experts[0] else None,
+        "minus": minus,
+        "modules": modules.split(",") if modules else None,
+        "layers": layers,
+        "force": force,
+    }
     section = load_section(DeltaConfig, "delta", None, overrides or (), given)
-    show_report(compute_delta(section, expert=expert, vlm=vlm, base=base, out=out), out, as_json)
+    show_report(compute_delta(section, expert=experts[0]["model"], vlm=vlm, base=base, out=out), out, as_json)
+
+
+def _weighted(text: str) -> dict[str, str]:
+    """`EXPERT=0.5` as a section; a path may hold an equals sign itself."""
+    model, _, weight = text.rpartition("=")
+    return {"model": model, "weight": weight} if model and _NUMBER.match(weight) else {"model": text}
 
 
 @app.command(rich_help_panel=STEPS)

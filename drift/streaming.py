@@ -53,15 +53,25 @@ def copy_tensor(stream: BinaryIO, source: BinaryIO, info: TensorInfo) -> None:
         stream.write(source.read(min(left, COPY_BYTES)))
 
 
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same stretch of each tensor, flat, one stretch after the other."""
+    return zip(*(tensor.reshape(-1).split(CHUNK_ELEMENTS) for tensor in tensors), strict=True)
+
+
 def chunks(*tensors: Tensor) -> Iterator[list[Tensor]]:
-    """The same stretch of each tensor, flat and in float64, one stretch after the other."""
-    for parts in zip(*(tensor.reshape(-1).split(CHUNK_ELEMENTS) for tensor in tensors), strict=True):
+    """`pieces` in float64."""
+    for parts in pieces(*tensors):
         yield [part.double() for part in parts]
 
 
 def dot(a: Tensor, b: Tensor) -> float:
     """⟨a, b⟩ over all elements, in float64."""
     return math.fsum(float(x @ y) for x, y in chunks(a, b))
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖₂ over all elements, in float64."""
+    return math.sqrt(math.fsum(float((x - y) @ (x - y)) for x, y in chunks(a, b)))
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
