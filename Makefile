@@ -24,8 +24,8 @@ check: .venv/dev  ## style, types, architecture
 compile: .venv/run  ## the pipeline for a Kubeflow cluster
 	$(BIN)/drift compile --out drift_sft.yaml
 
-golden: .venv/dev  ## accept the pipeline as it compiles now; look at the diff
-	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines
+golden: .venv/dev  ## accept the pipeline as it compiles and the table of families now; look at the diff
+	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines tests/unit/test_families.py
 
 seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (about an hour)
 	$(BIN)/python benchmarks/miniature_seeds.py
