@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,8 @@ __all__ = [
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-FLOATS = ("BF16", "F16", "F32", "F64")
+DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+"""Safetensors' and torch's names of the dtypes that can be subtracted and merged."""
 
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
@@ -154,6 +155,24 @@ class Checkpoint:
         """The tensor of this name on disk, on the CPU, in its own dtype."""
         return self._open(name).get_tensor(name)
 
+    def pieces(self, name: str, elements: int) -> Iterator[Tensor]:
+        """The tensor flat, so many elements at a time, always in the same memory: use a piece before the next one.
+
+        Raises CheckpointError if the file ends before the tensor does.
+        """
+        import torch
+
+        info = self.tensors[name]
+        dtype = getattr(torch, DTYPE_NAMES[info.dtype])
+        room = torch.empty(min(elements, max(1, info.size_bytes // dtype.itemsize)), dtype=dtype)
+        with info.file.open("rb", buffering=0) as file:
+            file.seek(info.start)
+            for left in range(info.size_bytes // dtype.itemsize, 0, -elements):
+                piece = room[:left]
+                if file.readinto(piece.view(torch.uint8).numpy().data) != piece.nbytes:
+                    raise CheckpointError(f"{info.file}: ends inside '{name}'; download it again")
+                yield piece
+
     def first_rows(self, name: str, elements: int) -> Tensor:
         """The first rows of a tensor, about so many elements of it."""
         rows = max(1, elements // max(1, self.shapes[name][-1]))
@@ -161,7 +180,7 @@ class Checkpoint:
 
     def require_float(self, name: str) -> None:
         """Raise CheckpointError if a tensor's dtype is not one that can be subtracted and merged."""
-        if (dtype := self.tensors[name].dtype) not in FLOATS:
+        if (dtype := self.tensors[name].dtype) not in DTYPE_NAMES:
             raise CheckpointError(f"{self.path}: '{name}' is {dtype}; take the original, unquantised checkpoint")
 
     def _open(self, name: str) -> Any:

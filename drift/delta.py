@@ -7,6 +7,7 @@ be derived from it, and it fits whatever name the running model gives to its dec
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -19,18 +20,20 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from drift.artifacts import PROVENANCE, read_json, staged, write_json, write_provenance
+from drift.artifacts import PROVENANCE, hashing, read_json, staged, write_json, write_provenance
 from drift.checkpoints import Checkpoint, original_vlm_sha256, read_header
 from drift.config import DeltaConfig
 from drift.errors import CheckpointError, DataError, PriorError
 from drift.layout import layer_index, match_parameters, module_of
 from drift.pairing import DeltaPlan, Source, check_same_base, plan
 from drift.streaming import (
+    PIECE_ELEMENTS,
+    chunks,
+    created,
     distance,
     dot,
     encode_header,
     one_thread,
-    pieces,
     progress,
     require_space,
     write_tensor,
@@ -99,7 +102,8 @@ def compute_delta(config: DeltaConfig, *, expert: str, vlm: str, base: str | Non
         with staged(out) as folder:
             require_space(folder, todo.size_bytes)
             _require_different(todo)
-            stats = _stream(todo, folder / DELTA)
+            with hashing(model.path for model in todo.checkpoints):
+                stats = _stream(todo, folder / DELTA)
             _write_sidecars(folder, todo, stats, warnings)
     return _report(out, stats, time.monotonic() - started, warnings)
 
@@ -119,12 +123,13 @@ def mixing_factors(norms: Sequence[float], weights: Sequence[float]) -> list[flo
 
 def part_sums(delta: Tensor, vlm: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Sums over one stretch of a tensor, in float64: |Δ|, Δ², φ_VL², φ_VL·Δ; then e·o, e², o² of each (e, o) pair."""
-    d, v = delta.double(), vlm.double()
-    sums = [d.abs().sum(), d @ d, v @ v, v @ d]
-    for expert, other in pairs:
-        e, o = expert.double(), other.double()
-        sums += [e @ o, e @ e, o @ o]
-    return torch.stack(sums)
+    total = torch.zeros(4 + 3 * len(pairs), dtype=torch.float64)
+    for d, v, *both in chunks(delta, vlm, *itertools.chain(*pairs)):
+        sums = [d.abs().sum(), d @ d, v @ v, v @ d]
+        for e, o in zip(both[0::2], both[1::2], strict=True):
+            sums += [e @ o, e @ e, o @ o]
+        total += torch.stack(sums)
+    return total
 
 
 def stats_from_sums(sums: Tensor, weights: Sequence[float], shape: tuple[int, ...]) -> TensorStats:
@@ -157,13 +162,14 @@ def _require_different(todo: DeltaPlan) -> None:
 def _stream(todo: DeltaPlan, file: Path) -> dict[str, TensorStats]:
     modules = ",".join(todo.config.modules)
     metadata = {"format": FORMAT, "version": "1", "direction": todo.direction, "modules": modules}
+    header = encode_header({source.name: (source.dtype, source.shape) for source in todo.sources}, metadata)
     weights = [pair.weight for pair in todo.pairs]
     stats = {}
-    with file.open("wb") as stream, progress("delta", todo.size_bytes) as bar:
-        stream.write(encode_header({source.name: (source.dtype, source.shape) for source in todo.sources}, metadata))
+    with created(file, len(header) + todo.size_bytes) as stream, progress("delta", todo.size_bytes) as bar:
+        stream.write(header)
         for source in todo.sources:
             sums = torch.zeros(4 + 3 * len(weights), dtype=torch.float64)
-            for delta, vlm, pairs in _parts(todo, source):
+            for delta, vlm, pairs in parts(todo, source):
                 sums += part_sums(delta, vlm, pairs)
                 write_tensor(stream, delta)
                 bar.update(delta.nbytes)
@@ -174,28 +180,47 @@ def _stream(todo: DeltaPlan, file: Path) -> dict[str, TensorStats]:
     return stats
 
 
-def _parts(todo: DeltaPlan, source: Source) -> Iterator[tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]]:
-    """Δ, φ_VL and the (expert, other) pairs of one tensor, flat, one stretch after the other."""
-    read = [
-        model.tensor(name)
-        for pair, names in zip(todo.pairs, source.pairs, strict=True)
-        for model, name in zip((pair.expert, pair.other), names, strict=True)
-    ]
-    factors = _factors(todo, read)
-    for vlm, *both in pieces(todo.vlm.tensor(source.vlm), *read):
-        pairs = list(zip(both[0::2], both[1::2], strict=True))
+def parts(todo: DeltaPlan, source: Source) -> Iterator[tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]]:
+    """Δ, φ_VL and the (expert, other) pairs of one tensor, flat, one stretch after the other.
+
+    Each tensor is read once (twice for several experts), always into the same memory: use a stretch before the next.
+    """
+    factors = _factors(todo, source)
+    room = torch.empty(PIECE_ELEMENTS, dtype=source.dtype)
+    for at in _read(todo, source):
+        pairs = [(at[expert], at[other]) for expert, other in _places(todo, source)]
+        delta = room[: pairs[0][0].numel()]
         if factors is None:
-            yield torch.sub(*pairs[0]), vlm, pairs
+            torch.sub(*pairs[0], out=delta)
         else:
-            yield mix(factors, pairs).to(source.dtype), vlm, pairs
+            delta.copy_(mix(factors, pairs))
+        yield delta, at[todo.vlm, source.vlm], pairs
 
 
-def _factors(todo: DeltaPlan, read: Sequence[Tensor]) -> list[float] | None:
+Place = tuple[Checkpoint, str]
+"""A tensor: its checkpoint, and its name there."""
+
+
+def _places(todo: DeltaPlan, source: Source) -> list[tuple[Place, Place]]:
+    """Where the two tensors of each difference are."""
+    named = zip(todo.pairs, source.pairs, strict=True)
+    return [((pair.expert, expert), (pair.other, other)) for pair, (expert, other) in named]
+
+
+def _read(todo: DeltaPlan, source: Source) -> Iterator[dict[Place, Tensor]]:
+    """The same stretch of every tensor that one tensor of Δ needs; what is needed twice is read once."""
+    wanted = dict.fromkeys([(todo.vlm, source.vlm), *itertools.chain(*_places(todo, source))])
+    for stretch in zip(*(model.pieces(name, PIECE_ELEMENTS) for model, name in wanted), strict=True):
+        yield dict(zip(wanted, stretch, strict=True))
+
+
+def _factors(todo: DeltaPlan, source: Source) -> list[float] | None:
     """The factors of several experts; None where Δ is one raw difference."""
     if not todo.config.experts:
         return None
-    norms = [distance(expert, other) for expert, other in zip(read[0::2], read[1::2], strict=True)]
-    return mixing_factors(norms, [pair.weight for pair in todo.pairs])
+    places = _places(todo, source)
+    norms = [[distance(at[expert], at[other]) for expert, other in places] for at in _read(todo, source)]
+    return mixing_factors([math.hypot(*some) for some in zip(*norms, strict=True)], [p.weight for p in todo.pairs])
 
 
 def mix(factors: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

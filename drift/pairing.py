@@ -69,6 +69,20 @@ class DeltaPlan:
         return f"{'experts' if self.config.experts else 'expert'}-minus-{'several' if more else minus}"
 
     @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every model that is read, once."""
+        return list(dict.fromkeys([self.vlm, *(model for pair in self.pairs for model in (pair.expert, pair.other))]))
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the tensors that are read."""
+        read = {(self.vlm, source.vlm) for source in self.sources}
+        for place, pair in enumerate(self.pairs):
+            for expert, other in (source.pairs[place] for source in self.sources):
+                read |= {(pair.expert, expert), (pair.other, other)}
+        return sum(model.tensors[name].size_bytes for model, name in read)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all tensors of Δ."""
         return sum(source.size_bytes for source in self.sources)

@@ -26,13 +26,14 @@ from drift.delta import (
     load_delta,
     mixing_factors,
     part_sums,
+    parts,
     projection,
     stats_from_sums,
 )
 from drift.errors import CheckpointError, ConfigError, DataError, DriftError, PriorError
 from drift.merge import merge
 from drift.pairing import plan, sampled_cosine
-from drift.streaming import CHUNK_ELEMENTS, cosine, dot, encode_header, one_thread, require_space, write_tensor
+from drift.streaming import CHUNK_ELEMENTS, cosine, created, dot, encode_header, one_thread, require_space, write_tensor
 from tests.tiny_models import Family, tiny_family, tiny_llm
 
 STEP = """
@@ -296,6 +297,40 @@ def test_a_plan_reads_no_tensor(family: Family, tmp_path: Path) -> None:
     todo = plan(DeltaConfig(), **{**family.references, "expert": str(hollow)})
     assert len(todo.sources) == 20
     assert todo.size_bytes == 4 * sum(math.prod(source.shape) for source in todo.sources)
+
+
+def bytes_read() -> int:
+    """By this process so far, by the kernel's count."""
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+
+def test_attention_alone_reads_the_attention_and_nothing_else(family: Family) -> None:
+    # q and o: 32 × 32 (q's bias 32), k and v: 16 × 32 (bias 16): 3,136 numbers of 4 bytes, 2 layers, 2 models.
+    todo = plan(DeltaConfig(modules=("attn",)), **family.references)
+    assert todo.read_bytes == 3136 * 4 * 2 * 2
+    reading_the_count = -bytes_read() + bytes_read()
+    before = bytes_read()
+    for source in todo.sources:
+        for _ in parts(todo, source):
+            pass
+    assert bytes_read() - before - reading_the_count == todo.read_bytes
+
+
+def test_a_piece_is_the_tensors_stretch_and_a_file_cut_meanwhile_is_told(family: Family, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(family.expert, tmp_path / "copy"))
+    model, name = Checkpoint(copy), "model.layers.1.mlp.up_proj.weight"
+    joined = torch.cat([piece.clone() for piece in model.pieces(name, 1000)])
+    assert torch.equal(joined, model.tensor(name).reshape(-1))
+    os.truncate(copy / "model.safetensors", model.tensors[name].end - 4)
+    with pytest.raises(CheckpointError, match=r"ends inside 'model\.layers\.1\.mlp"):
+        list(model.pieces(name, 1000))
+
+
+def test_room_for_the_whole_file_is_taken_before_writing(tmp_path: Path) -> None:
+    with created(tmp_path / "file", 1 << 20):
+        assert (tmp_path / "file").stat().st_blocks * 512 >= 1 << 20
+    with pytest.raises(CheckpointError, match="no room for"), created(tmp_path / "file", 1 << 60):
+        pass
 
 
 def test_the_streamed_file_is_what_safetensors_itself_would_read(tmp_path: Path) -> None:
