@@ -125,10 +125,10 @@ def part_sums(delta: Tensor, vlm: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]
     """Sums over one stretch of a tensor, in float64: |Δ|, Δ², φ_VL², φ_VL·Δ; then e·o, e², o² of each (e, o) pair."""
     total = torch.zeros(4 + 3 * len(pairs), dtype=torch.float64)
     for d, v, *both in chunks(delta, vlm, *itertools.chain(*pairs)):
-        sums = [d.abs().sum(), d @ d, v @ v, v @ d]
+        sums = [d @ d, v @ v, v @ d]
         for e, o in zip(both[0::2], both[1::2], strict=True):
             sums += [e @ o, e @ e, o @ o]
-        total += torch.stack(sums)
+        total += torch.stack([d.abs_().sum(), *sums])
     return total
 
 

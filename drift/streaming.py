@@ -23,7 +23,7 @@ from drift.checkpoints import DTYPE_NAMES, TensorInfo
 from drift.errors import CheckpointError
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype in DTYPE_NAMES.items()}
-CHUNK_ELEMENTS = 1 << 18
+CHUNK_ELEMENTS = 1 << 17
 PIECE_ELEMENTS = 1 << 20
 """Elements read and written at a time: few calls of the system, little memory."""
 COPY_BYTES = 1 << 24
@@ -74,9 +74,10 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def chunks(*tensors: Tensor) -> Iterator[list[Tensor]]:
-    """`pieces` in float64."""
+    """`pieces` in float64, always in the same memory: fresh pages would cost more than the sums."""
+    rooms = [torch.empty(CHUNK_ELEMENTS, dtype=torch.float64) for _ in tensors]
     for parts in pieces(*tensors):
-        yield [part.double() for part in parts]
+        yield [room[: part.numel()].copy_(part) for room, part in zip(rooms, parts, strict=True)]
 
 
 def dot(a: Tensor, b: Tensor) -> float:
