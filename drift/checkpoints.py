@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ SINGLE = "model.safetensors"
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 """Safetensors' and torch's names of the dtypes that can be subtracted and merged."""
 
+_BITS = {"BF16": 16, "F16": 16, "F32": 32, "F64": 64, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
 
@@ -107,10 +109,23 @@ def read_header(file: Path) -> Header:
         tensors = {name: _tensor_info(file, entry, 8 + length) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{file}: no safetensors file, or cut off in its header; download it again") from error
-    end = max((info.end for info in tensors.values()), default=8 + length)
+    end = _require_gapless(file, tensors, 8 + length)
     if end != size:
         raise CheckpointError(f"{file}: cut off: {size} bytes, but its header describes {end}; download it again")
     return Header(tensors, metadata, 8 + length)
+
+
+def _require_gapless(file: Path, tensors: Mapping[str, TensorInfo], start: int) -> int:
+    """Where the last tensor ends. Raises CheckpointError if a tensor's bytes do not fit its shape, or overlap."""
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        bits = _BITS.get(info.dtype)
+        if info.start != start or (bits and info.size_bytes != math.prod(info.shape) * bits // 8):
+            raise CheckpointError(
+                f"{file}: the header lies about '{name}' ({info.dtype} {list(info.shape)} in bytes {info.start} to "
+                f"{info.end}); download it again"
+            )
+        start = info.end
+    return start
 
 
 def _tensor_info(file: Path, entry: Mapping[str, Any], offset: int) -> TensorInfo:

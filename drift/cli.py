@@ -26,9 +26,10 @@ from drift.config import (
     PriorConfig,
     RegisterConfig,
     TrainConfig,
+    merge_preset,
 )
 from drift.configfile import load, load_section, schema
-from drift.display import RunView, show_json, show_report, show_text
+from drift.display import RunView, show_forecast, show_json, show_plan, show_report, show_text
 from drift.errors import ConfigError, DriftError
 from drift.validation import to_json
 
@@ -55,6 +56,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
 SectionFile = Annotated[Path | None, typer.Option("--config", "-c", help="Take this step's section from a file.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, from the headers; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
 
@@ -105,6 +107,20 @@ def run(
     with RunView(quiet=quiet or as_json) as view:
         result = run_locally(loaded, on_event=view.event, fresh=fresh)
     view.close(result, as_json=as_json)
+
+
+@app.command("plan", rich_help_panel=CHAIN)
+def plan_(
+    overrides: Overrides = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    samples: Annotated[int | None, typer.Option(min=1, help="Rows of the training set; default: curate.keep.")] = None,
+    deltas: Annotated[Path | None, typer.Option(help="Folder with one folder per Δ; default: a sample of Δ.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what each arm will do, and how far Adam can take it along its Δ; runs nothing."""
+    from drift.forecast import forecast
+
+    show_forecast(forecast(load(config, overrides or ()), samples=samples, deltas=deltas), as_json)
 
 
 @app.command(rich_help_panel=CHAIN)
@@ -185,11 +201,13 @@ def delta(
     modules: Annotated[str | None, typer.Option(help="attn,mlp,norm,head,embed or re:PATTERN.")] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 0-27 or 4,8-11.")] = None,
     force: Annotated[bool | None, typer.Option(help="Go on with checkpoints that look unrelated.")] = None,
+    dry_run: DryRun = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute the prior Δ = expert − vlm, or a weighted mean of several experts', streamed."""
     from drift.delta import compute_delta
+    from drift.pairing import plan
 
     experts = [_weighted(text) for text in expert]
     given = {
@@ -200,7 +218,11 @@ def delta(
         "force": force,
     }
     section = load_section(DeltaConfig, "delta", None, overrides or (), given)
-    show_report(compute_delta(section, expert=experts[0]["model"], vlm=vlm, base=base, out=out), out, as_json)
+    first = experts[0]["model"]
+    if dry_run:
+        show_plan(plan(section, expert=first, vlm=vlm, base=base).summary(), as_json)
+    else:
+        show_report(compute_delta(section, expert=first, vlm=vlm, base=base, out=out), out, as_json)
 
 
 def _weighted(text: str) -> dict[str, str]:
@@ -220,11 +242,14 @@ def merge(
     density: Annotated[float | None, typer.Option(help="Share kept by TIES and DARE.")] = None,
     keep_first: Annotated[int | None, typer.Option(help="Layer swap: first layers that stay the VLM's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of DARE's mask.")] = None,
+    preset: Annotated[str | None, typer.Option(help="br2v: the published baselines' settings, bugs included.")] = None,
+    dry_run: DryRun = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Merge the expert into the VLM: the baselines, streamed."""
     from drift.merge import merge as step
+    from drift.merge import plan_merge
 
     given = {
         "method": method,
@@ -233,8 +258,13 @@ def merge(
         "keep_first": keep_first,
         "seed": seed,
     }
-    section = load_section(MergeConfig, "merge", None, overrides or (), given)
-    show_report(step(section, expert=expert, vlm=vlm, base=base, out=out), out, as_json)
+    settings = merge_preset(preset, method) if preset else {}
+    settings |= {key: value for key, value in given.items() if value is not None}
+    section = load_section(MergeConfig, "merge", None, overrides or (), settings)
+    if dry_run:
+        show_plan(plan_merge(section, expert=expert, vlm=vlm, base=base).summary(), as_json)
+    else:
+        show_report(step(section, expert=expert, vlm=vlm, base=base, out=out), out, as_json)
 
 
 @app.command(rich_help_panel=STEPS)

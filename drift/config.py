@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from drift.errors import ConfigError
 from drift.validation import Section, suggest, validate
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -310,6 +311,18 @@ class MergeConfig(Section):
     rescale: bool = True
     """DARE: divide what is kept by the density. BR2V's published numbers were made without."""
     seed: int = 0
+
+
+def merge_preset(name: str, method: str) -> dict[str, Any]:
+    """A published recipe's settings of a method. `br2v`: those of the paper's baselines, DARE without its rescaling.
+
+    Raises ConfigError for an unknown preset.
+    """
+    if name != "br2v":
+        raise ConfigError(f"preset: '{name}' is unknown; known: br2v")
+    if method in ("ties", "dare_ties", "dare_linear"):
+        return {"weights": [1.6, 0.2], "density": 0.2, "rescale": False}
+    return {"weights": [0.9, 0.1], "keep_first": 6}
 
 
 class ArmConfig(Section):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,6 +136,24 @@ class MergePlan:
     canonical: dict[str, str]
     in_expert: dict[str, str]
     in_base: dict[str, str]
+
+    def summary(self) -> dict[str, Any]:
+        """What a dry run shows: counts, bytes, models, every tensor that is merged, what is copied."""
+        read = [(self.expert, self.in_expert), *([(self.base, self.in_base)] if self.base else [])]
+        merged = self.canonical.values()
+        size = sum(info.size_bytes for info in self.vlm.tensors.values())
+        return {
+            "tensors": len(self.canonical),
+            "copied": len(self.vlm.tensors) - len(self.canonical),
+            "read_bytes": size + sum(model.tensors[names[name]].size_bytes for model, names in read for name in merged),
+            "write_bytes": size,
+            "models": [str(model.path) for model in (self.vlm, *(model for model, _ in read))],
+            "not_merged": sorted(self.vlm.tensors.keys() - self.canonical.keys()),
+            "pairs": [
+                {"name": name, "vlm": own, "expert": self.in_expert[name], "base": self.in_base.get(name)}
+                for own, name in self.canonical.items()
+            ],
+        }
 
 
 def merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None, out: Path) -> MergeReport:

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -81,6 +82,23 @@ class DeltaPlan:
             for expert, other in (source.pairs[place] for source in self.sources):
                 read |= {(pair.expert, expert), (pair.other, other)}
         return sum(model.tensors[name].size_bytes for model, name in read)
+
+    def summary(self) -> dict[str, Any]:
+        """What a dry run shows: counts, bytes, models, every pair of names, what is left out, warnings."""
+        selected = {source.name for source in self.sources}
+        return {
+            "direction": self.direction,
+            "tensors": len(self.sources),
+            "read_bytes": self.read_bytes,
+            "write_bytes": self.size_bytes,
+            "models": [str(model.path) for model in self.checkpoints],
+            "not_selected": [name for name in self.pairs[0].in_expert if name not in selected],
+            "warnings": list(self.warnings),
+            "pairs": [
+                {"name": source.name, "pairs": source.pairs, "vlm": source.vlm, "shape": source.shape}
+                for source in self.sources
+            ],
+        }
 
     @property
     def size_bytes(self) -> int:
