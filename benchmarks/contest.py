@@ -7,6 +7,7 @@ pages of files it has read, which the kernel may drop.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -207,6 +208,34 @@ def anonymous_mb(pid: int) -> float:
 
 
 # ------------------------------------------------------------------------------------------- results
+
+
+def arguments_of(description: str) -> argparse.Namespace:
+    """The command line of a benchmark."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=11, help="decoder layers of Qwen2.5-7B's shape, 0.47 GB each")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "benchmark", help="models and outputs")
+    parser.add_argument("--mergekit", type=Path, help="mergekit-yaml, from an environment that has mergekit 0.1.5")
+    parser.add_argument("--cold", action="store_true", help="start with the models out of the page cache")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    return parser.parse_args()
+
+
+def table(runs: list[Run], ours: str) -> str:
+    """Medians by contestant, and their ratios to `cp` and to `ours`."""
+    names = list(dict.fromkeys(one.contestant for one in runs))
+    median = {name: medians([one for one in runs if one.contestant == name]) for name in names}
+    heads = ["contestant", "wall s", "CPU s", "peak anonymous MB", "GB/s moved", "of cp's", f"wall, of {ours}'s"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, one in median.items():
+        of_cp = one.bytes_per_second / median["cp"].bytes_per_second
+        of_ours = one.wall_seconds / median[ours].wall_seconds
+        lines.append(
+            f"| {name} | {one.wall_seconds:.1f} | {one.cpu_seconds:.1f} | {one.peak_anonymous_mb:.0f}"
+            f" | {one.bytes_per_second / 1e9:.2f} | {of_cp:.2f} | {of_ours:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def write_results(name: str, runs: Sequence[Run], table: str, out: Path, arguments: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Δ of two models of 5 GB each, beside `cp` and mergekit on the same work: time, CPU and anonymous memory.
 
-`drift, bytes only` reads, subtracts and writes with the library's own streams and nothing else; `drift` is the whole
+`drift, bytes only` reads, subtracts and writes with the library's own streams and nothing else; with
+statistics it sums as well; `drift` is the whole
 command, with statistics, the check for a common base, and the hashes of both models in the provenance. Throughput is
 per byte that the work must move: two models read and one written, for `cp` one and one.
 
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from contest import ROOT, Run, medians, run, size_bytes, write_model, write_results
+from contest import Run, arguments_of, run, size_bytes, table, write_model, write_results
 
 from drift.checkpoints import Checkpoint
 
@@ -24,35 +25,32 @@ EVERYTHING = "re:."
 BYTES_ONLY = """
 import sys
 from drift.config import DeltaConfig
-from drift.delta import parts
+from pathlib import Path
+from drift.delta import part_sums, parts
 from drift.pairing import plan
-from drift.streaming import encode_header, one_thread, write_tensor
+from drift.streaming import created, encode_header, one_thread, write_tensor
 
-expert, vlm, modules, out = sys.argv[1:]
+expert, vlm, modules, statistics, out = sys.argv[1:]
 todo = plan(DeltaConfig(modules=modules.split(",")), expert=expert, vlm=vlm, base=None)
-with one_thread(), open(out, "wb") as stream:
-    stream.write(encode_header({s.name: (s.dtype, s.shape) for s in todo.sources}, {}))
+header = encode_header({s.name: (s.dtype, s.shape) for s in todo.sources}, {})
+with one_thread(), created(Path(out), len(header) + todo.size_bytes) as stream:
+    stream.write(header)
     for source in todo.sources:
-        for delta, *_ in parts(todo, source):
+        for delta, vlm, pairs in parts(todo, source):
             write_tensor(stream, delta)
+            if statistics == "statistics":
+                part_sums(delta, vlm, pairs)
 """
 
 
 def main() -> None:
     """Write the models once, run every contestant `--repeat` times in turn, and keep each one's median."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=11, help="decoder layers of Qwen2.5-7B's shape, 0.47 GB each")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "benchmark", help="models and outputs")
-    parser.add_argument("--mergekit", type=Path, help="mergekit-yaml, from an environment that has mergekit 0.1.5")
-    parser.add_argument("--cold", action="store_true", help="start with the models out of the page cache")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__ or "")
     work = arguments.work.resolve()
     expert, vlm = (write_model(work / name, arguments.layers, seed) for name, seed in (("expert", 1), ("vlm", 2)))
     contestants = list(_contestants(expert, vlm, work, arguments))
     runs = [contestant() for _ in range(arguments.repeat) for contestant in contestants]
-    write_results("delta_throughput", runs, table(runs), arguments.out, sys.argv[1:])
+    write_results("delta_throughput", runs, table(runs, "drift"), arguments.out, sys.argv[1:])
 
 
 def _contestants(expert: Path, vlm: Path, work: Path, arguments: argparse.Namespace) -> Iterator[Callable[[], Run]]:
@@ -63,9 +61,10 @@ def _contestants(expert: Path, vlm: Path, work: Path, arguments: argparse.Namesp
     bare = [sys.executable, "-c", BYTES_ONLY, str(expert), str(vlm)]
     commands = {
         "cp": (["cp", "-r", str(vlm), str(out)], 2 * size),
-        "drift, bytes only": ([*bare, EVERYTHING, str(out)], 3 * size),
+        "drift, bytes only": ([*bare, EVERYTHING, "none", str(out)], 3 * size),
+        "drift, bytes and statistics": ([*bare, EVERYTHING, "statistics", str(out)], 3 * size),
         "drift": ([*drift, "--modules", EVERYTHING], 3 * size),
-        "drift, bytes only, attention": ([*bare, "attn", str(out)], 3 * attention),
+        "drift, bytes only, attention": ([*bare, "attn", "none", str(out)], 3 * attention),
         "drift, attention": ([*drift, "--modules", "attn"], 3 * attention),
     }
     if arguments.mergekit:
@@ -88,24 +87,6 @@ def attention_bytes(model: Path) -> int:
     """Bytes of the attention's tensors, by the headers."""
     tensors = Checkpoint(model).tensors
     return sum(info.size_bytes for name, info in tensors.items() if ".self_attn." in name)
-
-
-def table(runs: list[Run]) -> str:
-    """Medians by contestant, and their ratios to `cp` and to drift."""
-    names = list(dict.fromkeys(one.contestant for one in runs))
-    median = {name: medians([one for one in runs if one.contestant == name]) for name in names}
-    lines = [
-        "| contestant | wall s | CPU s | peak anonymous MB | GB/s moved | of cp's | wall, of drift's |",
-        "|---" * 7 + "|",
-    ]
-    for name, one in median.items():
-        of_cp = one.bytes_per_second / median["cp"].bytes_per_second
-        of_drift = one.wall_seconds / median["drift"].wall_seconds
-        lines.append(
-            f"| {name} | {one.wall_seconds:.1f} | {one.cpu_seconds:.1f} | {one.peak_anonymous_mb:.0f}"
-            f" | {one.bytes_per_second / 1e9:.2f} | {of_cp:.2f} | {of_drift:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

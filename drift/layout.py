@@ -59,6 +59,14 @@ def find_partners(names: Mapping[str, Shape], canonical: Mapping[str, Shape]) ->
     return found[0] | _head_hits(names, canonical)
 
 
+def unpaired(names: Iterable[str], partners: Mapping[str, str]) -> dict[str, str]:
+    """Canonical name → name, of what stands in the layers of a decoder and is nobody's partner."""
+    inside = next(canonical for canonical in partners if canonical.startswith("layers."))
+    prefix = partners[inside].removesuffix(inside)
+    left = (name for name in names if name.startswith(prefix + "layers."))
+    return {name.removeprefix(prefix): name for name in sorted(set(left) - set(partners.values()))}
+
+
 def match_parameters(names_and_shapes: Mapping[str, Shape], canonical: Mapping[str, Shape]) -> dict[str, str]:
     """Canonical name → name in a model, for every tensor of a Δ; `names_and_shapes` may be on disk or at run time.
 
@@ -157,8 +165,7 @@ def select_modules(
     within = _in_layers(names, layers)
     chosen: set[str] = set()
     for module in modules:
-        pattern = _pattern(module)
-        hits = {name for name in within if pattern.search(name) and (include_bias or not name.endswith(".bias"))}
+        hits = {name for name in within if is_selected(name, module, include_bias)}
         if not hits:
             tied = " (a head tied to the embeddings is no tensor of its own: select embed)" if module == "head" else ""
             raise ConfigError(f"modules: '{module}' selects no tensor of the text decoder{tied}")
@@ -166,6 +173,11 @@ def select_modules(
     if not chosen:
         raise ConfigError("modules: empty; choose of attn, mlp, norm, head, embed or re:<pattern>")
     return [name for name in names if name in chosen]
+
+
+def is_selected(name: str, module: str, include_bias: bool) -> bool:
+    """Whether a module's pattern finds a canonical name. Raises ConfigError if the module is unknown."""
+    return bool(_pattern(module).search(name)) and (include_bias or not name.endswith(".bias"))
 
 
 def _in_layers(names: Sequence[str], layers: str | None) -> list[str]:

@@ -15,9 +15,17 @@ from typing import Any
 import torch
 
 from drift.checkpoints import Checkpoint, pair_decoders, resolve
-from drift.config import DeltaConfig
+from drift.config import DeltaConfig, parse_layers
 from drift.errors import CheckpointError, ConfigError
-from drift.layout import config_differences, explain_missing, layer_index, module_of, select_modules
+from drift.layout import (
+    config_differences,
+    explain_missing,
+    is_selected,
+    layer_index,
+    module_of,
+    select_modules,
+    unpaired,
+)
 from drift.streaming import DTYPES, cosine
 
 SAME_BASE_COSINE = 0.1
@@ -120,6 +128,7 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     partners = [pair_decoders(pair.expert, visual) for pair in pairs]
     selected = select_modules(list(pairs[0].in_expert), config.modules, config.layers, config.include_bias)
     sources = tuple(_source(name, pairs, (visual, partners[0])) for name in sorted(selected, key=_reading_order))
+    _require_whole(config, visual, partners)
     differing = (config_differences(pair.expert.text_config, pair.other.text_config) for pair in pairs)
     warnings = dict.fromkeys(f"the expert's configuration differs in {one}" for some in differing for one in some)
     return DeltaPlan(config, pairs, visual, sources, tuple(warnings))
@@ -156,6 +165,16 @@ def sampled_cosine(expert: Checkpoint, other: Checkpoint) -> float:
     pairs = [(expert, own), (other, partners)]
     rows = [[model.first_rows(names[name], SAMPLED_ELEMENTS) for model, names in pairs] for name in sample]
     return sum(cosine(a, b) for a, b in rows) / len(rows)
+
+
+def _require_whole(config: DeltaConfig, vlm: Checkpoint, partners: Sequence[Mapping[str, str]]) -> None:
+    """Raise CheckpointError if the selection names a tensor of the VLM's decoder that an expert does not have."""
+    layers = None if config.layers is None else parse_layers(config.layers)
+    for in_vlm in partners:
+        for name, own in unpaired(vlm.tensors, in_vlm).items():
+            wanted = any(is_selected(name, module, config.include_bias) for module in config.modules)
+            if wanted and (layers is None or layer_index(name) in layers):
+                raise CheckpointError(f"{vlm.path}: '{own}' has no partner in the expert: Δ would be partial")
 
 
 def _subtracted(minus: str, vlm: str, base: str | None) -> str:

@@ -29,11 +29,13 @@ from drift.merge import (
     elect_signs,
     linear,
     merge,
+    merge_pieces,
     merge_tensor,
     plan_merge,
     task_arithmetic,
     tensor_generator,
     trim,
+    trimmer,
 )
 from drift.modeling import load_vlm
 from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm
@@ -122,6 +124,36 @@ def test_linear_and_task_arithmetic_agree_with_float64(
 def test_trimming_worked_by_hand() -> None:
     # ⌊0.5 · 5⌋ = 2 elements of largest magnitude stay: −4 and 3.
     assert trim(torch.tensor([1.0, -4.0, 2.0, 3.0, 0.0]), 0.5).tolist() == [0, -4, 0, 3, 0]
+
+
+def test_of_equal_magnitudes_at_the_threshold_the_first_stay() -> None:
+    # ⌊0.6 · 5⌋ = 3 of magnitudes 2, 3, 2, 2, 1: 3 and the first two of the three 2s.
+    assert trim(torch.tensor([2.0, 3.0, -2.0, 2.0, 1.0]), 0.6).tolist() == [2, 3, -2, 0, 0]
+    assert trim(torch.zeros(4), 0.5).tolist() == [0, 0, 0, 0]
+    assert trim(torch.tensor([1.0, 2.0]), 0.2).tolist() == [0, 0]  # ⌊0.4⌋ = 0
+
+
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_trimming_in_pieces_is_trimming_at_once(density: float, dtype: torch.dtype) -> None:
+    # bfloat16 has many equal magnitudes; topk is the oracle for which values stay.
+    task = torch.randn(50_000, generator=torch.Generator().manual_seed(0)).to(dtype).float()
+    trimmed = trimmer(lambda: iter(task.split(777)), task.numel(), density)
+    whole = torch.cat([trimmed(piece) for piece in task.split(777)])
+    assert torch.equal(whole, trim(task, density))
+    kept = task.abs().topk(int(density * task.numel())).values
+    assert torch.equal(whole[whole != 0].abs().sort(descending=True).values, kept)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "dare_linear", "linear", "task_arithmetic"])
+def test_a_tensor_of_many_pieces_is_merged_as_one(method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    base, *moves = (torch.randn(30_000, generator=generator) for _ in range(3))
+    tensors = [base + 0.1 * moves[0], base + 0.3 * moves[1], base][: 2 if method == "linear" else 3]
+    config = section(method, weights=(1.6, 0.2))
+    whole = merge_tensor(config, NAME, *tensors, *[None] * (3 - len(tensors)))
+    in_pieces = merge_pieces(config, NAME, 30_000, lambda: zip(*(tensor.split(999) for tensor in tensors), strict=True))
+    assert torch.equal(torch.cat(list(in_pieces)), whole)
 
 
 def test_ties_worked_by_hand() -> None:
