@@ -29,8 +29,8 @@ from drift.errors import CheckpointError, ConfigError
 from drift.layout import depth, explain_missing, layer_index, module_of, unpaired
 from drift.pairing import check_same_base
 from drift.streaming import (
+    CHUNK_ELEMENTS,
     DTYPES,
-    PIECE_ELEMENTS,
     chunks,
     copy_tensor,
     created,
@@ -125,7 +125,7 @@ def drop(task: Tensor, density: float, generator: torch.Generator, *, rescale: b
 def keep_mask(elements: int, density: float, generator: torch.Generator) -> Tensor:
     """Which elements DARE keeps: the same bits, drawn at once or in pieces one after the other."""
     mask = torch.empty(elements, dtype=torch.bool)
-    for piece in mask.split(PIECE_ELEMENTS):
+    for piece in mask.split(CHUNK_ELEMENTS):
         piece.copy_(torch.bernoulli(torch.full((piece.numel(),), density), generator=generator))
     return mask
 
@@ -339,12 +339,12 @@ def _write_merged(config: MergeConfig, todo: MergePlan, name: str, stream: Binar
         models.append((todo.base, todo.in_base[canonical]))
 
     def read() -> Iterator[list[Tensor]]:
-        stretches = (model.pieces(own, PIECE_ELEMENTS) for model, own in models)
+        stretches = (model.pieces(own, CHUNK_ELEMENTS) for model, own in models)
         return ([piece.float() for piece in stretch] for stretch in zip(*stretches, strict=True))
 
     sums = torch.zeros(2, dtype=torch.float64)
     merged = merge_pieces(config, canonical, math.prod(info.shape), read)
-    for piece, vlm in zip(merged, todo.vlm.pieces(name, PIECE_ELEMENTS), strict=True):
+    for piece, vlm in zip(merged, todo.vlm.pieces(name, CHUNK_ELEMENTS), strict=True):
         if not piece.isfinite().all():
             raise CheckpointError(f"'{canonical}': the merge holds NaN or infinity; one of the checkpoints is broken")
         write_tensor(stream, piece.to(DTYPES[info.dtype]))

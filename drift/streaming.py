@@ -24,6 +24,7 @@ from drift.errors import CheckpointError
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype in DTYPE_NAMES.items()}
 CHUNK_ELEMENTS = 1 << 17
+"""Elements computed with at a time: in float32 or float64 they stay in a core's cache."""
 PIECE_ELEMENTS = 1 << 20
 """Elements read and written at a time: few calls of the system, little memory."""
 COPY_BYTES = 1 << 24
