@@ -238,7 +238,7 @@ def table(runs: list[Run], ours: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_results(name: str, runs: Sequence[Run], table: str, out: Path, arguments: Sequence[str]) -> None:
+def write_results(name: str, runs: Sequence[Run], table: str, arguments: argparse.Namespace) -> None:
     """A JSON file with everything and a Markdown table beside it, dated."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     dirty = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -246,11 +246,13 @@ def write_results(name: str, runs: Sequence[Run], table: str, out: Path, argumen
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "commit": (commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")) or None,
-        "command": " ".join(["python", f"benchmarks/{name}.py", *arguments]),
+        "command": f"python benchmarks/{name}.py --layers {arguments.layers} --repeat {arguments.repeat}"
+        + (" --cold" if arguments.cold else "")
+        + (" --mergekit mergekit-yaml" if arguments.mergekit else ""),
         "runs": [asdict(one) for one in runs],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / f"{name}-{datetime.now(UTC):%Y-%m-%d}"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    file = arguments.out / f"{name}-{datetime.now(UTC):%Y-%m-%d}"
     file.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     heading = f"`{content['command']}`, commit `{str(content['commit'])[:7]}`, {content['machine']}\n\n"
     file.with_suffix(".md").write_text(heading + table)

@@ -50,7 +50,7 @@ def main() -> None:
     expert, vlm = (write_model(work / name, arguments.layers, seed) for name, seed in (("expert", 1), ("vlm", 2)))
     contestants = list(_contestants(expert, vlm, work, arguments))
     runs = [contestant() for _ in range(arguments.repeat) for contestant in contestants]
-    write_results("delta_throughput", runs, table(runs, "drift"), arguments.out, sys.argv[1:])
+    write_results("delta_throughput", runs, table(runs, "drift"), arguments)
 
 
 def _contestants(expert: Path, vlm: Path, work: Path, arguments: argparse.Namespace) -> Iterator[Callable[[], Run]]:

@@ -27,7 +27,7 @@ def main() -> None:
     models = {name: write_model(work / name, arguments.layers, seed) for name, seed in SEEDS.items()}
     contestants = list(_contestants(models, work, arguments.mergekit, arguments.cold))
     runs = [contestant() for _ in range(arguments.repeat) for contestant in contestants]
-    write_results("merge_throughput", runs, table(runs, "drift ties"), arguments.out, sys.argv[1:])
+    write_results("merge_throughput", runs, table(runs, "drift ties"), arguments)
 
 
 def _contestants(models: dict[str, Path], work: Path, mergekit: Path | None, cold: bool) -> Iterator[Callable[[], Run]]:
