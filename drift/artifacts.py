@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,21 @@ def content_sha256(path: Path) -> str:
         if file.is_file() and file.name != PROVENANCE and not any(part.startswith(".") for part in relative.parts):
             digest.update(f"{relative.as_posix()}\0{content_sha256(file)}\n".encode())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def hashing(paths: Iterable[Path]) -> Iterator[None]:
+    """Hash `paths` in a thread of its own while the block runs; `write_provenance` then finds the hashes ready."""
+
+    def work() -> None:
+        with contextlib.suppress(OSError):  # what cannot be read is said when the hash is asked for
+            for path in paths:
+                content_sha256(path)
+
+    thread = threading.Thread(target=work, name="hashing", daemon=True)
+    thread.start()
+    yield
+    thread.join()
 
 
 @functools.lru_cache(maxsize=4096)

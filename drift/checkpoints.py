@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,10 @@ __all__ = [
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-FLOATS = ("BF16", "F16", "F32", "F64")
+DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+"""Safetensors' and torch's names of the dtypes that can be subtracted and merged."""
 
+_BITS = {"BF16": 16, "F16": 16, "F32": 32, "F64": 64, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
 
@@ -106,10 +109,23 @@ def read_header(file: Path) -> Header:
         tensors = {name: _tensor_info(file, entry, 8 + length) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{file}: no safetensors file, or cut off in its header; download it again") from error
-    end = max((info.end for info in tensors.values()), default=8 + length)
+    end = _require_gapless(file, tensors, 8 + length)
     if end != size:
         raise CheckpointError(f"{file}: cut off: {size} bytes, but its header describes {end}; download it again")
     return Header(tensors, metadata, 8 + length)
+
+
+def _require_gapless(file: Path, tensors: Mapping[str, TensorInfo], start: int) -> int:
+    """Where the last tensor ends. Raises CheckpointError if a tensor's bytes do not fit its shape, or overlap."""
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        bits = _BITS.get(info.dtype)
+        if info.start != start or (bits and info.size_bytes != math.prod(info.shape) * bits // 8):
+            raise CheckpointError(
+                f"{file}: the header lies about '{name}' ({info.dtype} {list(info.shape)} in bytes {info.start} to "
+                f"{info.end}); download it again"
+            )
+        start = info.end
+    return start
 
 
 def _tensor_info(file: Path, entry: Mapping[str, Any], offset: int) -> TensorInfo:
@@ -154,6 +170,24 @@ class Checkpoint:
         """The tensor of this name on disk, on the CPU, in its own dtype."""
         return self._open(name).get_tensor(name)
 
+    def pieces(self, name: str, elements: int) -> Iterator[Tensor]:
+        """The tensor flat, so many elements at a time, always in the same memory: use a piece before the next one.
+
+        Raises CheckpointError if the file ends before the tensor does.
+        """
+        import torch
+
+        info = self.tensors[name]
+        dtype = getattr(torch, DTYPE_NAMES[info.dtype])
+        room = torch.empty(min(elements, max(1, info.size_bytes // dtype.itemsize)), dtype=dtype)
+        with info.file.open("rb", buffering=0) as file:
+            file.seek(info.start)
+            for left in range(info.size_bytes // dtype.itemsize, 0, -elements):
+                piece = room[:left]
+                if file.readinto(piece.view(torch.uint8).numpy().data) != piece.nbytes:
+                    raise CheckpointError(f"{info.file}: ends inside '{name}'; download it again")
+                yield piece
+
     def first_rows(self, name: str, elements: int) -> Tensor:
         """The first rows of a tensor, about so many elements of it."""
         rows = max(1, elements // max(1, self.shapes[name][-1]))
@@ -161,7 +195,7 @@ class Checkpoint:
 
     def require_float(self, name: str) -> None:
         """Raise CheckpointError if a tensor's dtype is not one that can be subtracted and merged."""
-        if (dtype := self.tensors[name].dtype) not in FLOATS:
+        if (dtype := self.tensors[name].dtype) not in DTYPE_NAMES:
             raise CheckpointError(f"{self.path}: '{name}' is {dtype}; take the original, unquantised checkpoint")
 
     def _open(self, name: str) -> Any:

@@ -7,6 +7,7 @@ that may import `pipelines`, and only inside the commands that run the whole cha
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,15 +26,17 @@ from drift.config import (
     PriorConfig,
     RegisterConfig,
     TrainConfig,
+    merge_preset,
 )
 from drift.configfile import load, load_section, schema
-from drift.display import RunView, show_json, show_report, show_text
+from drift.display import RunView, show_forecast, show_json, show_plan, show_report, show_text
 from drift.errors import ConfigError, DriftError
 from drift.validation import to_json
 
 EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
 DEFAULT_CONFIG = Path("configs/miniature.yaml")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
 CHAIN, STEPS, CLUSTER, OTHER = "Whole chain", "Steps", "Cluster", "Other"
 
@@ -53,6 +56,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
 SectionFile = Annotated[Path | None, typer.Option("--config", "-c", help="Take this step's section from a file.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, from the headers; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
 
@@ -103,6 +107,20 @@ def run(
     with RunView(quiet=quiet or as_json) as view:
         result = run_locally(loaded, on_event=view.event, fresh=fresh)
     view.close(result, as_json=as_json)
+
+
+@app.command("plan", rich_help_panel=CHAIN)
+def plan_(
+    overrides: Overrides = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    samples: Annotated[int | None, typer.Option(min=1, help="Rows of the training set; default: curate.keep.")] = None,
+    deltas: Annotated[Path | None, typer.Option(help="Folder with one folder per Δ; default: a sample of Δ.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what each arm will do, and how far Adam can take it along its Δ; runs nothing."""
+    from drift.forecast import forecast
+
+    show_forecast(forecast(load(config, overrides or ()), samples=samples, deltas=deltas), as_json)
 
 
 @app.command(rich_help_panel=CHAIN)
@@ -175,7 +193,7 @@ def curate(
 
 @app.command(rich_help_panel=STEPS)
 def delta(
-    expert: Annotated[str, typer.Option(help="φ_reason: directory or hub id.")],
+    expert: Annotated[list[str], typer.Option(help="φ_reason: directory or hub id; of several: EXPERT=WEIGHT.")],
     vlm: Annotated[str, typer.Option(help="φ_VL: directory or hub id.")],
     out: Out,
     base: Annotated[str | None, typer.Option(help="φ_base, for --minus base.")] = None,
@@ -183,15 +201,34 @@ def delta(
     modules: Annotated[str | None, typer.Option(help="attn,mlp,norm,head,embed or re:PATTERN.")] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 0-27 or 4,8-11.")] = None,
     force: Annotated[bool | None, typer.Option(help="Go on with checkpoints that look unrelated.")] = None,
+    dry_run: DryRun = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the prior Δ = expert − vlm, streamed."""
+    """Compute the prior Δ = expert − vlm, or a weighted mean of several experts', streamed."""
     from drift.delta import compute_delta
+    from drift.pairing import plan
 
-    given = {"minus": minus, "modules": modules.split(",") if modules else None, "layers": layers, "force": force}
+    experts = [_weighted(text) for text in expert]
+    given = {
+        "experts": experts if len(experts) > 1 or "weight" in experts[0] else None,
+        "minus": minus,
+        "modules": modules.split(",") if modules else None,
+        "layers": layers,
+        "force": force,
+    }
     section = load_section(DeltaConfig, "delta", None, overrides or (), given)
-    show_report(compute_delta(section, expert=expert, vlm=vlm, base=base, out=out), out, as_json)
+    first = experts[0]["model"]
+    if dry_run:
+        show_plan(plan(section, expert=first, vlm=vlm, base=base).summary(), as_json)
+    else:
+        show_report(compute_delta(section, expert=first, vlm=vlm, base=base, out=out), out, as_json)
+
+
+def _weighted(text: str) -> dict[str, str]:
+    """`EXPERT=0.5` as a section; a path may hold an equals sign itself."""
+    model, _, weight = text.rpartition("=")
+    return {"model": model, "weight": weight} if model and _NUMBER.match(weight) else {"model": text}
 
 
 @app.command(rich_help_panel=STEPS)
@@ -205,11 +242,14 @@ def merge(
     density: Annotated[float | None, typer.Option(help="Share kept by TIES and DARE.")] = None,
     keep_first: Annotated[int | None, typer.Option(help="Layer swap: first layers that stay the VLM's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of DARE's mask.")] = None,
+    preset: Annotated[str | None, typer.Option(help="br2v: the published baselines' settings, bugs included.")] = None,
+    dry_run: DryRun = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Merge the expert into the VLM: the baselines, streamed."""
     from drift.merge import merge as step
+    from drift.merge import plan_merge
 
     given = {
         "method": method,
@@ -218,8 +258,13 @@ def merge(
         "keep_first": keep_first,
         "seed": seed,
     }
-    section = load_section(MergeConfig, "merge", None, overrides or (), given)
-    show_report(step(section, expert=expert, vlm=vlm, base=base, out=out), out, as_json)
+    settings = merge_preset(preset, method) if preset else {}
+    settings |= {key: value for key, value in given.items() if value is not None}
+    section = load_section(MergeConfig, "merge", None, overrides or (), settings)
+    if dry_run:
+        show_plan(plan_merge(section, expert=expert, vlm=vlm, base=base).summary(), as_json)
+    else:
+        show_report(step(section, expert=expert, vlm=vlm, base=base, out=out), out, as_json)
 
 
 @app.command(rich_help_panel=STEPS)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from drift.errors import ConfigError
 from drift.validation import Section, suggest, validate
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -159,9 +160,29 @@ class ModelsConfig(Section):
     """φ_base, the language model both come from; some merges and Δ = φ_reason − φ_base need it."""
 
 
-class DeltaConfig(Section):
-    """One prior Δ = φ_reason − φ_other, over the text decoder's selected modules."""
+class ExpertConfig(Section):
+    """One of several experts that a Δ is made of."""
 
+    model: str | None = None
+    """A checkpoint; null is `models.expert`."""
+    weight: float = Field(1.0, allow_inf_nan=False)
+    """Its share of the direction, relative to the others'; negative leads away from it."""
+    minus: str | None = None
+    """What is subtracted from it; null is the Δ's own `minus`."""
+
+    @field_validator("weight")
+    @classmethod
+    def _weighs_something(cls, weight: float) -> float:
+        if weight == 0:
+            raise ValueError("an expert of weight 0 takes no part; remove it")
+        return weight
+
+
+class DeltaConfig(Section):
+    """One prior Δ = φ_reason − φ_other, or a weighted mean of several, over the text decoder's selected modules."""
+
+    experts: tuple[ExpertConfig, ...] = ()
+    """Several experts, each with a weight: Δ points along Σ wᵢ Δᵢ/‖Δᵢ‖. Empty: `models.expert` alone, Δ raw."""
     minus: str = "vlm"
     """φ_other: `vlm` (the paper's), `base`, or a checkpoint."""
     modules: tuple[Module, ...] = ("attn", "mlp")
@@ -171,6 +192,12 @@ class DeltaConfig(Section):
     include_bias: bool = True
     force: bool = False
     """Go on although the two checkpoints do not look like fine-tunes of one base."""
+
+    @property
+    def pairs(self) -> tuple[tuple[str | None, str, float], ...]:
+        """(expert or None for `models.expert`, what is subtracted from it, weight) of each difference Δ is made of."""
+        experts = self.experts or (ExpertConfig(),)
+        return tuple((expert.model, expert.minus or self.minus, expert.weight) for expert in experts)
 
     @field_validator("layers")
     @classmethod
@@ -310,6 +337,18 @@ class MergeConfig(Section):
     seed: int = 0
 
 
+def merge_preset(name: str, method: str) -> dict[str, Any]:
+    """A published recipe's settings of a method. `br2v`: those of the paper's baselines, DARE without its rescaling.
+
+    Raises ConfigError for an unknown preset.
+    """
+    if name != "br2v":
+        raise ConfigError(f"preset: '{name}' is unknown; known: br2v")
+    if method in ("ties", "dare_ties", "dare_linear"):
+        return {"weights": [1.6, 0.2], "density": 0.2, "rescale": False}
+    return {"weights": [0.9, 0.1], "keep_first": 6}
+
+
 class ArmConfig(Section):
     """One way to a model: an optional merge, then an optional training."""
 
@@ -436,7 +475,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _references_exist(self) -> Self:
         for name, delta in self.deltas.items():
-            if delta.minus == "base":
+            if any(minus == "base" for _, minus, _ in delta.pairs):
                 self._needs_base(f"deltas.{name}.minus: 'base'")
         for key, arm in [("candidate", self.gate.candidate), *(("beats", arm) for arm in self.gate.beats)]:
             if arm not in self.arms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -41,6 +42,41 @@ def show_report(report: Report, folder: Path, as_json: bool) -> None:
     for name, value in numbers.items():
         table.add_row(name, number(value))
     table.add_row("written to", str(folder))
+    out.print(table)
+
+
+def show_plan(summary: Mapping[str, Any], as_json: bool) -> None:
+    """What a dry run would do: one row per entry, lists as their lengths, warnings written out."""
+    if as_json:
+        show_json(json.dumps(summary))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in summary.items():
+        if name in ("models", "warnings"):
+            for line in value:
+                table.add_row(name.removesuffix("s"), line)
+        elif name != "pairs":
+            table.add_row(name.replace("_", " "), _amount(name, value))
+    out.print(table)
+
+
+def _amount(name: str, value: Any) -> str:
+    if name.endswith("bytes"):
+        return f"{value / 1e9:,.3f} GB"
+    return str(len(value)) if isinstance(value, list) else str(value)
+
+
+def show_forecast(arms: Sequence[Any], as_json: bool) -> None:
+    """What each arm will do, and how far it can go."""
+    if as_json:
+        show_json(json.dumps([asdict(arm) for arm in arms]))
+        return
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in ("arm", "does", "steps", "sum of rates", ""):
+        table.add_column(head, justify="right" if head in ("steps", "sum of rates") else "left")
+    for arm in arms:
+        trains = (str(arm.steps), f"{arm.sum_of_rates:.3g}") if arm.steps else ("", "")
+        table.add_row(arm.arm, arm.does, *trains, arm.remark)
     out.print(table)
 
 

@@ -20,6 +20,7 @@ Shape = Sequence[int]
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)layers\.(?P<index>\d+)\.")
 _HEAD = "lm_head."
+_FUSED = re.compile(r"\.experts\.(?!\d)")
 _MODULES = {
     "attn": re.compile(r"^layers\.\d+\.(self_attn|linear_attn)\.\w*proj\w*\.(weight|bias)$"),
     "mlp": re.compile(r"^layers\.\d+\.(mlp|feed_forward)\.(.*\.)?\w*proj(\.weight|\.bias)?$"),
@@ -58,6 +59,14 @@ def find_partners(names: Mapping[str, Shape], canonical: Mapping[str, Shape]) ->
     return found[0] | _head_hits(names, canonical)
 
 
+def unpaired(names: Iterable[str], partners: Mapping[str, str]) -> dict[str, str]:
+    """Canonical name → name, of what stands in the layers of a decoder and is nobody's partner."""
+    inside = next(canonical for canonical in partners if canonical.startswith("layers."))
+    prefix = partners[inside].removesuffix(inside)
+    left = (name for name in names if name.startswith(prefix + "layers."))
+    return {name.removeprefix(prefix): name for name in sorted(set(left) - set(partners.values()))}
+
+
 def match_parameters(names_and_shapes: Mapping[str, Shape], canonical: Mapping[str, Shape]) -> dict[str, str]:
     """Canonical name → name in a model, for every tensor of a Δ; `names_and_shapes` may be on disk or at run time.
 
@@ -77,6 +86,9 @@ def explain_missing(name: str, shape: Shape, names: Mapping[str, Shape]) -> str:
         return f"shape {list(shape)} does not fit {list(names[ending[0]])} of '{ending[0]}'"
     if name.startswith(_HEAD):
         return "the model has no such tensor, its head is tied to embed_tokens (select 'embed' instead)"
+    if ".experts." in name:
+        fused = "unfused" if _FUSED.search(name) else "fused"
+        return f"the model stores its experts {fused}; a Δ of them is not supported (select attn alone)"
     return "the model has no tensor of this name and shape in its text decoder"
 
 
@@ -94,12 +106,25 @@ _ALIKE = ("rope_theta", "vocab_size", "max_position_embeddings", "rms_norm_eps",
 
 def check_architecture(expert: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]]) -> None:
     """Raise CheckpointError if two text configurations, each with its model's name, cannot be of one base."""
+    _refuse_renumbered(expert, other)
     for key in _SAME:
         values = [config.get(key) for _, config in (expert, other)]
         if None not in values and values[0] != values[1]:
             raise CheckpointError(
                 f"{key}: {values[0]} in {expert[0]}, {values[1]} in the text decoder of {other[0]}: not of one base"
             )
+
+
+def _refuse_renumbered(*models: tuple[str, Mapping[str, Any]]) -> None:
+    """Mllama counts its cross-attention layers among the decoder's: names agree where the layers do not."""
+    crossed = [
+        (name, config["cross_attention_layers"]) for name, config in models if "cross_attention_layers" in config
+    ]
+    if len(crossed) == 1 or (len(crossed) == 2 and crossed[0][1] != crossed[1][1]):
+        raise CheckpointError(
+            f"{crossed[0][0]}: cross-attention layers ({crossed[0][1]}) are counted among the decoder's, so that"
+            " layer N is another layer of the other model; not supported"
+        )
 
 
 def config_differences(expert: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -140,8 +165,7 @@ def select_modules(
     within = _in_layers(names, layers)
     chosen: set[str] = set()
     for module in modules:
-        pattern = _pattern(module)
-        hits = {name for name in within if pattern.search(name) and (include_bias or not name.endswith(".bias"))}
+        hits = {name for name in within if is_selected(name, module, include_bias)}
         if not hits:
             tied = " (a head tied to the embeddings is no tensor of its own: select embed)" if module == "head" else ""
             raise ConfigError(f"modules: '{module}' selects no tensor of the text decoder{tied}")
@@ -149,6 +173,11 @@ def select_modules(
     if not chosen:
         raise ConfigError("modules: empty; choose of attn, mlp, norm, head, embed or re:<pattern>")
     return [name for name in names if name in chosen]
+
+
+def is_selected(name: str, module: str, include_bias: bool) -> bool:
+    """Whether a module's pattern finds a canonical name. Raises ConfigError if the module is unknown."""
+    return bool(_pattern(module).search(name)) and (include_bias or not name.endswith(".bias"))
 
 
 def _in_layers(names: Sequence[str], layers: str | None) -> list[str]:

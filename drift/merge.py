@@ -8,14 +8,16 @@ multimodal model byte for byte, under their own names, in their own shards.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -24,12 +26,24 @@ from drift.artifacts import PROVENANCE, staged, write_json, write_provenance
 from drift.checkpoints import INDEX, Checkpoint, fingerprint, original_vlm_sha256, pair_decoders, read_header, resolve
 from drift.config import MergeConfig
 from drift.errors import CheckpointError, ConfigError
-from drift.layout import depth, explain_missing, layer_index, module_of
+from drift.layout import depth, explain_missing, layer_index, module_of, unpaired
 from drift.pairing import check_same_base
-from drift.streaming import DTYPES, copy_tensor, dot, one_thread, progress, require_space, write_tensor
+from drift.streaming import (
+    CHUNK_ELEMENTS,
+    DTYPES,
+    chunks,
+    copy_tensor,
+    created,
+    one_thread,
+    pieces,
+    progress,
+    require_space,
+    write_tensor,
+)
 
 RECIPE = "merge.json"
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
+_LOW_BITS = 15
 _NEEDS_BASE = ("task_arithmetic", "ties", "dare_ties", "dare_linear")
 
 logger = logging.getLogger(__name__)
@@ -49,20 +63,75 @@ def task_arithmetic(vlm: Tensor, expert: Tensor, base: Tensor, weights: tuple[fl
 
 def trim(task: Tensor, density: float) -> Tensor:
     """Keep the ⌊density · n⌋ elements of largest magnitude, the rest is 0 (TIES, arXiv 2306.01708, step 1)."""
+    return trimmer(lambda: iter([task]), task.numel(), density)(task)
+
+
+def trimmer(read: Callable[[], Iterator[Tensor]], elements: int, density: float) -> Callable[[Tensor], Tensor]:
+    """`trim` of a float32 tensor that is read in pieces: call the result on each piece, from the first to the last.
+
+    Of magnitudes equal to the smallest that is kept, the first ones stay, so that ⌊density · n⌋ do.
+    """
+    kept = int(density * elements)
     if density >= 1:
-        return task
-    kept = task.abs().reshape(-1).topk(int(density * task.numel()), sorted=False).indices
-    mask = torch.zeros(task.numel(), dtype=task.dtype)
-    mask[kept] = 1
-    return task * mask.reshape(task.shape)
+        return lambda piece: piece
+    threshold, left = _kth_magnitude(read, kept) if kept else (math.inf, 0)
+
+    def keep(piece: Tensor) -> Tensor:
+        nonlocal left
+        magnitude = piece.abs()
+        mask = magnitude > threshold
+        equal = (magnitude == threshold).nonzero(as_tuple=True)
+        first = tuple(index[:left] for index in equal)
+        mask[first] = True
+        left -= len(first[0])
+        return piece * mask
+
+    return keep
+
+
+def _kth_magnitude(read: Callable[[], Iterator[Tensor]], k: int) -> tuple[float, int]:
+    """(the k-th largest magnitude, how many of that very magnitude are among the k largest), in two readings.
+
+    The bits of a non-negative float32 are ordered as its values are: count the upper half of the bits, then the lower
+    half of those in the bin where the k-th lies. No piece is sorted or copied.
+    """
+    upper = _counts((piece.abs().view(torch.int32) >> _LOW_BITS for piece in read()), 1 << 16)
+    high, above = _kth_bin(upper, k)
+    bits = (piece.abs().view(torch.int32).reshape(-1) for piece in read())
+    inside = (piece[piece >> _LOW_BITS == high] & ((1 << _LOW_BITS) - 1) for piece in bits)
+    low, more = _kth_bin(_counts(inside, 1 << _LOW_BITS), k - above)
+    return float(torch.tensor(high << _LOW_BITS | low, dtype=torch.int32).view(torch.float32)), k - above - more
+
+
+def _counts(pieces: Iterable[Tensor], bins: int) -> Tensor:
+    total = torch.zeros(bins, dtype=torch.int64)
+    for piece in pieces:
+        total += torch.bincount(piece.reshape(-1), minlength=bins)
+    return total
+
+
+def _kth_bin(counts: Tensor, k: int) -> tuple[int, int]:
+    """The bin of the k-th from above, and how many are in the bins above it."""
+    from_above = counts.flip(0).cumsum(0)
+    place = int(torch.searchsorted(from_above, k))
+    return len(counts) - 1 - place, int(from_above[place - 1]) if place else 0
 
 
 def drop(task: Tensor, density: float, generator: torch.Generator, *, rescale: bool) -> Tensor:
     """Keep each element with probability `density` (DARE, arXiv 2311.03099); `rescale` divides by it."""
-    if density >= 1:
-        return task
-    kept = task * torch.bernoulli(torch.full_like(task, density), generator=generator)
-    return kept / density if rescale else kept
+    return _masked(task, keep_mask(task.numel(), density, generator).reshape(task.shape), density, rescale)
+
+
+def keep_mask(elements: int, density: float, generator: torch.Generator) -> Tensor:
+    """Which elements DARE keeps: the same bits, drawn at once or in pieces one after the other."""
+    mask = torch.empty(elements, dtype=torch.bool)
+    for piece in mask.split(CHUNK_ELEMENTS):
+        piece.copy_(torch.bernoulli(torch.full((piece.numel(),), density), generator=generator))
+    return mask
+
+
+def _masked(task: Tensor, mask: Tensor, density: float, rescale: bool) -> Tensor:
+    return task * mask / density if rescale and density < 1 else task * mask
 
 
 def elect_signs(tasks: Tensor) -> Tensor:
@@ -85,23 +154,60 @@ def tensor_generator(seed: int, name: str) -> torch.Generator:
 
 def merge_tensor(config: MergeConfig, name: str, vlm: Tensor, expert: Tensor, base: Tensor | None) -> Tensor:
     """One tensor of the merged decoder, in float32, from float32 tensors of equal shape."""
-    if config.method == "layer_swap" and (layer_index(name) or 0) < config.keep_first and name.startswith("layers."):
-        return vlm
-    if base is None:
-        return linear(vlm, expert, config.weights)
-    if config.method == "task_arithmetic":
-        return task_arithmetic(vlm, expert, base, config.weights)
-    tasks = torch.stack(_sparsify(config, name, vlm - base, expert - base))
+    tensors = [vlm, expert] if base is None else [vlm, expert, base]
+    read = functools.partial(pieces, *tensors)
+    return torch.cat(list(merge_pieces(config, name, vlm.numel(), read))).reshape(vlm.shape)
+
+
+Read = Callable[[], Iterable[Sequence[Tensor]]]
+"""Read φ_VL, φ_reason and, for methods that need it, φ_base, from the beginning: flat, a stretch at a time."""
+
+
+def merge_pieces(config: MergeConfig, name: str, elements: int, read: Read) -> Iterator[Tensor]:
+    """`merge_tensor`, a stretch at a time, in float32; TIES reads each tensor five times, everything else once."""
+    keep: tuple[Callable[[Tensor], Tensor], ...] | None = None
+    for vlm, expert, *rest in read():
+        if not rest:
+            kept = config.method == "layer_swap" and _stays(config, name)
+            yield vlm.clone() if kept else linear(vlm, expert, config.weights)
+        elif config.method == "task_arithmetic":
+            yield task_arithmetic(vlm, expert, rest[0], config.weights)
+        else:
+            keep = keep or _sparsifiers(config, name, elements, read)
+            tasks = torch.stack([keep[0](vlm - rest[0]), keep[1](expert - rest[0])])
+            yield rest[0] + _joined(config, tasks)
+
+
+def _stays(config: MergeConfig, name: str) -> bool:
+    """Whether a layer swap leaves this tensor the VLM's."""
+    return name.startswith("layers.") and (layer_index(name) or 0) < config.keep_first
+
+
+def _joined(config: MergeConfig, tasks: Tensor) -> Tensor:
     if config.method == "dare_linear":
-        return base + linear(tasks[0], tasks[1], config.weights)
-    return base + disjoint_sum(tasks, elect_signs(tasks), config.weights)
+        return linear(tasks[0], tasks[1], config.weights)
+    return disjoint_sum(tasks, elect_signs(tasks), config.weights)
 
 
-def _sparsify(config: MergeConfig, name: str, *tasks: Tensor) -> list[Tensor]:
+def _sparsifiers(config: MergeConfig, name: str, elements: int, read: Read) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """What makes each of the two task vectors sparse, called on their stretches in order."""
     if config.method == "ties":
-        return [trim(task, config.density) for task in tasks]
+        tasks = (lambda: (vlm - base for vlm, _, base in read()), lambda: (expert - base for _, expert, base in read()))
+        return tuple(trimmer(task, elements, config.density) for task in tasks)
     generator = tensor_generator(config.seed, name)
-    return [drop(task, config.density, generator, rescale=config.rescale) for task in tasks]
+    masks = [keep_mask(elements, config.density, generator) for _ in range(2)]
+    return tuple(_dropper(config, mask) for mask in masks)
+
+
+def _dropper(config: MergeConfig, mask: Tensor) -> Callable[[Tensor], Tensor]:
+    done = 0
+
+    def keep(piece: Tensor) -> Tensor:
+        nonlocal done
+        done += piece.numel()
+        return _masked(piece, mask[done - piece.numel() : done], config.density, config.rescale)
+
+    return keep
 
 
 # ------------------------------------------------------------------------------------------ checkpoints
@@ -135,6 +241,24 @@ class MergePlan:
     canonical: dict[str, str]
     in_expert: dict[str, str]
     in_base: dict[str, str]
+
+    def summary(self) -> dict[str, Any]:
+        """What a dry run shows: counts, bytes, models, every tensor that is merged, what is copied."""
+        read = [(self.expert, self.in_expert), *([(self.base, self.in_base)] if self.base else [])]
+        merged = self.canonical.values()
+        size = sum(info.size_bytes for info in self.vlm.tensors.values())
+        return {
+            "tensors": len(self.canonical),
+            "copied": len(self.vlm.tensors) - len(self.canonical),
+            "read_bytes": size + sum(model.tensors[names[name]].size_bytes for model, names in read for name in merged),
+            "write_bytes": size,
+            "models": [str(model.path) for model in (self.vlm, *(model for model, _ in read))],
+            "not_merged": sorted(self.vlm.tensors.keys() - self.canonical.keys()),
+            "pairs": [
+                {"name": name, "vlm": own, "expert": self.in_expert[name], "base": self.in_base.get(name)}
+                for own, name in self.canonical.items()
+            ],
+        }
 
 
 def merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None, out: Path) -> MergeReport:
@@ -185,41 +309,50 @@ def plan_merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None) 
 
 def _require_nothing_left(vlm: Checkpoint, in_vlm: Mapping[str, str]) -> None:
     """Raise CheckpointError if a layer of the VLM's decoder has a tensor that the expert does not have."""
-    inside = next(name for name in in_vlm if name.startswith("layers."))
-    prefix = in_vlm[inside].removesuffix(inside) + "layers."
-    for name in vlm.tensors.keys() - set(in_vlm.values()):
-        if name.startswith(prefix):
-            raise CheckpointError(f"{vlm.path}: '{name}' has no partner in the expert: not of one base")
+    for name in unpaired(vlm.tensors, in_vlm).values():
+        raise CheckpointError(f"{vlm.path}: '{name}' has no partner in the expert: not of one base")
 
 
 def _write_shards(config: MergeConfig, todo: MergePlan, folder: Path) -> tuple[float, float]:
     """Write every weight file with its header as it was; returns (‖merged − φ_VL‖², ‖φ_VL‖²)."""
-    changes = []
+    total = torch.zeros(2, dtype=torch.float64)
     with progress("merge", sum(info.size_bytes for info in todo.vlm.tensors.values())) as bar:
         for file in todo.vlm.files:
             header = read_header(file)
-            with file.open("rb") as source, (folder / file.name).open("wb") as stream:
+            with file.open("rb") as source, created(folder / file.name, file.stat().st_size) as stream:
                 stream.write(source.read(header.size_bytes))
                 for name, info in sorted(header.tensors.items(), key=lambda item: item[1].start):
                     if name in todo.canonical:
-                        merged, vlm = _merged(config, todo, name)
-                        write_tensor(stream, merged.to(DTYPES[info.dtype]))
-                        moved = merged - vlm
-                        changes.append((dot(moved, moved), dot(vlm, vlm)))
+                        total += _write_merged(config, todo, name, stream)
                     else:
                         copy_tensor(stream, source, info)
                     bar.update(info.size_bytes)
-    return math.fsum(change for change, _ in changes), math.fsum(size for _, size in changes)
+    moved, whole = total.tolist()
+    return moved, whole
 
 
-def _merged(config: MergeConfig, todo: MergePlan, name: str) -> tuple[Tensor, Tensor]:
-    canonical = todo.canonical[name]
-    vlm, expert = todo.vlm.tensor(name).float(), todo.expert.tensor(todo.in_expert[canonical]).float()
-    base = todo.base.tensor(todo.in_base[canonical]).float() if todo.base else None
-    merged = merge_tensor(config, canonical, vlm, expert, base)
-    if not merged.isfinite().all():
-        raise CheckpointError(f"'{canonical}': the merge holds NaN or infinity; one of the checkpoints is broken")
-    return merged, vlm
+def _write_merged(config: MergeConfig, todo: MergePlan, name: str, stream: BinaryIO) -> Tensor:
+    """Append one merged tensor; (‖merged − φ_VL‖², ‖φ_VL‖²) of it."""
+    canonical, info = todo.canonical[name], todo.vlm.tensors[name]
+    models = [(todo.vlm, name), (todo.expert, todo.in_expert[canonical])]
+    if todo.base:
+        models.append((todo.base, todo.in_base[canonical]))
+
+    def read() -> Iterator[list[Tensor]]:
+        stretches = (model.pieces(own, CHUNK_ELEMENTS) for model, own in models)
+        return ([piece.float() for piece in stretch] for stretch in zip(*stretches, strict=True))
+
+    sums = torch.zeros(2, dtype=torch.float64)
+    merged = merge_pieces(config, canonical, math.prod(info.shape), read)
+    for piece, vlm in zip(merged, todo.vlm.pieces(name, CHUNK_ELEMENTS), strict=True):
+        if not piece.isfinite().all():
+            raise CheckpointError(f"'{canonical}': the merge holds NaN or infinity; one of the checkpoints is broken")
+        write_tensor(stream, piece.to(DTYPES[info.dtype]))
+        for after, before in chunks(piece, vlm):
+            sums[1] += before @ before
+            after -= before
+            sums[0] += after @ after
+    return sums
 
 
 def _copy_side_files(source: Path, folder: Path) -> None:

@@ -6,16 +6,26 @@ made from headers alone; the check for a common base reads a sample of the proje
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from drift.checkpoints import Checkpoint, pair_decoders, resolve
-from drift.config import DeltaConfig
+from drift.config import DeltaConfig, parse_layers
 from drift.errors import CheckpointError, ConfigError
-from drift.layout import config_differences, explain_missing, layer_index, module_of, select_modules
+from drift.layout import (
+    config_differences,
+    explain_missing,
+    is_selected,
+    layer_index,
+    module_of,
+    select_modules,
+    unpaired,
+)
 from drift.streaming import DTYPES, cosine
 
 SAME_BASE_COSINE = 0.1
@@ -25,12 +35,22 @@ SAMPLED_TENSORS, SAMPLED_ELEMENTS = 24, 1 << 17
 
 
 @dataclass(frozen=True)
+class Pair:
+    """One expert, what is subtracted from it, its share of Δ's direction, and the names in both by canonical name."""
+
+    expert: Checkpoint
+    other: Checkpoint
+    weight: float
+    in_expert: Mapping[str, str]
+    in_other: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Source:
-    """One tensor of Δ before it is read: its canonical name, and its name in each of the three checkpoints."""
+    """One tensor of Δ before it is read: its canonical name, its name in the two checkpoints of each pair, in φ_VL."""
 
     name: str
-    expert: str
-    other: str
+    pairs: tuple[tuple[str, str], ...]
     vlm: str
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -45,17 +65,48 @@ class Source:
 class DeltaPlan:
     """What `compute_delta` will do, known from the headers: which tensors of which models, and what looks odd."""
 
-    expert: Checkpoint
-    other: Checkpoint
+    config: DeltaConfig
+    pairs: tuple[Pair, ...]
     vlm: Checkpoint
-    direction: str
     sources: tuple[Source, ...]
     warnings: tuple[str, ...]
 
     @property
-    def compared(self) -> tuple[Checkpoint, ...]:
-        """The checkpoints that must share the expert's base."""
-        return (self.vlm,) if self.other is self.vlm else (self.other, self.vlm)
+    def direction(self) -> str:
+        """`expert-minus-vlm` and the like, as it stands in Δ's files."""
+        (minus, *more) = {minus if minus in ("vlm", "base") else "other" for _, minus, _ in self.config.pairs}
+        return f"{'experts' if self.config.experts else 'expert'}-minus-{'several' if more else minus}"
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every model that is read, once."""
+        return list(dict.fromkeys([self.vlm, *(model for pair in self.pairs for model in (pair.expert, pair.other))]))
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the tensors that are read."""
+        read = {(self.vlm, source.vlm) for source in self.sources}
+        for place, pair in enumerate(self.pairs):
+            for expert, other in (source.pairs[place] for source in self.sources):
+                read |= {(pair.expert, expert), (pair.other, other)}
+        return sum(model.tensors[name].size_bytes for model, name in read)
+
+    def summary(self) -> dict[str, Any]:
+        """What a dry run shows: counts, bytes, models, every pair of names, what is left out, warnings."""
+        selected = {source.name for source in self.sources}
+        return {
+            "direction": self.direction,
+            "tensors": len(self.sources),
+            "read_bytes": self.read_bytes,
+            "write_bytes": self.size_bytes,
+            "models": [str(model.path) for model in self.checkpoints],
+            "not_selected": [name for name in self.pairs[0].in_expert if name not in selected],
+            "warnings": list(self.warnings),
+            "pairs": [
+                {"name": source.name, "pairs": source.pairs, "vlm": source.vlm, "shape": source.shape}
+                for source in self.sources
+            ],
+        }
 
     @property
     def size_bytes(self) -> int:
@@ -68,23 +119,22 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
 
     Raises CheckpointError if the models do not fit together, ConfigError if the selection is empty.
     """
-    reason, visual = Checkpoint(resolve(expert)), Checkpoint(resolve(vlm))
-    other = visual if config.minus == "vlm" else Checkpoint(resolve(_minus(config, base)))
-    in_vlm = pair_decoders(reason, visual)
-    in_other = in_vlm if other is visual else pair_decoders(reason, other)
-    own = reason.canonical()
-    selected = select_modules(list(own), config.modules, config.layers, config.include_bias)
-    sources = tuple(
-        _source(name, (reason, own), (other, in_other), (visual, in_vlm))
-        for name in sorted(selected, key=_reading_order)
+    opened = functools.cache(lambda reference: Checkpoint(resolve(reference)))
+    pairs = tuple(
+        _pair(opened(own or expert), opened(_subtracted(minus, vlm, base)), weight)
+        for own, minus, weight in config.pairs
     )
-    direction = f"expert-minus-{config.minus if config.minus in ('vlm', 'base') else 'other'}"
-    differing = config_differences(reason.text_config, other.text_config)
-    warnings = tuple(f"the expert's configuration differs in {difference}" for difference in differing)
-    return DeltaPlan(reason, other, visual, direction, sources, warnings)
+    visual: Checkpoint = opened(vlm)
+    partners = [pair_decoders(pair.expert, visual) for pair in pairs]
+    selected = select_modules(list(pairs[0].in_expert), config.modules, config.layers, config.include_bias)
+    sources = tuple(_source(name, pairs, (visual, partners[0])) for name in sorted(selected, key=_reading_order))
+    _require_whole(config, visual, partners)
+    differing = (config_differences(pair.expert.text_config, pair.other.text_config) for pair in pairs)
+    warnings = dict.fromkeys(f"the expert's configuration differs in {one}" for some in differing for one in some)
+    return DeltaPlan(config, pairs, visual, sources, tuple(warnings))
 
 
-def check_same_base(expert: Checkpoint, others: Sequence[Checkpoint], *, force: bool) -> list[str]:
+def check_same_base(expert: Checkpoint, others: Iterable[Checkpoint], *, force: bool) -> list[str]:
     """Warnings about models whose projections are not much like the expert's, from a sample of their weights.
 
     Raises CheckpointError where they look unrelated, unless `force`.
@@ -117,23 +167,39 @@ def sampled_cosine(expert: Checkpoint, other: Checkpoint) -> float:
     return sum(cosine(a, b) for a, b in rows) / len(rows)
 
 
-def _minus(config: DeltaConfig, base: str | None) -> str:
-    if config.minus == "base" and base is None:
+def _require_whole(config: DeltaConfig, vlm: Checkpoint, partners: Sequence[Mapping[str, str]]) -> None:
+    """Raise CheckpointError if the selection names a tensor of the VLM's decoder that an expert does not have."""
+    layers = None if config.layers is None else parse_layers(config.layers)
+    for in_vlm in partners:
+        for name, own in unpaired(vlm.tensors, in_vlm).items():
+            wanted = any(is_selected(name, module, config.include_bias) for module in config.modules)
+            if wanted and (layers is None or layer_index(name) in layers):
+                raise CheckpointError(f"{vlm.path}: '{own}' has no partner in the expert: Δ would be partial")
+
+
+def _subtracted(minus: str, vlm: str, base: str | None) -> str:
+    """The checkpoint that `vlm` or `base` names; any other name is a checkpoint itself."""
+    if minus == "base" and base is None:
         raise ConfigError("minus: 'base' needs models.base (--base), which is not set")
-    return str(base) if config.minus == "base" else config.minus
+    return {"vlm": vlm, "base": str(base)}.get(minus, minus)
 
 
-def _source(name: str, *models: tuple[Checkpoint, Mapping[str, str]]) -> Source:
-    """Find one tensor in expert, other and vlm."""
-    (expert, own), *_ = models
-    shape = expert.shapes[own[name]]
-    for checkpoint, names in models:
+def _pair(expert: Checkpoint, other: Checkpoint, weight: float) -> Pair:
+    return Pair(expert, other, weight, expert.canonical(), pair_decoders(expert, other))
+
+
+def _source(name: str, pairs: Sequence[Pair], vlm: tuple[Checkpoint, Mapping[str, str]]) -> Source:
+    """Find one tensor in φ_VL, and in expert and other of every pair."""
+    first = pairs[0]
+    shape = first.expert.shapes[first.in_expert[name]]
+    models = [model for pair in pairs for model in ((pair.expert, pair.in_expert), (pair.other, pair.in_other))]
+    for checkpoint, names in (*models, vlm):
         if name not in names:
             raise CheckpointError(f"{checkpoint.path}: '{name}': {explain_missing(name, shape, checkpoint.shapes)}")
         checkpoint.require_float(names[name])
-    dtypes = [DTYPES[checkpoint.tensors[names[name]].dtype] for checkpoint, names in models[:2]]
-    in_expert, in_other, in_vlm = (names[name] for _, names in models)
-    return Source(name, in_expert, in_other, in_vlm, shape, torch.promote_types(*dtypes))
+    dtypes = [DTYPES[checkpoint.tensors[names[name]].dtype] for checkpoint, names in models]
+    in_pairs = tuple((pair.in_expert[name], pair.in_other[name]) for pair in pairs)
+    return Source(name, in_pairs, vlm[1][name], shape, functools.reduce(torch.promote_types, dtypes))
 
 
 def _reading_order(name: str) -> tuple[int, str]:

@@ -174,12 +174,15 @@ def _replay(config: Config) -> Inputs:
 
 
 def _delta_models(step: DeltasStep) -> Inputs:
-    inputs = _local("models.vlm", step.models.vlm) | _local("models.expert", step.models.expert)
+    """The hashes of every checkpoint a Δ is made of, and of φ_VL."""
+    models = step.models
+    known = {None: ("models.expert", models.expert), "vlm": ("models.vlm", models.vlm)}
+    if models.base:
+        known["base"] = ("models.base", models.base)
+    inputs = _local(*known["vlm"])
     for name, delta in step.deltas.items():
-        if delta.minus == "base" and step.models.base:
-            inputs |= _local("models.base", step.models.base)
-        elif delta.minus not in ("vlm", "base"):
-            inputs |= _local(f"deltas.{name}.minus", delta.minus)
+        for reference in (reference for expert, minus, _ in delta.pairs for reference in (expert, minus)):
+            inputs |= _local(*known.get(reference, (f"deltas.{name}:{reference}", str(reference))))
     return inputs
 
 

@@ -125,6 +125,13 @@ STEPS = {
     "delta: only .bin": (["delta", "--expert", "{}/bin_only", "--vlm", str(VLM)], "safetensors"),
     "delta: same model twice": (["delta", "--expert", str(VLM), "--vlm", str(VLM)], "identical"),
     "delta: base not given": (["delta", *PAIR, "--minus", "base"], "base"),
+    "delta: one of two experts missing": (
+        ["delta", "--expert", f"{EXPERT}=0.5", "--expert", "/none/b=0.5", "--vlm", str(VLM)], "'/none/b'",
+    ),
+    "delta: an expert of weight 0": (["delta", *PAIR, "--expert", f"{EXPERT}=0"], "experts.1.weight"),
+    "delta: weights that cancel out": (
+        ["delta", "--expert", f"{EXPERT}=0.5", "--expert", f"{EXPERT}=-0.5", "--vlm", str(VLM)], "cancel out",
+    ),
     "delta: unknown module": (["delta", *PAIR, "--modules", "atn"], "modules"),
     "delta: layer out of range": (["delta", *PAIR, "--layers", "7"], "layers"),
     "delta: pattern without a match": (

@@ -97,6 +97,9 @@ MISTAKES = [
     ("train.prior.scale=huge", "train.prior.scale: input should be 'absolute'"),
     ("curate.keep=0", "curate.keep: input should be greater than or equal to 1 (got 0)"),
     ("deltas.paper.modules=[atn]", "deltas.paper.modules.0: "),
+    ("deltas.paper.experts=[{modle: x}]", "deltas.paper.experts.0.modle: unknown key; did you mean 'model'?"),
+    ("deltas.paper.experts=[{weight: 0}]", "deltas.paper.experts.0.weight: an expert of weight 0 takes no part"),
+    ("deltas.paper.experts=[{weight: .inf}]", "deltas.paper.experts.0.weight: "),
     ("deltas.paper.layers=5-2", "deltas.paper.layers: '5-2' is no layer or range"),
     ("arms.drift.delta=papr", "arms.drift.delta: no delta 'papr'; did you mean 'paper'?"),
     (

@@ -4,10 +4,6 @@ import json
 import math
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +15,23 @@ from safetensors.torch import load_file, save_file
 
 from drift.artifacts import read_json, read_provenance, write_json, write_provenance
 from drift.checkpoints import INDEX, Checkpoint, fingerprint
-from drift.config import DeltaConfig, MergeConfig
-from drift.delta import compute_delta, layer_table, load_delta, projection, tensor_stats
+from drift.config import DeltaConfig, ExpertConfig, MergeConfig
+from drift.delta import (
+    compute_delta,
+    layer_table,
+    load_delta,
+    mixing_factors,
+    part_sums,
+    parts,
+    projection,
+    stats_from_sums,
+)
 from drift.errors import CheckpointError, ConfigError, DataError, DriftError, PriorError
 from drift.merge import merge
 from drift.pairing import plan, sampled_cosine
-from drift.streaming import CHUNK_ELEMENTS, cosine, dot, encode_header, one_thread, require_space, write_tensor
+from drift.streaming import CHUNK_ELEMENTS, cosine, created, dot, encode_header, one_thread, require_space, write_tensor
 from tests.tiny_models import Family, tiny_family, tiny_llm
 
-STEP = """
-import sys
-from pathlib import Path
-from drift.config import DeltaConfig
-from drift.delta import compute_delta
-
-expert, vlm, out = sys.argv[1:]
-compute_delta(DeltaConfig(modules=("attn",)), expert=expert, vlm=vlm, base=None, out=Path(out))
-"""
 ALL = ("attn", "mlp", "norm", "head", "embed")
 
 
@@ -94,8 +90,8 @@ def test_statistics_worked_by_hand() -> None:
     # expert (3, 4), other (3, 0), vlm (1, 2): Δ = (0, 4); ‖Δ‖₁ = ‖Δ‖₂ = 4; ‖φ_VL‖ = √5; ⟨φ_VL, Δ⟩ = 8;
     # cos(expert, other) = 9 / (5 · 3) = 0.6.
     expert, other, vlm = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0]), torch.tensor([1.0, 2.0])
-    stats = tensor_stats(expert - other, expert, other, vlm)
-    assert stats == {
+    sums = part_sums(expert - other, vlm, [(expert, other)])
+    assert stats_from_sums(sums, [1.0], (2,)) == {
         "l1": 4.0,
         "l2": 4.0,
         "vlm_l2": math.sqrt(5),
@@ -145,6 +141,95 @@ def test_the_layer_table_has_a_row_per_layer_and_module(family: Family, tmp_path
     head = prior.stats["lm_head.weight"]
     assert rows[None, "head"].relative_l2 == pytest.approx(head["l2"] / head["vlm_l2"])
     assert rows[None, "head"].cosine == pytest.approx(head["cosine"])
+
+
+# ------------------------------------------------------------------------------------------ several experts
+
+
+def test_mixing_factors_worked_by_hand() -> None:
+    # ‖Δ₁‖ = 2, ‖Δ₂‖ = 6, w = (3, −1): W = 4, m = (3·2 + 1·6)/4 = 3; f₁ = 3/4 · 3/2, f₂ = −1/4 · 3/6.
+    assert mixing_factors([2.0, 6.0], [3.0, -1.0]) == [1.125, -0.125]
+    # Nothing of the second expert: m = (2 + 0)/2 = 1, f₁ = 1/2 · 1/2.
+    assert mixing_factors([2.0, 0.0], [1.0, 1.0]) == [0.25, 0.0]
+
+
+@given(st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(0.1, 10)), min_size=1, max_size=5), st.floats(0.1, 10))
+def test_the_direction_is_that_of_the_weighted_unit_vectors(pairs: list[tuple[float, float]], factor: float) -> None:
+    # fᵢ‖Δᵢ‖ is wᵢ times the same number for every expert, whatever the norms; a common factor of w changes nothing.
+    norms, weights = [norm for norm, _ in pairs], [weight for _, weight in pairs]
+    factors = mixing_factors(norms, weights)
+    lengths = [f * norm / weight for f, norm, weight in zip(factors, norms, weights, strict=True)]
+    assert lengths == pytest.approx([lengths[0]] * len(lengths))
+    assert mixing_factors(norms, [factor * weight for weight in weights]) == pytest.approx(factors)
+
+
+@pytest.fixture(scope="module")
+def second_expert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llm(tmp_path_factory.mktemp("second") / "second", fine_tune=7)
+
+
+def mixed(*experts: tuple[Path | None, float, str | None], **settings: object) -> DeltaConfig:
+    own = tuple(
+        ExpertConfig(model=None if path is None else str(path), weight=weight, minus=minus)
+        for path, weight, minus in experts
+    )
+    return DeltaConfig(experts=own, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_several_experts_give_the_weighted_mean_of_their_directions(tmp_path: Path, dtype: torch.dtype) -> None:
+    family = tiny_family(tmp_path, dtype=dtype)
+    second = tiny_llm(tmp_path / "second", fine_tune=7, dtype=dtype)
+    config = mixed((None, 3.0, None), (second, 1.0, "base"))
+    compute_delta(config, **family.references, out=tmp_path / "delta")
+    prior = load_delta(tmp_path / "delta")
+    assert prior.direction == "experts-minus-several"
+    files = [load_file(path / "model.safetensors") for path in (family.expert, family.vlm, second, family.base)]
+    for name in prior.names:
+        first, vlm, other, base = (file[f"model.{name}"].double() for file in files)
+        directions = 3 * (first - vlm) / (first - vlm).norm() + (other - base) / (other - base).norm()
+        mean = (3 * (first - vlm).norm() + (other - base).norm()) / 4
+        expected, got = (directions * mean / 4).to(dtype), prior.tensor(name)
+        assert got.dtype == dtype
+        tolerance, sums = (0.01, 1e-6) if dtype == torch.bfloat16 else (1e-5, 1e-12)
+        assert torch.allclose(got.double(), expected.double(), rtol=tolerance, atol=1e-7)
+        assert math.isclose(prior.stats[name]["l2"], got.double().norm().item(), rel_tol=sums)
+
+
+def test_one_expert_of_any_weight_and_the_same_expert_twice_are_the_raw_delta(family: Family, tmp_path: Path) -> None:
+    compute_delta(DeltaConfig(), **family.references, out=tmp_path / "raw")
+    compute_delta(mixed((None, 0.3, None)), **family.references, out=tmp_path / "one")
+    twice = mixed((None, 1.0, None), (family.expert, 2.0, None))
+    compute_delta(twice, **family.references, out=tmp_path / "two")
+    raw = load_delta(tmp_path / "raw")
+    for out in ("one", "two"):
+        for name in raw.names:
+            assert torch.allclose(load_delta(tmp_path / out).tensor(name), raw.tensor(name), rtol=1e-5, atol=1e-8)
+
+
+def test_every_expert_stands_in_the_provenance(family: Family, second_expert: Path, tmp_path: Path) -> None:
+    config = mixed((None, 1.0, None), (second_expert, -0.5, None))
+    compute_delta(config, **family.references, out=tmp_path / "delta")
+    provenance = read_provenance(tmp_path / "delta")
+    inputs = {entry["name"]: entry["uri"] for entry in provenance["inputs"]}
+    assert inputs["expert_1"] == str(family.expert)
+    assert inputs["expert_2"] == str(second_expert)
+    assert inputs["other_1"] == inputs["other_2"] == inputs["vlm"] == str(family.vlm)
+    assert [expert["weight"] for expert in provenance["config"]["experts"]] == [1.0, -0.5]
+    assert load_delta(tmp_path / "delta").direction == "experts-minus-vlm"
+
+
+def test_weights_that_cancel_out_are_refused(family: Family, tmp_path: Path) -> None:
+    config = mixed((None, 1.0, None), (family.expert, -1.0, None))
+    assert "cancel out" in refused(family, tmp_path / "delta", CheckpointError, config)
+
+
+def test_every_expert_must_fit(family: Family, tmp_path: Path) -> None:
+    small = tiny_llm(tmp_path / "small", num_hidden_layers=1)
+    message = refused(family, tmp_path / "delta", CheckpointError, mixed((None, 1.0, None), (small, 1.0, None)))
+    assert "num_hidden_layers: 1 in" in message
+    same = mixed((None, 1.0, None), (family.base, 1.0, "base"))
+    assert "identical" in refused(family, tmp_path / "delta", CheckpointError, same)
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -201,6 +286,40 @@ def test_a_plan_reads_no_tensor(family: Family, tmp_path: Path) -> None:
     assert todo.size_bytes == 4 * sum(math.prod(source.shape) for source in todo.sources)
 
 
+def bytes_read() -> int:
+    """By this process so far, by the kernel's count."""
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+
+def test_attention_alone_reads_the_attention_and_nothing_else(family: Family) -> None:
+    # q and o: 32 × 32 (q's bias 32), k and v: 16 × 32 (bias 16): 3,136 numbers of 4 bytes, 2 layers, 2 models.
+    todo = plan(DeltaConfig(modules=("attn",)), **family.references)
+    assert todo.read_bytes == 3136 * 4 * 2 * 2
+    reading_the_count = -bytes_read() + bytes_read()
+    before = bytes_read()
+    for source in todo.sources:
+        for _ in parts(todo, source):
+            pass
+    assert bytes_read() - before - reading_the_count == todo.read_bytes
+
+
+def test_a_piece_is_the_tensors_stretch_and_a_file_cut_meanwhile_is_told(family: Family, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(family.expert, tmp_path / "copy"))
+    model, name = Checkpoint(copy), "model.layers.1.mlp.up_proj.weight"
+    joined = torch.cat([piece.clone() for piece in model.pieces(name, 1000)])
+    assert torch.equal(joined, model.tensor(name).reshape(-1))
+    os.truncate(copy / "model.safetensors", model.tensors[name].end - 4)
+    with pytest.raises(CheckpointError, match=r"ends inside 'model\.layers\.1\.mlp"):
+        list(model.pieces(name, 1000))
+
+
+def test_room_for_the_whole_file_is_taken_before_writing(tmp_path: Path) -> None:
+    with created(tmp_path / "file", 1 << 20):
+        assert (tmp_path / "file").stat().st_blocks * 512 >= 1 << 20
+    with pytest.raises(CheckpointError, match="no room for"), created(tmp_path / "file", 1 << 60):
+        pass
+
+
 def test_the_streamed_file_is_what_safetensors_itself_would_read(tmp_path: Path) -> None:
     tensors = {"b": torch.randn(3, 5).bfloat16(), "a": torch.randn(7).double(), "scalar": torch.tensor(2.0).half()}
     with (tmp_path / "x.safetensors").open("wb") as stream:
@@ -209,31 +328,6 @@ def test_the_streamed_file_is_what_safetensors_itself_would_read(tmp_path: Path)
             write_tensor(stream, tensor)
     read = load_file(tmp_path / "x.safetensors")
     assert all(torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in tensors.items())
-
-
-def test_kill_9_leaves_nothing_that_looks_complete_and_a_second_run_succeeds(tmp_path: Path) -> None:
-    for name, seed in (("expert", 1), ("vlm", 2)):
-        (tmp_path / name).mkdir()
-        write_json(tmp_path / name / "config.json", {})
-        noise = torch.randn(1024, 2048, generator=torch.Generator().manual_seed(seed))
-        base = torch.randn(1024, 2048, generator=torch.Generator().manual_seed(0))
-        layers = {f"model.layers.{i}.self_attn.q_proj.weight": base + 0.1 * noise for i in range(12)}
-        save_file(layers, tmp_path / name / "model.safetensors")
-    out = tmp_path / "delta"
-    command = [sys.executable, "-c", STEP, str(tmp_path / "expert"), str(tmp_path / "vlm"), str(out)]
-    process = subprocess.Popen(command)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "delta.partial" / "delta.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
-    assert not out.exists()
-    with pytest.raises(PriorError):
-        load_delta(tmp_path / "delta.partial")
-    models = {"expert": str(tmp_path / "expert"), "vlm": str(tmp_path / "vlm"), "base": None}
-    assert compute_delta(DeltaConfig(modules=("attn",)), **models, out=out).tensors == 12
-    assert not (tmp_path / "delta.partial").exists()
 
 
 # -------------------------------------------------------------------------------------------- bad input

@@ -46,6 +46,22 @@ def changed(before: dict, after: dict) -> set[str]:
     return steps | {f"arm/{name}" for name in one.arms if one.arms[name] != other.arms.get(name)}
 
 
+def test_every_expert_of_a_mixed_delta_is_an_input(raw: dict, tmp_path: Path):
+    code = str(tmp_path / "code")
+    raw["deltas"] = {"mixed": {"experts": [{"weight": 2}, {"model": code, "weight": 1, "minus": "base"}]}}
+    with pytest.raises(ConfigError, match=r"deltas\.mixed:.*/code: '.*/code' does not exist"):
+        plan(validate(Config, {**raw, "arms": {**raw["arms"], "drift": {"train": {}, "delta": "mixed"}}}))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "config.json").write_text("{}")
+    raw["arms"]["drift"]["delta"] = "mixed"
+    inputs = json.loads(plan(validate(Config, raw)).steps["deltas"])["inputs"]
+    assert set(inputs) == {"models.vlm", "models.expert", "models.base", f"deltas.mixed:{code}"}
+    raw["models"].pop("base")
+    raw["arms"].pop("merged")
+    with pytest.raises(ConfigError, match=r"deltas\.mixed\.minus: 'base' needs models\.base"):
+        validate(Config, raw)
+
+
 def test_every_step_gets_its_section_its_code_and_the_contents_it_reads(raw: dict):
     planned = plan(validate(Config, raw))
     assert list(planned.steps) == [
