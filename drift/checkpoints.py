@@ -151,6 +151,18 @@ class Checkpoint:
         self._opened: dict[Path, Any] = {}
 
     @property
+    def revision(self) -> str | None:
+        """The commit of a model from the hub; None for any other directory."""
+        return self.path.name if self.path.parent.name == "snapshots" else None
+
+    @property
+    def name(self) -> str:
+        """The hub id of a model from the hub, else the name of its directory."""
+        if self.revision is None:
+            return self.path.resolve().name
+        return self.path.parent.parent.name.removeprefix("models--").replace("--", "/")
+
+    @property
     def text_config(self) -> dict[str, Any]:
         """The configuration of the text decoder: a part of a multimodal model's, or all of a text model's."""
         for key in ("text_config", "llm_config", "language_config"):

@@ -8,6 +8,7 @@ be derived from it, and it fits whatever name the running model gives to its dec
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import math
 import time
@@ -20,7 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from drift.artifacts import PROVENANCE, hashing, read_json, staged, write_json, write_provenance
+from drift.artifacts import PROVENANCE, content_sha256, hashing, read_json, staged, write_json, write_provenance
 from drift.checkpoints import Checkpoint, original_vlm_sha256, read_header
 from drift.config import DeltaConfig
 from drift.errors import CheckpointError, DataError, PriorError
@@ -41,6 +42,9 @@ from drift.streaming import (
 
 DELTA = "delta.safetensors"
 STATS = "delta_stats.json"
+FIGURE = "delta.svg"
+LAYERS = "layers.md"
+UNHASHED = "0" * 64
 FORMAT = "drift-delta"
 
 logger = logging.getLogger(__name__)
@@ -84,9 +88,9 @@ def compute_delta(config: DeltaConfig, *, expert: str, vlm: str, base: str | Non
     """Δ = φ_reason − φ_other for the selected tensors, in the checkpoints' dtype, streamed into the folder `out`.
 
     With several experts Δ is their weighted mean in the sense of `mixing_factors`, tensor by tensor. Writes
-    `delta.safetensors`, `delta_stats.json` and the provenance. Raises CheckpointError if a tensor holds NaN or
-    infinity, an expert is what is subtracted from it, or (without `force`) the two do not look like fine-tunes of one
-    base.
+    `delta.safetensors`, `delta_stats.json`, the table `layers.md`, its picture `delta.svg`, and the provenance. Raises
+    CheckpointError if a tensor holds NaN or infinity, an expert is what is subtracted from it, or (without `force`) the
+    two do not look like fine-tunes of one base.
     """
     started = time.monotonic()
     todo = plan(config, expert=expert, vlm=vlm, base=base)
@@ -104,6 +108,7 @@ def compute_delta(config: DeltaConfig, *, expert: str, vlm: str, base: str | Non
             _require_different(todo)
             with hashing(model.path for model in todo.checkpoints):
                 stats = _stream(todo, folder / DELTA)
+            _write_hashes(todo, folder / DELTA)
             _write_sidecars(folder, todo, stats, warnings)
     return _report(out, stats, time.monotonic() - started, warnings)
 
@@ -168,9 +173,7 @@ def _require_different(todo: DeltaPlan) -> None:
 
 
 def _stream(todo: DeltaPlan, file: Path) -> dict[str, TensorStats]:
-    modules = ",".join(todo.config.modules)
-    metadata = {"format": FORMAT, "version": "1", "direction": todo.direction, "modules": modules}
-    header = encode_header({source.name: (source.dtype, source.shape) for source in todo.sources}, metadata)
+    header = _header(todo, dict.fromkeys(todo.checkpoints, UNHASHED))
     weights = [pair.weight for pair in todo.pairs]
     stats = {}
     with created(file, len(header) + todo.size_bytes) as stream, progress("delta", todo.size_bytes) as bar:
@@ -186,6 +189,30 @@ def _stream(todo: DeltaPlan, file: Path) -> dict[str, TensorStats]:
     if not any(entry["l2"] for entry in stats.values()):
         raise CheckpointError("the experts' weights cancel out: Δ = 0; give them other weights")
     return stats
+
+
+def _header(todo: DeltaPlan, hashes: Mapping[Checkpoint, str]) -> bytes:
+    """The header of the Δ file, which says what it is: direction, selection, and the models with their contents' hash.
+
+    Models are named without their place on this machine: the same Δ made elsewhere has the same bytes.
+    """
+    config = todo.config
+    models = [{"name": m.name, "revision": m.revision, "sha256": hashes[m]} for m in todo.checkpoints]
+    metadata = {
+        "format": FORMAT,
+        "version": "1",
+        "direction": todo.direction,
+        "modules": ",".join(config.modules),
+        "layers": config.layers or "all",
+        "models": json.dumps(models),
+    }
+    return encode_header({source.name: (source.dtype, source.shape) for source in todo.sources}, metadata)
+
+
+def _write_hashes(todo: DeltaPlan, file: Path) -> None:
+    """Put the models' hashes, which were taken while Δ was written, into the header in place of zeros."""
+    with file.open("r+b") as stream:
+        stream.write(_header(todo, {model: content_sha256(model.path) for model in todo.checkpoints}))
 
 
 def parts(todo: DeltaPlan, source: Source) -> Iterator[tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]]:
@@ -257,6 +284,7 @@ def _write_sidecars(folder: Path, todo: DeltaPlan, stats: Mapping[str, TensorSta
     for place, pair in enumerate(todo.pairs, 1):
         inputs |= {f"expert_{place}": pair.expert.path, f"other_{place}": pair.other.path}
     write_json(folder / STATS, {"format": FORMAT, "direction": todo.direction, **section, "tensors": stats})
+    _draw(folder, layer_table(stats))
     write_provenance(
         folder,
         "delta",
@@ -266,6 +294,23 @@ def _write_sidecars(folder: Path, todo: DeltaPlan, stats: Mapping[str, TensorSta
         original_vlm_sha256=original_vlm_sha256(todo.vlm.path),
         warnings=list(warnings),
     )
+
+
+def _draw(folder: Path, rows: Sequence[LayerRow]) -> None:
+    """The table of every layer and module, and what of it is in layers as a picture."""
+    from drift import drawing  # matplotlib takes a second
+
+    lines = ["| layer | module | ‖Δ‖/‖φ_VL‖ | cosine |", "|---|---|---|---|"]
+    lines += [f"| {row.place} | {row.module} | {row.relative_l2:.4f} | {row.cosine:.4f} |" for row in rows]
+    (folder / LAYERS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    inside = [row for row in rows if row.layer is not None]
+    modules = {module: [row for row in inside if row.module == module] for module in {r.module: None for r in inside}}
+    values = [
+        (module, [r.layer or 0 for r in own], [r.relative_l2 for r in own], [r.cosine for r in own])
+        for module, own in modules.items()
+    ]
+    if values:
+        (folder / FIGURE).write_text(drawing.layers(values), encoding="utf-8")
 
 
 def _report(out: Path, stats: Mapping[str, TensorStats], seconds: float, warnings: tuple[str, ...]) -> DeltaReport:
@@ -362,6 +407,11 @@ class LayerRow:
     module: str
     relative_l2: float
     cosine: float
+
+    @property
+    def place(self) -> str:
+        """The layer's number, a dash outside the layers."""
+        return "–" if self.layer is None else str(self.layer)
 
 
 def layer_table(stats: Mapping[str, TensorStats]) -> list[LayerRow]:

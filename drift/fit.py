@@ -132,6 +132,8 @@ class Safeguards(TrainerCallback):
 def _trainer(job: Job) -> VlmTrainer:
     config = job.config
     arguments = _arguments(config, job.folder / CHECKPOINTS)  # first: they tell ZeRO-3 how to load the weights
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else Trainer would spread one process over all GPUs with DataParallel
     set_seed(config.seed)
     processor = load_processor(job.source)
     trainer = VlmTrainer(

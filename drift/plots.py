@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from drift.drawing import COLOURS, Array, svg
 from drift.evaluate.scores import Mean
 
-STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text, in the page's font
-    "svg.hashsalt": "drift",  # the same figure has the same bytes
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
-COLOURS = ("#1f6feb", "#d9730d", "#2a9d5c", "#9b4dca", "#c0392b", "#5d6d7e", "#b7950b", "#16a2b8")
 REASONING, PERCEPTION = COLOURS[:2]
 
 History = Sequence[Mapping[str, float]]
-Array = np.ndarray[Any, Any]
 Bar = tuple[str, Mean | None, Mean | None]
 
 
@@ -48,7 +33,7 @@ def bars(rows: Sequence[Bar], min_reasoning: float | None, min_perception: float
         axes.grid(axis="y", color="#eee")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
-    return _svg(draw, width=1.6 + 1.3 * max(len(rows), 4), height=4.2)
+    return svg(draw, width=1.6 + 1.3 * max(len(rows), 4), height=4.2)
 
 
 def _bars_of_role(
@@ -79,7 +64,7 @@ def curves(histories: Mapping[str, History], key: str, title: str) -> str | None
         axes.grid(color="#eee")
         axes.legend()
 
-    return _svg(draw, width=6.2, height=3.6) if any(lines.values()) else None
+    return svg(draw, width=6.2, height=3.6) if any(lines.values()) else None
 
 
 def funnel(stages: Sequence[tuple[str, int]]) -> str:
@@ -96,7 +81,7 @@ def funnel(stages: Sequence[tuple[str, int]]) -> str:
         axes.xaxis.set_visible(False)
         axes.spines[["bottom"]].set_visible(False)
 
-    return _svg(draw, width=7.5, height=0.6 + 0.42 * len(stages))
+    return svg(draw, width=7.5, height=0.6 + 0.42 * len(stages))
 
 
 def heatmap(modules: Sequence[str], layers: Sequence[int], ratios: Array) -> str:
@@ -113,31 +98,4 @@ def heatmap(modules: Sequence[str], layers: Sequence[int], ratios: Array) -> str
         assert isinstance(figure, Figure)
         figure.colorbar(image, ax=axes, label="‖Δ‖ / ‖φ$_{VL}$‖")
 
-    return _svg(draw, width=max(4.5, 2.6 + 0.3 * len(layers)), height=1.2 + 0.32 * len(modules))
-
-
-def cosines(steps: Sequence[int], values: Array) -> str:
-    """cos(g, Δ) per decoder layer (row) and logged step (column). Shape of ``values``: [layers, steps]."""
-    limit = float(np.nanmax(np.abs(values))) or 1.0
-
-    def draw(axes: Axes) -> None:
-        image = axes.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        axes.set_ylabel("decoder layer")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("optimizer step")
-        ticks = sorted({int(tick) for tick in np.linspace(0, len(steps) - 1, 8)})
-        axes.set_xticks(ticks, [str(steps[tick]) for tick in ticks])
-        figure = axes.figure
-        assert isinstance(figure, Figure)
-        figure.colorbar(image, ax=axes, label="cos(g, Δ)")
-
-    return _svg(draw, width=6.2, height=max(3.6, 1.6 + 0.09 * len(values)))
-
-
-def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        draw(figure.add_subplot())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    return buffer.getvalue()
+    return svg(draw, width=max(4.5, 2.6 + 0.3 * len(layers)), height=1.2 + 0.32 * len(modules))

@@ -168,6 +168,6 @@ def _weights_changed(source: Path, out: Path, trained: int) -> float:
 
 
 def _cosines_figure(rows: list[dict[str, Any]]) -> str:
-    from drift import plots
+    from drift import drawing  # matplotlib takes a second
 
-    return plots.cosines([row["step"] for row in rows], np.array([row["layers"] for row in rows]).T)
+    return drawing.cosines([row["step"] for row in rows], np.array([row["layers"] for row in rows]).T)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from drift.artifacts import read_json, read_provenance, write_json, write_provenance
-from drift.checkpoints import INDEX, Checkpoint, fingerprint
+from drift.artifacts import content_sha256, read_json, read_provenance, write_json, write_provenance
+from drift.checkpoints import INDEX, Checkpoint, fingerprint, read_header
 from drift.config import DeltaConfig, ExpertConfig, MergeConfig
 from drift.delta import (
     compute_delta,
@@ -131,6 +131,37 @@ def test_projection_of_the_merge_with_weights_one_is_one_for_expert_minus_base(f
     compute_delta(DeltaConfig(minus="base"), **family.references, out=tmp_path / "delta")
     merge(MergeConfig(method="task_arithmetic", weights=(1, 1)), **family.references, out=tmp_path / "merged")
     assert projection(tmp_path / "merged", tmp_path / "delta") == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_file_says_what_it_is_and_of_which_contents(family: Family, tmp_path: Path) -> None:
+    compute_delta(DeltaConfig(modules=("attn",), layers="1"), **family.references, out=tmp_path / "delta")
+    metadata = read_header(tmp_path / "delta" / "delta.safetensors").metadata
+    assert (metadata["direction"], metadata["modules"], metadata["layers"]) == ("expert-minus-vlm", "attn", "1")
+    models = {model["name"]: model for model in json.loads(metadata["models"])}
+    assert {name: model["sha256"] for name, model in models.items()} == {
+        "vlm": content_sha256(family.vlm),
+        "expert": content_sha256(family.expert),
+    }
+    assert all(model["revision"] is None for model in models.values())
+
+
+def test_a_model_from_the_hub_is_named_by_its_id_and_commit(family: Family, tmp_path: Path) -> None:
+    commit = tmp_path / "models--org--vlm" / "snapshots" / "0123abc"
+    shutil.copytree(family.vlm, commit)
+    compute_delta(DeltaConfig(), **{**family.references, "vlm": str(commit)}, out=tmp_path / "delta")
+    models = json.loads(read_header(tmp_path / "delta" / "delta.safetensors").metadata["models"])
+    assert [(model["name"], model["revision"]) for model in models] == [("org/vlm", "0123abc"), ("expert", None)]
+
+
+def test_size_and_direction_of_every_layer_are_a_table_and_a_picture(family: Family, tmp_path: Path) -> None:
+    compute_delta(DeltaConfig(modules=("attn", "mlp", "embed")), **family.references, out=tmp_path / "delta")
+    table = (tmp_path / "delta" / "layers.md").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "| layer | module | ‖Δ‖/‖φ_VL‖ | cosine |"
+    assert [line.split(" | ")[0:2] for line in table[2:]] == [
+        ["| –", "embed"], ["| 0", "mlp"], ["| 0", "attn"], ["| 1", "mlp"], ["| 1", "attn"],
+    ]  # fmt: skip
+    picture = (tmp_path / "delta" / "delta.svg").read_text(encoding="utf-8")
+    assert "decoder layer" in picture and "attn" in picture and "embed" not in picture
 
 
 def test_the_layer_table_has_a_row_per_layer_and_module(family: Family, tmp_path: Path) -> None:
