@@ -25,6 +25,8 @@ from drift.errors import CheckpointError
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype in DTYPE_NAMES.items()}
 CHUNK_ELEMENTS = 1 << 17
 """Elements computed with at a time: in float32 or float64 they stay in a core's cache."""
+SUM_BYTES = 1 << 20
+"""Of each tensor, summed at a time: larger memory the system gives page by page, smaller stretches are mostly calls."""
 PIECE_ELEMENTS = 1 << 20
 """Elements read and written at a time: few calls of the system, little memory."""
 COPY_BYTES = 1 << 24
@@ -69,15 +71,16 @@ def copy_tensor(stream: BinaryIO, source: BinaryIO, info: TensorInfo) -> None:
         stream.write(source.read(min(left, COPY_BYTES)))
 
 
-def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def pieces(*tensors: Tensor, elements: int = CHUNK_ELEMENTS) -> Iterator[tuple[Tensor, ...]]:
     """The same stretch of each tensor, flat, one stretch after the other; small enough to stay in a core's cache."""
-    return zip(*(tensor.reshape(-1).split(CHUNK_ELEMENTS) for tensor in tensors), strict=True)
+    return zip(*(tensor.reshape(-1).split(elements) for tensor in tensors), strict=True)
 
 
 def chunks(*tensors: Tensor, dtype: torch.dtype = torch.float64) -> Iterator[list[Tensor]]:
     """`pieces` in ``dtype``, always in the same memory: fresh pages would cost more than the sums."""
-    rooms = [torch.empty(CHUNK_ELEMENTS, dtype=dtype) for _ in tensors]
-    for parts in pieces(*tensors):
+    elements = SUM_BYTES // dtype.itemsize
+    rooms = [torch.empty(elements, dtype=dtype) for _ in tensors]
+    for parts in pieces(*tensors, elements=elements):
         yield [room[: part.numel()].copy_(part) for room, part in zip(rooms, parts, strict=True)]
 
 

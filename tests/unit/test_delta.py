@@ -29,7 +29,7 @@ from drift.delta import (
 from drift.errors import CheckpointError, ConfigError, DataError, DriftError, PriorError
 from drift.merge import merge
 from drift.pairing import plan, sampled_cosine
-from drift.streaming import CHUNK_ELEMENTS, cosine, created, dot, encode_header, one_thread, require_space, write_tensor
+from drift.streaming import SUM_BYTES, cosine, created, dot, encode_header, one_thread, require_space, write_tensor
 from tests.tiny_models import Family, tiny_family, tiny_llm
 
 ALL = ("attn", "mlp", "norm", "head", "embed")
@@ -103,7 +103,7 @@ def test_statistics_worked_by_hand() -> None:
 
 
 def test_sums_do_not_depend_on_where_a_tensor_is_cut() -> None:
-    tensor = torch.arange(CHUNK_ELEMENTS + 3, dtype=torch.float32) % 7
+    tensor = torch.arange(SUM_BYTES // 8 + 3, dtype=torch.float32) % 7
     assert dot(tensor, tensor) == float((tensor.double() ** 2).sum())
 
 
