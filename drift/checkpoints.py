@@ -183,7 +183,7 @@ class Checkpoint:
         return self._open(name).get_tensor(name)
 
     def pieces(self, name: str, elements: int) -> Iterator[Tensor]:
-        """The tensor flat, so many elements at a time, always in the same memory: use a piece before the next one.
+        """The tensor flat, so many elements at a time, in two memories by turns: use a piece before the next but one.
 
         Raises CheckpointError if the file ends before the tensor does.
         """
@@ -191,11 +191,11 @@ class Checkpoint:
 
         info = self.tensors[name]
         dtype = getattr(torch, DTYPE_NAMES[info.dtype])
-        room = torch.empty(min(elements, max(1, info.size_bytes // dtype.itemsize)), dtype=dtype)
+        rooms = torch.empty(2, min(elements, max(1, info.size_bytes // dtype.itemsize)), dtype=dtype)
         with info.file.open("rb", buffering=0) as file:
             file.seek(info.start)
-            for left in range(info.size_bytes // dtype.itemsize, 0, -elements):
-                piece = room[:left]
+            for turn, left in enumerate(range(info.size_bytes // dtype.itemsize, 0, -elements)):
+                piece = rooms[turn % 2, :left]
                 if file.readinto(piece.view(torch.uint8).numpy().data) != piece.nbytes:
                     raise CheckpointError(f"{info.file}: ends inside '{name}'; download it again")
                 yield piece

@@ -29,6 +29,7 @@ from drift.layout import layer_index, match_parameters, module_of
 from drift.pairing import DeltaPlan, Source, check_same_base, plan
 from drift.streaming import (
     PIECE_ELEMENTS,
+    ahead,
     chunks,
     created,
     distance,
@@ -218,7 +219,8 @@ def _write_hashes(todo: DeltaPlan, file: Path) -> None:
 def parts(todo: DeltaPlan, source: Source) -> Iterator[tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]]:
     """Δ, φ_VL and the (expert, other) pairs of one tensor, flat, one stretch after the other.
 
-    Each tensor is read once (twice for several experts), always into the same memory: use a stretch before the next.
+    Each tensor is read once (twice for several experts) in a thread ahead, into memory of its own: use a stretch before
+    the next.
     """
     factors = _factors(todo, source)
     room = torch.empty(PIECE_ELEMENTS, dtype=source.dtype)
@@ -245,7 +247,7 @@ def _places(todo: DeltaPlan, source: Source) -> list[tuple[Place, Place]]:
 def _read(todo: DeltaPlan, source: Source) -> Iterator[dict[Place, Tensor]]:
     """The same stretch of every tensor that one tensor of Δ needs; what is needed twice is read once."""
     wanted = dict.fromkeys([(todo.vlm, source.vlm), *itertools.chain(*_places(todo, source))])
-    for stretch in zip(*(model.pieces(name, PIECE_ELEMENTS) for model, name in wanted), strict=True):
+    for stretch in ahead(zip(*(model.pieces(name, PIECE_ELEMENTS) for model, name in wanted), strict=True)):
         yield dict(zip(wanted, stretch, strict=True))
 
 

@@ -12,8 +12,9 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from tqdm import tqdm
 
 from drift.checkpoints import DTYPE_NAMES, TensorInfo
 from drift.errors import CheckpointError
+
+Item = TypeVar("Item")
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype in DTYPE_NAMES.items()}
 CHUNK_ELEMENTS = 1 << 17
@@ -69,6 +72,16 @@ def copy_tensor(stream: BinaryIO, source: BinaryIO, info: TensorInfo) -> None:
     source.seek(info.start)
     for left in range(info.size_bytes, 0, -COPY_BYTES):
         stream.write(source.read(min(left, COPY_BYTES)))
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """``items``, of which the next is made in another thread while one is used."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item
 
 
 def pieces(*tensors: Tensor, elements: int = CHUNK_ELEMENTS) -> Iterator[tuple[Tensor, ...]]:
