@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from benchmarks import reference_hook
 from drift.config import DeltaConfig, PriorConfig
-from drift.delta import DeltaFile, compute_delta, load_delta
+from drift.delta import compute_delta
+from drift.deltafile import DeltaFile, load_delta
 from drift.layout import match_parameters
 from drift.modeling import allow_cuda_torchvision_on_cpu
 from drift.prior import Prior

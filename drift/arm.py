@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drift.artifacts import staged, write_json
-from drift.delta import projection
+from drift.deltafile import projection
 from drift.errors import DataError
 from drift.merge import merge
 from drift.plan import ArmStep

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from drift.delta import DeltaFile
+from drift.deltafile import DeltaFile
 from drift.errors import PriorError
 from drift.layout import find_partners, match_parameters
 from drift.shards import Layout, Shard, whole_shape

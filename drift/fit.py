@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from drift.callback import PriorCallback
 from drift.collate import AnswerCollator, TrainingRows
 from drift.config import TrainConfig
-from drift.delta import load_delta
+from drift.deltafile import load_delta
 from drift.modeling import load_processor, load_vlm, stored_dtype
 from drift.network import reloaded, trainable_network, trained_elements
 from drift.prior import BindReport, Prior

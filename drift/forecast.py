@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drift.config import Config, MergeConfig, TrainConfig
-from drift.delta import load_delta
+from drift.deltafile import load_delta
 from drift.errors import ConfigError
 from drift.merge import plan_merge
 from drift.pairing import DeltaPlan, plan

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from drift.artifacts import content_sha256
 from drift.bias import Bias
 from drift.config import PriorConfig
-from drift.delta import DELTA, DeltaFile
+from drift.deltafile import DELTA, DeltaFile
 from drift.directions import LoraDirections, find_directions, require_trained
 from drift.errors import PriorError
 from drift.layout import layer_index

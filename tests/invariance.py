@@ -23,7 +23,8 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from drift.config import DeltaConfig, PriorConfig
-from drift.delta import DeltaFile, compute_delta, load_delta
+from drift.delta import compute_delta
+from drift.deltafile import DeltaFile, load_delta
 from drift.launch import prepare_deepspeed
 from drift.modeling import load_vlm
 from drift.prior import Prior

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from drift.callback import PriorCallback
 from drift.config import DeltaConfig, PriorConfig
-from drift.delta import compute_delta, load_delta
+from drift.delta import compute_delta
+from drift.deltafile import load_delta
 from drift.errors import PriorError
 from drift.modeling import load_processor, load_vlm
 from drift.prior import Prior

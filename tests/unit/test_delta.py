@@ -16,16 +16,8 @@ from safetensors.torch import load_file, save_file
 from drift.artifacts import content_sha256, read_json, read_provenance, write_json, write_provenance
 from drift.checkpoints import INDEX, Checkpoint, fingerprint, read_header
 from drift.config import DeltaConfig, ExpertConfig, MergeConfig
-from drift.delta import (
-    compute_delta,
-    layer_table,
-    load_delta,
-    mixing_factors,
-    part_sums,
-    parts,
-    projection,
-    stats_from_sums,
-)
+from drift.delta import compute_delta, mixing_factors, part_sums, parts, stats_from_sums
+from drift.deltafile import layer_table, load_delta, projection
 from drift.errors import CheckpointError, ConfigError, DataError, DriftError, PriorError
 from drift.merge import merge
 from drift.pairing import plan, sampled_cosine

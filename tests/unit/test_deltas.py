@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from drift.config import DeltaConfig, ModelsConfig
-from drift.delta import load_delta
+from drift.deltafile import load_delta
 from drift.deltas import compute_deltas
 from drift.errors import DriftError
 from drift.plan import DeltasStep

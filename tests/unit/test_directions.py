@@ -5,7 +5,8 @@ import torch
 
 from drift import gradient
 from drift.config import DeltaConfig, PriorConfig
-from drift.delta import compute_delta, load_delta
+from drift.delta import compute_delta
+from drift.deltafile import load_delta
 from drift.errors import PriorError
 from drift.modeling import load_vlm
 from drift.prior import Prior

@@ -15,7 +15,8 @@ import torch
 
 from drift.checkpoints import Checkpoint, match_parameters, pair_decoders
 from drift.config import DeltaConfig, MergeConfig
-from drift.delta import compute_delta, load_delta
+from drift.delta import compute_delta
+from drift.deltafile import load_delta
 from drift.errors import CheckpointError
 from drift.layout import explain_missing
 from drift.merge import merge

@@ -9,7 +9,8 @@ import torch
 
 from drift.cli import main
 from drift.config import Config, DeltaConfig, TrainConfig
-from drift.delta import compute_delta, load_delta
+from drift.delta import compute_delta
+from drift.deltafile import load_delta
 from drift.errors import ConfigError
 from drift.forecast import forecast, remark, sampled_ratio, sum_of_rates
 from drift.pairing import plan

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from drift.artifacts import read_provenance, write_json
 from drift.checkpoints import Checkpoint
-from drift.delta import load_delta
+from drift.deltafile import load_delta
 
 MOMENTS = (0.02, 0.5, 0.95)
 """Of the time that the undisturbed work takes."""

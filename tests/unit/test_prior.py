@@ -10,7 +10,8 @@ from benchmarks import reference_hook
 from drift import gradient
 from drift.artifacts import read_json, write_json
 from drift.config import DeltaConfig, PriorConfig
-from drift.delta import DeltaFile, compute_delta, load_delta
+from drift.delta import compute_delta
+from drift.deltafile import DeltaFile, load_delta
 from drift.errors import PriorError
 from drift.layout import match_parameters
 from drift.modeling import load_vlm
