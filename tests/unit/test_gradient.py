@@ -71,6 +71,13 @@ def test_the_bias_of_grad_norm_is_alpha_times_the_gradients_norm(g, delta, alpha
     torch.testing.assert_close(bias.norm(), abs(alpha) * g.norm(), rtol=1e-3, atol=1e-4)
 
 
+@given(usable, usable, st.sampled_from(SCALES))
+def test_the_bias_is_parallel_to_the_prior_whatever_the_scale(g, delta, scale):
+    bias = gradient.guide(scale, -1.0, g, delta) - g
+    across = bias - torch.dot(bias, delta) / torch.dot(delta, delta) * delta
+    assert float(across.norm()) <= 1e-5 * float(bias.norm() + g.norm())
+
+
 @given(usable, usable)
 def test_the_bias_of_adaptive_lies_between_nothing_and_alpha(g, delta):
     ratio = float((gradient.guide("adaptive", -1.0, g, delta) - g).norm() / g.norm())
