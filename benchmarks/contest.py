@@ -222,11 +222,12 @@ def arguments_of(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def table(runs: list[Run], ours: str) -> str:
-    """Medians by contestant, and their ratios to `cp` and to `ours`."""
+def table(runs: list[Run], ours: str, start_up: str = "") -> str:
+    """Medians by contestant, and their ratios to `cp` and to `ours`; `start_up`: a run of ours that does nothing."""
     names = list(dict.fromkeys(one.contestant for one in runs))
     median = {name: medians([one for one in runs if one.contestant == name]) for name in names}
     heads = ["contestant", "wall s", "CPU s", "peak anonymous MB", "GB/s moved", "of cp's", f"wall, of {ours}'s"]
+    heads += ["of cp's, beyond start-up"] if start_up else []
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, one in median.items():
         of_cp = one.bytes_per_second / median["cp"].bytes_per_second
@@ -235,6 +236,10 @@ def table(runs: list[Run], ours: str) -> str:
             f"| {name} | {one.wall_seconds:.1f} | {one.cpu_seconds:.1f} | {one.peak_anonymous_mb:.0f}"
             f" | {one.bytes_per_second / 1e9:.2f} | {of_cp:.2f} | {of_ours:.2f} |"
         )
+        if start_up:
+            rest = one.wall_seconds - median[start_up].wall_seconds if name.startswith("drift") else one.wall_seconds
+            of_cp = one.moved_bytes / rest / median["cp"].bytes_per_second if rest > 0 else 0.0
+            lines[-1] += f" {of_cp:.2f} |"
     return "\n".join(lines) + "\n"
 
 

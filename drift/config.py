@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from drift.catalog import KNOWN, PLAIN, Role
 from drift.errors import ConfigError
 from drift.validation import Section, suggest, validate
 
@@ -363,13 +364,23 @@ class ArmConfig(Section):
 
 
 class BenchmarkConfig(Section):
-    """One benchmark: a TSV file in VLMEvalKit's format."""
+    """One benchmark: a TSV file in VLMEvalKit's format; a published one (`drift.catalog`) needs only its name."""
 
-    role: Literal["reasoning", "perception"]
+    format: str = PLAIN
+    """Whose columns, questions and sums: a published benchmark's name (the default, under that name), or `plain`."""
+    role: Role = Field(default=None, validate_default=True)
+    """`reasoning` or `perception`; a published form has its own."""
     file: str | None = None
     """File name in `evaluate.data`; null is the benchmark's name and `.tsv`."""
     prompt: QuestionTemplate = "{question}"
     """Template of the user's turn; `{question}` is replaced, options included. Other braces are doubled."""
+
+    @field_validator("format")
+    @classmethod
+    def _format_is_known(cls, form: str) -> str:
+        if form != PLAIN and form not in KNOWN:
+            raise ValueError(f"no benchmark '{form}'{suggest(form, KNOWN)}; known: {PLAIN}, {', '.join(KNOWN)}")
+        return form
 
 
 class EvaluateConfig(Section):
@@ -390,6 +401,22 @@ class EvaluateConfig(Section):
     """More answers that hit `max_new_tokens` than this share stop the run."""
     confidence: float = Field(0.95, gt=0, lt=1)
     threads: Count | None = None
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _published_by_name(cls, benchmarks: Any) -> Any:
+        """Format and role of a published benchmark need not be written."""
+        if not isinstance(benchmarks, dict):
+            return benchmarks
+        return {name: _as_published(name, raw) for name, raw in benchmarks.items()}
+
+
+def _as_published(name: str, raw: Any) -> Any:
+    if not isinstance(raw, dict | None):
+        return raw
+    filled = {"format": name if name in KNOWN else PLAIN, **(raw or {})}
+    known = KNOWN.get(filled["format"])
+    return {"role": known.role, **filled} if known else filled
 
 
 class GateConfig(Section):

@@ -77,7 +77,7 @@ def summarize(baseline: Path, arms: Mapping[str, Folders], gate: Path) -> Summar
         passed=decision["passed"],
         verdict=verdict + " ".join(decision["reasons"]),
         reasons=decision["reasons"],
-        benchmarks={name: role for role in ROLES for name, score in ours.benchmarks.items() if score.role == role},
+        benchmarks={name: role for role in ROLES for name in ours.columns(role)},
         max_perception_loss=decision["max_perception_loss"],
         rows=[Row(ours.label, _headlines(ours), ours.reasoning, ours.perception), *rows],
     )
@@ -104,4 +104,4 @@ def _arm_row(name: str, scores: Path, record: Path | None, decision: Mapping[str
 
 
 def _headlines(scores: Scores) -> dict[str, float]:
-    return {name: score.headline for name, score in scores.benchmarks.items()}
+    return {name: mean.mean for name, mean in scores.columns().items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from drift.config import BenchmarkConfig
 from drift.evaluate.samples import Example, Sample, write_samples
 from drift.evaluate.scores import Scores, role_mean, score_benchmarks, write_scores
 
@@ -41,7 +42,7 @@ def write_score_folder(
     wrong = [place for place, sample in enumerate(samples) if not sample.correct][:failed]
     for place in wrong:
         samples[place] = replace(samples[place], status="failed", raw=None, answer=None, finish_reason=None)
-    table = score_benchmarks(samples, 0.95)
+    table = score_benchmarks(samples, {name: BenchmarkConfig(role=ROLES[name]) for name in right}, 0.95)
     write_samples(folder, samples, [Example(sample.benchmark, sample.index, _png()) for sample in samples[:2]])
     write_scores(
         folder,
@@ -74,6 +75,7 @@ def _sample(benchmark: str, index: str, correct: bool, group: str) -> Sample:
         finish_reason="stop",
         status="correct" if correct else "incorrect",
         category="",
+        part="",
         question="What is 2 + 3?",
         error=None,
     )

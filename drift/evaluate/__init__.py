@@ -1,11 +1,13 @@
 """Benchmarks in; one score table and per-sample rows out.
 
-benchmarks  tables in VLMEvalKit's format
+benchmarks  tables in VLMEvalKit's format, row by row
+formats     what a row of each benchmark says
 rule        the offline protocol: asks, extracts, compares
 generation  greedy answers of a local checkpoint
 answers     the answer in a reply
 samples     one answered question, and the table of all
-scores      accuracies with intervals, means of roles
+columns     the headline numbers of each benchmark, unit by unit
+scores      columns with intervals, means of roles
 
 A protocol is a module with `describe` and `answer`: see `Protocol`.
 """
@@ -51,7 +53,7 @@ class EvaluateReport:
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow: `reasoning/<benchmark>`, `perception/mean`, counts."""
-        flat = {f"{score.role}/{name}": score.headline for name, score in self.scores.benchmarks.items()}
+        flat = {f"{role}/{name}": mean.mean for role in ROLES for name, mean in self.scores.columns(role).items()}
         means = {f"{role}/mean": mean.mean for role in ROLES if (mean := self.scores.role(role)) is not None}
         counts = ("n", "failed", "truncated", "unparsed", "undetermined")
         return (
@@ -94,7 +96,7 @@ def _scores(
     config: EvaluateConfig,
     model_sha256: str,
 ) -> Scores:
-    table = score_benchmarks(samples, config.confidence)
+    table = score_benchmarks(samples, config.benchmarks, config.confidence)
     for name, score in table.items():
         if score.failed:
             logger.warning("%s: %d of %d questions could not be asked and count as wrong", name, score.failed, score.n)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from drift.data.verify import final_answer, split_thinking
+
+AnswerForm = Literal["option", "letters", "yes_no", "open"]
+"""One of the options; letters of options that are not in the table, perhaps several; yes or no; anything."""
 
 YES_NO = frozenset({"yes", "no"})
 
@@ -17,11 +21,13 @@ _ALONE = re.compile(r"\W*([A-Ha-h])\W*")
 _STATED = re.compile(r"(?i:answer(?:\s+is)?\W{0,6}(?:option\s+|choice\s+)?)\W{0,6}([A-H])(?![A-Za-z'])")
 _LEADING = re.compile(r"\W*([A-H])\s*[).:]\W*\s")
 _ARTICLE = r"A(?=\s+(?!(?:or|and|is)\b)[a-z])"  # as in "A cat"
+_LETTERS = re.compile(r"\W*[A-H](?:(?:\s*(?:,|;|&|and)?\s*)[A-H])*\W*")
+_LETTERS_STATED = re.compile(rf"(?i:answers?(?:\s+(?:is|are))?\W{{0,6}}){_LETTERS.pattern}(?![A-Za-z'])")
 _STANDING = re.compile(rf"(?<![A-Za-z'])(?!{_ARTICLE})([A-H])(?![A-Za-z'])")
 
 
-def extract(text: str, gold: str, choices: Sequence[str]) -> tuple[str | None, str | None]:
-    """``(thinking, answer)`` of a reply to a question with this gold answer and these options.
+def extract(text: str, form: AnswerForm, choices: Sequence[str]) -> tuple[str | None, str | None]:
+    """``(thinking, answer)`` of a reply to a question whose answer has this form, with these options.
 
     Thinking that never ends leaves no answer, since what stands in it is no answer yet.
     """
@@ -29,11 +35,11 @@ def extract(text: str, gold: str, choices: Sequence[str]) -> tuple[str | None, s
     if not closed:
         return thinking, None
     answer = final_answer(text) or rest
-    if choices:
+    if form == "option":
         return thinking, option(answer, len(choices)) or None
-    if gold.strip().lower() in YES_NO:
-        return thinking, yes_or_no(answer)
-    return thinking, answer or None
+    if form == "letters":
+        return thinking, letters(answer) or None
+    return thinking, yes_or_no(answer) if form == "yes_no" else answer or None
 
 
 def option(text: str, count: int) -> str:
@@ -47,6 +53,14 @@ def option(text: str, count: int) -> str:
         if len(letters) == 1 and ord(letters[0].upper()) - ord("A") < count:
             return letters[0].upper()
     return text
+
+
+def letters(text: str) -> str:
+    """The letters that ``text`` names, sorted and joined (`AC`); else ``text``."""
+    stated = [match[0] for match in _LETTERS_STATED.finditer(text)][-1:]
+    named = text if _LETTERS.fullmatch(text) else re.sub("^.*?(?i:answers?)", "", stated[0]) if stated else ""
+    found = sorted(set(re.findall("[A-H]", named)))
+    return "".join(found) or option(text, len("ABCDEFGH"))
 
 
 def yes_or_no(text: str) -> str | None:

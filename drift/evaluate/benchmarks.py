@@ -1,7 +1,8 @@
 """Benchmark tables in VLMEvalKit's format: tab-separated, one question a row, its image in base64.
 
-Columns: index, image, question, answer; optional: options A to H, category, group. An image cell of at most 64
-characters is the index of the row that holds the image.
+Columns: index, image, question, answer, and those of the benchmark's form (`drift.catalog`); in the plain form,
+optional: options A to H, category, group. An image cell of at most 64 characters is the index of the row that holds
+the image.
 """
 
 from __future__ import annotations
@@ -9,22 +10,25 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
+import functools
 import hashlib
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from drift.catalog import KNOWN
 from drift.config import BenchmarkConfig, EvaluateConfig
 from drift.errors import DataError
+from drift.evaluate.answers import AnswerForm
+from drift.evaluate.formats import READERS, Asked
 from drift.evaluate.samples import Example
 from drift.modeling import decode_image
 from drift.validation import suggest
 
 COLUMNS = ("index", "image", "question", "answer")
-LETTERS = "ABCDEFGH"
 EXAMPLES = 3  # per benchmark
 EXAMPLE_PIXELS = (320, 240)
 REFERENCE_LENGTH = 64
@@ -39,13 +43,16 @@ class Item:
     """One question. ``image`` is the encoded file; None if the row cannot be asked, and ``fault`` says why."""
 
     index: str
-    question: str
+    text: str
+    """The question with its options, as it is asked."""
     gold: str
     choices: tuple[str, ...]
     """Option texts, A first; empty text where a letter is not used; none for open questions."""
+    form: AnswerForm
     category: str
     group: str
-    """Items of one group are not independent: they share an image, or the table's `group`."""
+    """Items of one group are not independent: they share an image, or the table says so (`drift.evaluate.formats`)."""
+    part: str
     image: bytes | None
     size: tuple[int, int]
     """Width and height in pixels."""
@@ -76,15 +83,17 @@ def read_benchmark(name: str, config: EvaluateConfig) -> Benchmark:
     """The first `limit` rows of a benchmark's table.
 
     Rows that cannot be asked are kept with their fault, since they count as wrong. Raises DataError if the file is
-    missing, not a table, lacks a column, has no rows or the same index twice, or has more than `max_failed` faults.
+    missing, not a table, lacks a column, has no rows or the same index twice, has more than `max_failed` faults, or has
+    the name of a published benchmark and other contents.
     """
     benchmark = config.benchmarks[name]
     path = Path(config.data) / (benchmark.file or f"{name}.tsv")
-    rows = list(_rows(path))
+    rows = list(_rows(path, COLUMNS + (KNOWN[benchmark.format].required if benchmark.format in KNOWN else ())))
+    _require_published(name, path)
     images = {row["index"]: row["image"] for row in rows}
     if not rows or len(images) < len(rows):
         raise DataError(f"{path}: {'no rows' if not rows else 'the same index twice'}; write one row per question")
-    items = [_item(row, images) for row in rows[: config.limit]]
+    items = [_item(row, images, benchmark.format) for row in rows[: config.limit]]
     table = Benchmark(name, benchmark, path, hashlib.sha256(path.read_bytes()).hexdigest(), items)
     if len(table.failed) > config.max_failed * len(items):
         first = table.failed[0]
@@ -109,12 +118,25 @@ def _example(name: str, item: Item) -> Example:
     return Example(name, item.index, buffer.getvalue())
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _require_published(name: str, path: Path) -> None:
+    """A table under a published benchmark's name is that table."""
+    if name not in KNOWN:
+        return
+    with path.open("rb") as file:
+        md5 = hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+    if md5 != KNOWN[name].md5:
+        raise DataError(
+            f"{path}: MD5 {md5}, but the published {name} has {KNOWN[name].md5}; download it again, or give a table "
+            f"of your own another name, with format: {name}"
+        )
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize if sys.maxsize < 2**31 else 2**31 - 1)  # images are longer than 128 KiB
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, delimiter="\t")
-            for column in COLUMNS:
+            for column in columns:
                 if column not in (table.fieldnames or ()):
                     raise DataError(f"{path}: no column '{column}'{suggest(column, table.fieldnames or ())}")
             for row in table:
@@ -127,30 +149,36 @@ def _rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: not readable as a tab-separated table ({error})") from error
 
 
-def _item(row: Row, images: dict[str, str]) -> Item:
+def _item(row: Row, images: dict[str, str], form: str) -> Item:
     cell = images.get(row["image"], "") if len(row["image"]) <= REFERENCE_LENGTH else row["image"]
     image, size, fault = _decoded(cell)
-    if not row["question"] or not row["answer"]:
-        fault = "no question" if not row["question"] else "no answer"
-    elif token := SPECIAL_TOKEN.search(row["question"]):
-        fault = f"the question holds the special token {token.group()}"
+    asked, wrong = _asked(row, form)
+    fault = wrong or fault
     return Item(
         index=row["index"],
-        question=row["question"],
-        gold=row["answer"],
-        choices=_choices(row),
-        category=row.get("category", ""),
-        group=row.get("group") or hashlib.sha256(cell.encode()).hexdigest()[:16],
+        text=asked.text,
+        gold=asked.gold,
+        choices=asked.choices,
+        form=asked.answer_form,
+        category=asked.category,
+        group=asked.group or hashlib.sha256(cell.encode()).hexdigest()[:16],
+        part=asked.part,
         image=None if fault else image,
         size=size,
         fault=fault,
     )
 
 
-def _choices(row: Row) -> tuple[str, ...]:
-    texts = [row.get(letter, "") for letter in LETTERS]
-    used = [place for place, text in enumerate(texts) if text]
-    return tuple(texts[: used[-1] + 1]) if used else ()
+def _asked(row: Row, form: str) -> tuple[Asked, str | None]:
+    """What the row says, and why it cannot be asked, if so."""
+    try:
+        asked = READERS[form](row)
+    except ValueError as error:
+        return Asked(row["question"], row["answer"]), str(error)
+    if not row["question"] or not asked.gold:
+        return asked, "no question" if not row["question"] else "no answer"
+    token = SPECIAL_TOKEN.search(asked.text)
+    return asked, f"the question holds the special token {token.group()}" if token else None
 
 
 def _decoded(cell: str) -> tuple[bytes | None, tuple[int, int], str | None]:

@@ -11,13 +11,13 @@ from typing import Any
 
 from drift.config import EvaluateConfig
 from drift.data.verify import Item as Comparison
-from drift.data.verify import answer_kind, verify_many
+from drift.data.verify import Kind, answer_kind, verify_many
 from drift.evaluate.answers import extract
-from drift.evaluate.benchmarks import LETTERS, Benchmark, Item
+from drift.evaluate.benchmarks import Benchmark, Item
 from drift.evaluate.generation import GreedyModel, Question, Reply
 from drift.evaluate.samples import Sample
 
-VERSION = 1
+VERSION = 2
 """Raised when the extraction or the comparison changes, so that old scores are not compared with new ones."""
 
 
@@ -29,6 +29,7 @@ def describe(config: EvaluateConfig) -> dict[str, Any]:
         "decoding": "greedy",
         "prompts": {name: config.benchmarks[name].prompt for name in sorted(config.benchmarks)},
         "roles": {name: config.benchmarks[name].role for name in sorted(config.benchmarks)},
+        "formats": {name: config.benchmarks[name].format for name in sorted(config.benchmarks)},
         "max_new_tokens": config.max_new_tokens,
         "image_max_pixels": config.image_max_pixels,
         "dtype": config.dtype,
@@ -46,9 +47,8 @@ def answer(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: Path)
 
 
 def question_text(item: Item, prompt: str) -> str:
-    """The user's turn: the question with its options as lines `A. …`, in the benchmark's template."""
-    options = [f"{letter}. {text}" for letter, text in zip(LETTERS, item.choices, strict=False) if text]
-    return prompt.format(question="\n".join([item.question, *options]))
+    """The user's turn: the question, with its options, in the benchmark's template."""
+    return prompt.format(question=item.text)
 
 
 def _answer_benchmark(greedy: GreedyModel, benchmark: Benchmark) -> list[Sample]:
@@ -61,11 +61,11 @@ def _answer_benchmark(greedy: GreedyModel, benchmark: Benchmark) -> list[Sample]
 def judge(benchmark: Benchmark, replies: dict[str, Reply]) -> list[Sample]:
     """A sample per item of the benchmark; an item without a reply is `failed`."""
     parts = [
-        extract(replies[item.index].text, item.gold, item.choices) if item.index in replies else (None, None)
+        extract(replies[item.index].text, item.form, item.choices) if item.index in replies else (None, None)
         for item in benchmark.items
     ]
     comparisons = [
-        Comparison(answer, item.gold, answer_kind(item.gold, item.choices), item.choices)
+        Comparison(answer, item.gold, _kind(item), item.choices)
         for item, (_, answer) in zip(benchmark.items, parts, strict=True)
     ]
     verdicts = verify_many(comparisons)
@@ -73,6 +73,11 @@ def judge(benchmark: Benchmark, replies: dict[str, Reply]) -> list[Sample]:
         _sample(benchmark, item, replies.get(item.index), thinking, verdict.answer, verdict.status)
         for item, (thinking, _), verdict in zip(benchmark.items, parts, verdicts, strict=True)
     ]
+
+
+def _kind(item: Item) -> Kind:
+    several = item.form == "letters" and len(item.gold) > 1
+    return "text" if several else answer_kind(item.gold, item.choices)
 
 
 def _sample(
@@ -91,6 +96,7 @@ def _sample(
         finish_reason=reply.finish_reason if reply else None,
         status=status if reply else "failed",
         category=item.category,
+        part=item.part,
         question=question_text(item, benchmark.config.prompt),
         error=item.fault,
     )

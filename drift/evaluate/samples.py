@@ -41,6 +41,8 @@ class Sample:
     """`stop`, `length`, or None if it was not asked."""
     status: Status
     category: str
+    part: str
+    """Place in its group, where the benchmark's score needs one (`drift.evaluate.formats`)."""
     question: str
     """As asked: in the benchmark's template, with the options."""
     error: str | None

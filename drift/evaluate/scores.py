@@ -1,6 +1,6 @@
-"""Scores of one model: percent right per benchmark with Wilson's interval, and the mean of each role.
+"""Scores of one model: headline columns of each benchmark with Wilson's interval, and the mean of each role's columns.
 
-p share right, n questions, K benchmarks of a role, [l, u] interval.
+p mean of a column's values, n units (`drift.evaluate.columns`), K columns of a role, [l, u] interval.
 """
 
 from __future__ import annotations
@@ -11,21 +11,33 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from drift.artifacts import SCHEMA, read_json, write_json
+from drift.catalog import ROLES, Role
+from drift.config import BenchmarkConfig
 from drift.errors import DataError
+from drift.evaluate.columns import Unit, columns, metrics
 from drift.evaluate.samples import Sample
 
-FILE = "scores.json"
+__all__ = [
+    "FILE",
+    "ROLES",
+    "BenchmarkScore",
+    "Mean",
+    "Role",
+    "Scores",
+    "read_scores",
+    "score_benchmarks",
+    "write_scores",
+]
 
-Role = Literal["reasoning", "perception"]
-ROLES: tuple[Role, ...] = ("reasoning", "perception")
+FILE = "scores.json"
 
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean over the benchmarks of a role, in percent, with its interval."""
+    """A column, or the mean of a role's columns, in percent, with its interval."""
 
     mean: float
     low: float
@@ -34,12 +46,11 @@ class Mean:
 
 @dataclass(frozen=True)
 class BenchmarkScore:
-    """Percent right of one benchmark with its interval, and how many of its ``n`` questions went otherwise."""
+    """Headline columns of one benchmark in percent, and how many of its ``n`` questions went otherwise."""
 
     role: Role
-    headline: float
-    low: float
-    high: float
+    format: str
+    columns: dict[str, Mean]
     n: int
     failed: int
     """Not asked (broken image, no answer): counted as wrong."""
@@ -50,7 +61,7 @@ class BenchmarkScore:
     undetermined: int = 0
     """Answers the verifier gave up on: counted as wrong."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Percent right per category of the table."""
+    """In percent: what else the benchmark reports, and the share right of each category of the table."""
 
 
 @dataclass(frozen=True)
@@ -70,50 +81,61 @@ class Scores:
     def role(self, role: Role) -> Mean | None:
         return self.reasoning if role == "reasoning" else self.perception
 
+    def columns(self, role: Role | None = None) -> dict[str, Mean]:
+        """The headline columns, of one role or all."""
+        scores = [score for score in self.benchmarks.values() if role in (None, score.role)]
+        return {name: mean for score in scores for name, mean in score.columns.items()}
+
     def count(self, name: str) -> int:
         """Sum of `n`, `failed`, `truncated`, `unparsed` or `undetermined` over the benchmarks."""
         return sum(getattr(score, name) for score in self.benchmarks.values())
 
 
-def score_benchmarks(samples: Sequence[Sample], confidence: float) -> dict[str, BenchmarkScore]:
-    """The score of each benchmark, by name."""
-    names = sorted({sample.benchmark for sample in samples})
-    return {name: score([sample for sample in samples if sample.benchmark == name], confidence) for name in names}
+def score_benchmarks(
+    samples: Sequence[Sample], benchmarks: Mapping[str, BenchmarkConfig], confidence: float
+) -> dict[str, BenchmarkScore]:
+    """The score of each benchmark that has samples, by name."""
+    grouped = {name: [sample for sample in samples if sample.benchmark == name] for name in sorted(benchmarks)}
+    return {name: _score(name, mine, benchmarks[name], confidence) for name, mine in grouped.items() if mine}
 
 
-def score(samples: Sequence[Sample], confidence: float) -> BenchmarkScore:
-    """The score of one benchmark: 100 p, with Wilson's interval, which takes questions as independent."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    right, n = sum(sample.correct for sample in samples), len(samples)
-    low, high = proportion_confint(right, n, alpha=1 - confidence, method="wilson")
+def _score(name: str, samples: Sequence[Sample], benchmark: BenchmarkConfig, confidence: float) -> BenchmarkScore:
     status = Counter(sample.status for sample in samples)
+    headline = columns(name, benchmark.format, samples)
     return BenchmarkScore(
-        role="reasoning" if samples[0].role == "reasoning" else "perception",
-        headline=100 * right / n,
-        low=100 * float(low),
-        high=100 * float(high),
-        n=n,
+        role=benchmark.role,
+        format=benchmark.format,
+        columns={column: _interval(units, confidence) for column, units in headline.items()},
+        n=len(samples),
         failed=status["failed"],
         truncated=sum(sample.finish_reason == "length" for sample in samples),
         unparsed=status["unparsed"],
         undetermined=status["undetermined"],
-        metrics=_by_category(samples),
+        metrics=metrics(benchmark.format, samples) | _by_category(samples),
     )
 
 
-def role_mean(scores: Mapping[str, BenchmarkScore], role: Role) -> Mean | None:
-    """Mean m of the role's K benchmarks; None if it has none.
+def _interval(units: Sequence[Unit], confidence: float) -> Mean:
+    """100 p with Wilson's interval, which takes units as independent; with values of ½ it is the wider one."""
+    from statsmodels.stats.proportion import proportion_confint
 
-    The interval combines the benchmarks' own ones (Zou and Donner 2008, "MOVER"), so it stays honest at 0 and 100 %:
+    right, n = math.fsum(unit.value for unit in units), len(units)
+    low, high = proportion_confint(right, n, alpha=1 - confidence, method="wilson")
+    return Mean(100 * right / n, 100 * float(low), 100 * float(high))
+
+
+def role_mean(scores: Mapping[str, BenchmarkScore], role: Role) -> Mean | None:
+    """Mean m of the role's K columns; None if it has none.
+
+    The interval combines the columns' own ones (Zou and Donner 2008, "MOVER"), so it stays honest at 0 and 100 %:
     [m − √Σ(pᵢ−lᵢ)²/K, m + √Σ(uᵢ−pᵢ)²/K]. With K = 1 it is Wilson's.
     """
-    mine = [score for score in scores.values() if score.role == role]
+    mine = [mean for score in scores.values() if score.role == role for mean in score.columns.values()]
     if not mine:
         return None
-    mean = sum(score.headline for score in mine) / len(mine)
-    below = math.hypot(*(score.headline - score.low for score in mine)) / len(mine)
-    above = math.hypot(*(score.high - score.headline for score in mine)) / len(mine)
+    mean = sum(column.mean for column in mine) / len(mine)
+    below = math.hypot(*(column.mean - column.low for column in mine)) / len(mine)
+    above = math.hypot(*(column.high - column.mean for column in mine)) / len(mine)
     return Mean(mean, mean - below, mean + above)
 
 
@@ -128,11 +150,15 @@ def read_scores(folder: Path) -> Scores:
     try:
         if raw.pop("schema") != SCHEMA:
             raise DataError(f"{folder / FILE}: written with another schema, this version reads {SCHEMA}")
-        benchmarks = {name: BenchmarkScore(**score) for name, score in raw.pop("benchmarks").items()}
+        benchmarks = {name: _benchmark_score(score) for name, score in raw.pop("benchmarks").items()}
         reasoning, perception = (None if (mean := raw.pop(role)) is None else Mean(**mean) for role in ROLES)
         return Scores(**raw, benchmarks=benchmarks, reasoning=reasoning, perception=perception)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / FILE}: not a score table ({error}); `drift evaluate` writes it") from error
+
+
+def _benchmark_score(raw: dict[str, Any]) -> BenchmarkScore:
+    return BenchmarkScore(**raw | {"columns": {name: Mean(**mean) for name, mean in raw["columns"].items()}})
 
 
 def _by_category(samples: Sequence[Sample]) -> dict[str, float]:

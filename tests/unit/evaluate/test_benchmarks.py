@@ -34,7 +34,7 @@ def table(*rows: str, header: str = "index\timage\tquestion\tanswer") -> str:
 def test_a_row_becomes_an_item_with_its_image_and_gold_answer(tmp_path: Path) -> None:
     benchmark = read(tmp_path, table(f"7\t{png()}\tHow many?\t3"))
     (item,) = benchmark.items
-    assert (item.index, item.question, item.gold, item.choices) == ("7", "How many?", "3", ())
+    assert (item.index, item.text, item.gold, item.choices) == ("7", "How many?", "3", ())
     assert item.size == (30, 40)
     assert item.fault is None
 
@@ -73,7 +73,7 @@ def test_images_longer_than_csvs_own_limit_and_quoted_line_breaks_are_read(tmp_p
     cell = base64.b64encode(buffer.getvalue()).decode()
     assert len(cell) > 131072
     (item,) = read(tmp_path, table(f'1\t{cell}\t"two\nlines with ""quotes"""\t3')).items
-    assert item.question == 'two\nlines with "quotes"'
+    assert item.text == 'two\nlines with "quotes"'
     assert item.size == (400, 400)
 
 

@@ -65,8 +65,8 @@ def test_every_question_gets_a_sample_in_the_tables_order_and_the_scores_count_t
     scores = read_scores(tmp_path / "scores")
     assert (scores.label, scores.count("n"), scores.count("failed")) == ("tiny", 8, 1)
     assert report.metrics()["evaluate/n"] == 8
-    assert report.metrics()["reasoning/Sums"] == scores.benchmarks["Sums"].headline
-    assert report.metrics()["perception/mean"] == scores.benchmarks["Colours"].headline
+    assert report.metrics()["reasoning/Sums"] == scores.columns()["Sums"].mean
+    assert report.metrics()["perception/mean"] == scores.columns()["Colours"].mean
     assert len(read_examples(tmp_path / "scores")) == 5
 
 
@@ -79,7 +79,7 @@ def test_the_same_evaluation_gives_the_same_bytes(model: Path, data: Path, tmp_p
 
 def test_replies_do_not_depend_on_the_batch_they_were_in(model: Path, data: Path) -> None:
     images = [item for item in read_benchmark("Sums", settings(data)).items if item.image]
-    questions = [Question(item.question, item.image or b"", item.size) for item in images]
+    questions = [Question(item.text, item.image or b"", item.size) for item in images]
     alone = GreedyModel(model, settings(data, batch_size=1)).replies(questions, "alone")
     together = GreedyModel(model, settings(data, batch_size=5)).replies(questions, "together")
     assert alone == together

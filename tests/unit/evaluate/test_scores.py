@@ -7,7 +7,7 @@ import pytest
 
 from drift.errors import DataError
 from drift.evaluate.samples import read_examples, read_samples
-from drift.evaluate.scores import BenchmarkScore, read_scores, role_mean
+from drift.evaluate.scores import BenchmarkScore, Mean, read_scores, role_mean
 from tests.score_folders import write_score_folder
 
 
@@ -15,16 +15,16 @@ def test_a_benchmark_has_percent_right_and_wilsons_interval(tmp_path: Path) -> N
     scores = read_scores(write_score_folder(tmp_path / "vlm", {"Sums": "1" * 8 + "0" * 2}))
     # z = 1.959964: centre (0.8 + z²/20) / (1 + z²/10) = 0.716739,
     # half of the width z √(0.8·0.2/10 + z²/400) / (1 + z²/10) = 0.226577
-    assert scores.benchmarks["Sums"].headline == 80
-    assert scores.benchmarks["Sums"].low == pytest.approx(49.016, abs=1e-2)
-    assert scores.benchmarks["Sums"].high == pytest.approx(94.332, abs=1e-2)
+    assert scores.columns()["Sums"].mean == 80
+    assert scores.columns()["Sums"].low == pytest.approx(49.016, abs=1e-2)
+    assert scores.columns()["Sums"].high == pytest.approx(94.332, abs=1e-2)
 
 
 def test_the_mean_of_a_role_combines_its_benchmarks_intervals() -> None:
     scores = {
-        "one": BenchmarkScore("reasoning", 50, 47, 54, 100, 0, 0, 0),
-        "two": BenchmarkScore("reasoning", 90, 86, 93, 100, 0, 0, 0),
-        "other": BenchmarkScore("perception", 10, 9, 11, 100, 0, 0, 0),
+        "one": BenchmarkScore("reasoning", "plain", {"one": Mean(50, 47, 54)}, 100, 0, 0, 0),
+        "two": BenchmarkScore("reasoning", "plain", {"two": Mean(90, 86, 93)}, 100, 0, 0, 0),
+        "other": BenchmarkScore("perception", "plain", {"other": Mean(10, 9, 11)}, 100, 0, 0, 0),
     }
     mean = role_mean(scores, "reasoning")
     assert mean is not None
@@ -36,13 +36,13 @@ def test_a_role_without_benchmarks_has_no_mean_and_one_benchmark_keeps_wilsons_i
     scores = read_scores(write_score_folder(tmp_path / "vlm", {"Sums": "1111"}))
     assert scores.perception is None
     assert scores.reasoning is not None
-    assert scores.reasoning.low == pytest.approx(scores.benchmarks["Sums"].low)
+    assert scores.reasoning.low == pytest.approx(scores.columns()["Sums"].low)
     assert scores.reasoning.low < 60  # four of four right is no certainty
 
 
 def test_failed_questions_count_as_wrong_and_are_counted(tmp_path: Path) -> None:
     scores = read_scores(write_score_folder(tmp_path / "vlm", {"Sums": "1100"}, failed=1))
-    assert scores.benchmarks["Sums"].headline == 50
+    assert scores.columns()["Sums"].mean == 50
     assert scores.count("failed") == 1
     assert scores.count("n") == 4
 
