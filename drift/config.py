@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from drift.catalog import KNOWN, PLAIN, Role
 from drift.errors import ConfigError
+from drift.published import ROWS
 from drift.validation import Section, suggest, validate
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -401,6 +402,17 @@ class EvaluateConfig(Section):
     """More answers that hit `max_new_tokens` than this share stop the run."""
     confidence: float = Field(0.95, gt=0, lt=1)
     threads: Count | None = None
+    published: str | None = None
+    """Row of the paper's tables (`drift.published`) that the unmodified VLM should match."""
+    on_deviation: Literal["warn", "stop"] = "warn"
+    """What happens where it is more than 2 points away in a comparable column. Nothing is trained before that."""
+
+    @field_validator("published")
+    @classmethod
+    def _row_is_known(cls, row: str | None) -> str | None:
+        if row is not None and row not in ROWS:
+            raise ValueError(f"no row '{row}'{suggest(row, ROWS)}; known: {', '.join(ROWS)}")
+        return row
 
     @field_validator("benchmarks", mode="before")
     @classmethod

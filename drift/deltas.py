@@ -16,6 +16,11 @@ class DeltasReport:
 
     deltas: dict[str, DeltaReport]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What each Δ's checkpoints gave reason to warn of."""
+        return [f"{name}: {warning}" for name, report in self.deltas.items() for warning in report.warnings]
+
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow: `delta/norm` of the Δ named `paper` is `paper/delta/norm`."""
         return {

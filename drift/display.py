@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -113,6 +114,8 @@ class RunView:
             mark, colour = {"finished": ("✓", "green"), "cached": ("≡", "cyan"), "failed": ("✗", "red")}[event.state]
             duration = "cached" if event.state == "cached" else f"{event.seconds:.1f} s"
             self._live.console.print(f"[{colour}]{mark}[/] {name:<28} {duration:>8}")
+            for warning in event.warnings:
+                self._live.console.print(f"  [yellow]![/] {escape(warning)}", soft_wrap=True)
 
     def close(self, result: Any, *, as_json: bool) -> None:
         """What the run found, and where everything is."""

@@ -131,7 +131,9 @@ def plan(config: Config, *, local: bool = True, store: str = "") -> Plan:
         "evaluate_vlm": parameter(
             "evaluate_vlm", baseline, lambda: _local("models.vlm", models.vlm) | _tables(config.evaluate)
         ),
-        "evaluate_arm": parameter("evaluate_arm", config.evaluate, lambda: _tables(config.evaluate)),
+        "evaluate_arm": parameter(
+            "evaluate_arm", config.evaluate.model_copy(update={"published": None}), lambda: _tables(config.evaluate)
+        ),
         "gate": parameter("gate", config.gate, dict),
         "register": parameter("register", config.register_, lambda: {"store": store}),
         "report": parameter("report", ReportStep(name=config.name), dict),

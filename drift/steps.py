@@ -35,7 +35,7 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Report(Protocol):
-    """What every step function returns."""
+    """What every step function returns; it may have `warnings`, sentences that a person should see."""
 
     def metrics(self) -> dict[str, float]: ...
 
@@ -76,7 +76,8 @@ def run_step(
     journal.write("metrics", metrics=_points(metrics, history))
     journal.write("files", paths=[str(Path(file).resolve()) for file in files])
     journal.write("ended", status="FINISHED", error=None, seconds=seconds)
-    write_json(Path(record), _record(journal, parameter, seconds, metrics))
+    warnings = list(getattr(report, "warnings", ()))
+    write_json(Path(record), _record(journal, parameter, seconds, metrics) | {"warnings": warnings})
     return report
 
 

@@ -4,6 +4,7 @@
                        deltas ──┼→ for each arm: arm → evaluate ─→ gate → (if passed) register
                  evaluate(VLM) ─┴─────────────────────────────────→ gate → report
 
+The unmodified VLM is measured before anything is trained: a number far from its published one shows a wrong set-up.
 Every argument is the JSON of one step (`drift.plan`). Into the loop go its item, artifacts and arguments of the
 pipeline, and never another task's parameter: Kubeflow's local runner would replace it by the item (`pipelines.check`).
 """
@@ -47,9 +48,10 @@ def drift_sft(
         curated = tracked(curate_step(step=curate, problems=problems, generations=generations))
         training_set = curated.outputs["training_set"]
         priors = tracked(deltas_step(step=deltas)).outputs["deltas"]
-        baseline = tracked(evaluate_vlm_step(step=evaluate_vlm)).outputs["scores"]
+        measured = tracked(evaluate_vlm_step(step=evaluate_vlm))
+        baseline = measured.outputs["scores"]
         with dsl.ParallelFor(arms) as item:
-            made = tracked(arm(step=item, training_set=training_set, deltas=priors))
+            made = tracked(arm(step=item, training_set=training_set, deltas=priors)).after(measured)
             scored = tracked(evaluate_arm_step(step=evaluate_arm, arm=item, model=made.outputs["model"]))
         scores, records = scored.outputs["scores"], made.outputs["record"]
         decided = tracked(

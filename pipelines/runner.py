@@ -36,7 +36,7 @@ _ITERATION = re.compile(r"for-loop-\d+-iteration-(\d+)$")
 
 @dataclass(frozen=True)
 class StepEvent:
-    """A step starts, or has ended. `arm` is "" outside the loop; `seconds` is 0 at the start."""
+    """A step starts, or has ended. `arm` is "" outside the loop; `seconds` is 0 at the start; what it warned of."""
 
     step: str
     arm: str
@@ -44,6 +44,7 @@ class StepEvent:
     seconds: float = 0.0
     message: str = ""
     log: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,17 @@ class Chain:
         key = step_key(self._run_id, task.step, task.arm)
         if cached and record["key"] != key:
             self._link(task, key, record)
-        seconds = time.monotonic() - task.started
+        event = StepEvent(
+            task.step,
+            task.arm,
+            "cached" if cached else "finished",
+            time.monotonic() - task.started,
+            log=task.log,
+            warnings=tuple(record.get("warnings", ())),
+        )
         with self._lock:
             self.done.append(Done(record, outputs, cached))
-            self._on_event(StepEvent(task.step, task.arm, "cached" if cached else "finished", seconds, log=task.log))
+            self._on_event(event)
 
     def _link(self, task: _Task, key: str, record: Mapping[str, Any]) -> None:
         now = time.time()

@@ -8,6 +8,7 @@ answers     the answer in a reply
 samples     one answered question, and the table of all
 columns     the headline numbers of each benchmark, unit by unit
 scores      columns with intervals, means of roles
+table       the scores for people, beside the paper's
 
 A protocol is a module with `describe` and `answer`: see `Protocol`.
 """
@@ -30,6 +31,7 @@ from drift.errors import DataError
 from drift.evaluate.benchmarks import Benchmark, examples, read_benchmarks
 from drift.evaluate.samples import Sample, write_samples
 from drift.evaluate.scores import ROLES, Scores, role_mean, score_benchmarks, write_scores
+from drift.evaluate.table import deviations, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,11 @@ class EvaluateReport:
 
     scores: Scores
     seconds: float
+
+    @property
+    def warnings(self) -> list[str]:
+        """Columns that are far from their published numbers."""
+        return deviations(self.scores)
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow: `reasoning/<benchmark>`, `perception/mean`, counts."""
@@ -83,6 +90,8 @@ def evaluate(config: EvaluateConfig, *, model: str, label: str, out: Path) -> Ev
         scores = _scores(label, protocol.describe(config), benchmarks, samples, config, content_sha256(path))
         write_samples(folder, samples, [example for table in benchmarks for example in examples(table)])
         write_scores(folder, scores)
+        write_table(folder, scores)
+        _check_published(scores, config)
         inputs = {"model": path, **{f"benchmark {table.name}": table.path for table in benchmarks}}
         write_provenance(folder, "evaluate", config=config.model_dump(mode="json"), inputs=inputs, label=label)
     return EvaluateReport(scores, time.monotonic() - started)
@@ -110,6 +119,7 @@ def _scores(
         benchmarks=table,
         reasoning=role_mean(table, "reasoning"),
         perception=role_mean(table, "perception"),
+        published=config.published,
     )
 
 
@@ -119,6 +129,15 @@ def _check_truncated(samples: Sequence[Sample], config: EvaluateConfig) -> None:
         raise DataError(
             f"evaluate.max_truncated: {truncated} of {len(samples)} answers hit max_new_tokens "
             f"({config.max_new_tokens}), more than {config.max_truncated:g}; raise one of the two"
+        )
+
+
+def _check_published(scores: Scores, config: EvaluateConfig) -> None:
+    found = deviations(scores)
+    if found and config.on_deviation == "stop":
+        raise DataError(
+            f"evaluate.published: {'; '.join(found)}; find out what differs (versions, judge, pixels), or set "
+            "on_deviation: warn"
         )
 
 

@@ -77,6 +77,8 @@ class Scores:
     benchmarks: dict[str, BenchmarkScore]
     reasoning: Mean | None
     perception: Mean | None
+    published: str | None = None
+    """Row of `drift.published` that stands beside these scores."""
 
     def role(self, role: Role) -> Mean | None:
         return self.reasoning if role == "reasoning" else self.perception

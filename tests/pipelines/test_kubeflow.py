@@ -27,6 +27,8 @@ def first(step: str, result: dsl.Output[dsl.Artifact], metrics: dsl.Output[dsl.M
     from drift.steps import run_step
 
     class Report:
+        warnings = ("the value is small",)
+
         def metrics(self):
             return {"value": 1.0}
 
@@ -126,6 +128,7 @@ def test_a_second_run_takes_every_step_from_the_cache_and_links_to_the_first(tmp
     watched = run_two(tmp_path / "r2")
     assert time.monotonic() - began < 2
     assert watched.told() == [("first", "", "cached"), ("second", "", "cached")]
+    assert [event.warnings for event in watched.events] == [("the value is small",), ()]
     links = [(event["event"], event["key"], event["upstream"]) for event, _ in read(tmp_path / "r2")]
     assert links == [("cached", "r2/first", "r1/first"), ("cached", "r2/second", "r1/second")]
 

@@ -1,0 +1,68 @@
+"""Our scores beside the paper's: which compare, and what is said of those that are far off."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from drift.catalog import KNOWN, ROLES
+from drift.config import EvaluateConfig
+from drift.errors import ConfigError
+from drift.evaluate.scores import BenchmarkScore, Mean, Scores
+from drift.evaluate.table import comparable, deviations, write_table
+from drift.published import COLUMNS, ROWS
+from drift.validation import validate
+
+
+def scores(percent: dict[str, float], protocol: str = "judge", limit: int | None = None) -> Scores:
+    """Scores of published benchmarks with these headline columns."""
+    table: dict[str, BenchmarkScore] = {}
+    for name, known in KNOWN.items():
+        columns = {key: Mean(value, value - 1, value + 1) for key, value in percent.items() if key.startswith(name)}
+        if columns:
+            table[name] = BenchmarkScore(known.role, name, columns, 10, 0, 1, 2)
+    described = {"name": protocol, "limit": limit}
+    return Scores("vlm", described, "p", "d" * 64, "m", 0.95, table, Mean(40, 39, 41), None, "qwen2_5_vl_7b")
+
+
+def test_the_papers_rows_are_in_the_catalogs_columns() -> None:
+    assert COLUMNS[3:5] == ["WeMath-strict", "WeMath-loose"]
+    assert ROWS["drift_vl_7b"].percent["WeMath-loose"] == 60.2
+    assert ROWS["r1_onevision"].percent["LogicVista"] == 61.8
+    assert "WeMath-strict" not in ROWS["r1_vl"].percent
+    assert {name for row in ROWS.values() for name in row.percent} == set(COLUMNS)
+    assert set(ROLES) == {known.role for known in KNOWN.values()}
+
+
+def test_judged_whole_unambiguous_columns_compare_and_far_ones_are_named() -> None:
+    measured = scores({"WeMath-strict": 34.0, "WeMath-loose": 49.0, "MMStar": 66.8, "HallusionBench": 10.0})
+    assert comparable(measured) == {"WeMath-strict": 34.3, "WeMath-loose": 52.8, "MMStar": 64.7}
+    assert deviations(measured) == [
+        "WeMath-loose is 49.0, -3.8 from the published 52.8",
+        "MMStar is 66.8, +2.1 from the published 64.7",
+    ]
+
+
+@pytest.mark.parametrize("how", [{"protocol": "rule"}, {"limit": 100}])
+def test_numbers_made_another_way_stand_beside_the_published_ones_and_do_not_compare(
+    tmp_path: Path, how: dict[str, object]
+) -> None:
+    measured = scores({"MMStar": 20.0}, **how)
+    assert deviations(measured) == []
+    write_table(tmp_path, measured)
+    text = (tmp_path / "scores.md").read_text()
+    assert "| MMStar | 20.0 | 19.0 to 21.0 | 10 | 0 | 1 | 2 | 64.7 | -44.7 |" in text
+    assert "**Not comparable**" in text
+
+
+def test_without_a_published_row_the_table_has_no_such_columns(tmp_path: Path) -> None:
+    write_table(tmp_path, replace(scores({"MMStar": 20.0}), published=None))
+    text = (tmp_path / "scores.md").read_text()
+    assert "published" not in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {8}
+
+
+def test_an_unknown_row_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.published: no row 'r1_vll'; did you mean 'r1_vl'"):
+        validate(EvaluateConfig, {"data": "x", "benchmarks": {"MMStar": {}}, "published": "r1_vll"}, where="evaluate")
