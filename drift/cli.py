@@ -29,7 +29,16 @@ from drift.config import (
     merge_preset,
 )
 from drift.configfile import load, load_section, schema
-from drift.display import RunView, show_forecast, show_json, show_plan, show_report, show_text
+from drift.display import (
+    RunView,
+    show_forecast,
+    show_json,
+    show_plan,
+    show_record,
+    show_records,
+    show_report,
+    show_text,
+)
 from drift.errors import ConfigError, DriftError
 from drift.validation import to_json
 
@@ -49,6 +58,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show a configuration, or the schema of its keys.", no_args_is_help=True)
 miniature_app = typer.Typer(help="The tiny model family and its problems.", no_args_is_help=True)
+schedule_app = typer.Typer(help="Scheduled runs on a Kubeflow cluster.", no_args_is_help=True)
+app.add_typer(schedule_app, name="schedule", rich_help_panel=CLUSTER)
 app.add_typer(config_app, name="config", rich_help_panel=OTHER)
 app.add_typer(miniature_app, name="miniature", rich_help_panel=OTHER)
 
@@ -59,6 +70,15 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must no
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, from the headers; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
+
+
+Host = Annotated[str, typer.Option("--host", envvar="KF_PIPELINES_ENDPOINT", help="URL of Kubeflow Pipelines.")]
+Namespace = Annotated[str | None, typer.Option(envvar="KFP_NAMESPACE", help="Namespace, on a multi-user cluster.")]
+Experiment = Annotated[str | None, typer.Option(help="Experiment; default: the configuration's.")]
+ServiceAccount = Annotated[str | None, typer.Option(help="Kubernetes service account of the steps.")]
+CaCert = Annotated[Path | None, typer.Option(help="CA certificates of the server.")]
+Timezone = Annotated[str, typer.Option(help="The server's time zone (its CRON_SCHEDULE_TIMEZONE).")]
+ScheduleId = Annotated[str, typer.Argument(metavar="ID", help="As `drift schedule list` shows it.")]
 
 
 def _version(value: bool) -> None:
@@ -403,6 +423,103 @@ def compile_(
 
     compile_pipeline(load(config, overrides or ()), out)
     show_text(str(out))
+
+
+@app.command(rich_help_panel=CLUSTER)
+def submit(
+    overrides: Overrides = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    host: Host = "",
+    namespace: Namespace = None,
+    experiment: Experiment = None,
+    service_account: ServiceAccount = None,
+    ca_cert: CaCert = None,
+    run_name: Annotated[str | None, typer.Option(help="Default: the configuration's name and the time.")] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the steps until the run has ended.")] = True,
+    fresh: Annotated[bool, typer.Option(help="Use no cached step.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compile, check and run the chain on a Kubeflow cluster. The token comes from KFP_EXISTING_TOKEN."""
+    _need_checkout()
+    from pipelines.cluster import Target
+    from pipelines.cluster import submit as submit_
+
+    target = Target(host, namespace, experiment, service_account, ca_cert)
+    loaded = load(config, overrides or ())
+    with RunView(quiet=quiet or as_json) as view:
+        run = submit_(loaded, target, run_name=run_name, wait=wait, caching=not fresh, on_event=view.event)
+    show_record(run, as_json)
+
+
+@schedule_app.command("create")
+def schedule_create(
+    cron: Annotated[str, typer.Option(help="Such as '0 0 3 * * MON': second minute hour day month weekday.")],
+    overrides: Overrides = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    host: Host = "",
+    namespace: Namespace = None,
+    experiment: Experiment = None,
+    service_account: ServiceAccount = None,
+    ca_cert: CaCert = None,
+    name: Annotated[str | None, typer.Option(help="Default: the configuration's name.")] = None,
+    timezone: Timezone = "UTC",
+    as_json: AsJson = False,
+) -> None:
+    """Run the chain at set times: one run at a time, none for times that have passed."""
+    _need_checkout()
+    from pipelines.cluster import Target
+    from pipelines.schedule import create
+
+    target = Target(host, namespace, experiment, service_account, ca_cert)
+    show_record(create(load(config, overrides or ()), target, cron=cron, name=name, timezone=timezone), as_json)
+
+
+@schedule_app.command("list")
+def schedule_list(
+    overrides: Overrides = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    host: Host = "",
+    namespace: Namespace = None,
+    experiment: Experiment = None,
+    ca_cert: CaCert = None,
+    timezone: Timezone = "UTC",
+    as_json: AsJson = False,
+) -> None:
+    """The experiment's schedules, and when they run next."""
+    _need_checkout()
+    from pipelines.cluster import Target
+    from pipelines.schedule import schedules
+
+    target = Target(host, namespace, experiment, ca_cert=ca_cert)
+    show_records(schedules(load(config, overrides or ()), target, timezone=timezone), as_json)
+
+
+@schedule_app.command("pause")
+def schedule_pause(id: ScheduleId, host: Host = "", ca_cert: CaCert = None) -> None:
+    """Let a schedule start no more runs; those at work go on."""
+    _on_schedule("pause", id, host, ca_cert)
+
+
+@schedule_app.command("resume")
+def schedule_resume(id: ScheduleId, host: Host = "", ca_cert: CaCert = None) -> None:
+    """Let a paused schedule start runs again."""
+    _on_schedule("resume", id, host, ca_cert)
+
+
+@schedule_app.command("delete")
+def schedule_delete(id: ScheduleId, host: Host = "", ca_cert: CaCert = None) -> None:
+    """Remove a schedule; runs at work go on."""
+    _on_schedule("delete", id, host, ca_cert)
+
+
+def _on_schedule(action: str, id: str, host: str, ca_cert: Path | None) -> None:
+    _need_checkout()
+    from pipelines import schedule
+    from pipelines.cluster import Target
+
+    getattr(schedule, action)(Target(host, ca_cert=ca_cert), id)
+    show_text(f"{id}: {action}d")
 
 
 @config_app.command()

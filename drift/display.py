@@ -67,6 +67,37 @@ def _amount(name: str, value: Any) -> str:
     return str(len(value)) if isinstance(value, list) else str(value)
 
 
+def show_record(record: Any, as_json: bool) -> None:
+    """One dataclass: its fields by name."""
+    if as_json:
+        show_json(json.dumps(asdict(record)))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in asdict(record).items():
+        table.add_row(name.replace("_", " "), escape(_cell(value)))
+    out.print(table)
+
+
+def show_records(records: Sequence[Any], as_json: bool) -> None:
+    """Dataclasses of one kind, a row each."""
+    if as_json:
+        show_json(json.dumps([asdict(record) for record in records]))
+        return
+    rows = [asdict(record) for record in records]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in rows[0] if rows else ("none",):
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(escape(_cell(value)) for value in row.values()))
+    out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "\n".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def show_forecast(arms: Sequence[Any], as_json: bool) -> None:
     """What each arm will do, and how far it can go."""
     if as_json:
@@ -91,7 +122,8 @@ class RunView:
 
     def __init__(self, *, quiet: bool) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._live = Progress(*columns, console=Console(stderr=True, highlight=False), transient=True, disable=quiet)
+        terminal = Console(stderr=True, highlight=False)
+        self._live = Progress(*columns, console=terminal, transient=True, disable=quiet or not terminal.is_terminal)
         self._quiet = quiet
         self._running: dict[str, TaskID] = {}
 

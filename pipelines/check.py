@@ -21,6 +21,12 @@ Spec = Mapping[str, Any]
 _IN_CONDITION = re.compile(r"inputs\.parameter_values\['([^']+)'\]")
 
 
+def check_spec(spec: Spec, platform: Spec | None) -> None:
+    """Everything of this module. Raises PipelineError."""
+    require_valid(spec, platform)
+    require_honest(spec)
+
+
 def require_honest(spec: Spec) -> None:
     """Raise PipelineError, naming the task, where Kubeflow's local runner would be silently wrong."""
     for dag_name, dag in dags(spec):

@@ -10,7 +10,7 @@ from kfp import compiler
 from drift.config import Config
 from drift.errors import PipelineError
 from drift.plan import plan
-from pipelines.check import require_honest, require_valid
+from pipelines.check import check_spec
 from pipelines.drift_sft import drift_sft
 
 SUFFIXES = {".yaml", ".yml"}
@@ -40,6 +40,4 @@ def compile_pipeline(config: Config, out: Path) -> None:
 def check_file(path: Path) -> None:
     """Check a compiled pipeline strictly. Raises PipelineError."""
     documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    spec, platform = documents[0], documents[1] if len(documents) > 1 else None
-    require_valid(spec, platform)
-    require_honest(spec)
+    check_spec(documents[0], documents[1] if len(documents) > 1 else None)

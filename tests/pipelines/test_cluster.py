@@ -1,0 +1,154 @@
+"""Submitting and scheduling, with Kubeflow's real client against a server on loopback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from drift.config import Config
+from drift.configfile import load
+from drift.errors import ConfigError, PipelineError, ServiceError
+from pipelines.check import check_spec
+from pipelines.cluster import Target, submit
+from pipelines.schedule import create, delete, next_times, pause, resume, schedules, six_fields
+from tests.kfp_server import KubeflowServer
+
+ROOT = Path(__file__).parents[2]
+SECRET = "s3cret-token"
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load(ROOT / "configs" / "miniature.yaml")
+
+
+def test_a_run_is_submitted_and_followed_to_its_end(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KFP_EXISTING_TOKEN", SECRET)
+    tasks = {"ingest": ("RUNNING", "SUCCEEDED"), "curate": ("PENDING", "SKIPPED")}
+    events = []
+    with KubeflowServer(tasks=tasks, token=SECRET) as server:
+        target = Target(server.url, experiment="trial", service_account="trainer")
+        run = submit(config, target, run_name="first", poll_seconds=0.01, on_event=events.append)
+        (sent,) = server.runs.values()
+    assert (run.state, run.url) == ("SUCCEEDED", f"{server.url}/#/runs/details/{run.run_id}")
+    assert [(event.step, event.state) for event in events] == [
+        ("ingest", "started"), ("ingest", "finished"), ("curate", "cached"),
+    ]  # fmt: skip
+    assert (sent["display_name"], sent["service_account"], sent["experiment_id"]) == ("first", "trainer", "e1")
+    assert server.experiments["e1"]["display_name"] == "trial"
+    assert SECRET not in json.dumps(sent)
+
+
+def test_what_is_submitted_is_the_checked_pipeline(config: Config) -> None:
+    with KubeflowServer() as server:
+        run = submit(config, Target(server.url), wait=False)
+        (sent,) = server.runs.values()
+    assert run.state == "PENDING" and server.polls == 0
+    check_spec(sent["pipeline_spec"]["pipeline_spec"], sent["pipeline_spec"]["platform_spec"])
+    assert server.experiments["e1"]["display_name"] == config.name
+
+
+def test_a_run_that_fails_is_an_error_that_names_the_step_and_the_page(config: Config) -> None:
+    tasks = {"ingest": ("SUCCEEDED",), "generate": ("RUNNING", "FAILED")}
+    with (
+        KubeflowServer(tasks=tasks, states=("RUNNING", "FAILED")) as server,
+        pytest.raises(PipelineError, match=r"ended as FAILED: generate; see http.*/#/runs/details/r1"),
+    ):
+        submit(config, Target(server.url), poll_seconds=0.01)
+
+
+def test_a_schedule_is_made_listed_paused_resumed_and_deleted(config: Config) -> None:
+    with KubeflowServer() as server:
+        target = Target(server.url)
+        made = create(config, target, cron="0 3 * * MON", timezone="Europe/Berlin")
+        (sent,) = server.recurring.values()
+        assert sent["trigger"]["cron_schedule"]["cron"] == made.cron == "0 0 3 * * MON"
+        assert (sent["max_concurrency"], sent["no_catchup"]) == (1, True)
+        assert len(made.next_times) == 3 and made.next_times[0].endswith(("03:00+01:00", "03:00+02:00"))
+        assert [one.name for one in schedules(config, target)] == [config.name]
+        pause(target, made.id)
+        assert [(one.enabled, one.next_times) for one in schedules(config, target)] == [(False, ())]
+        resume(target, made.id)
+        assert schedules(config, target)[0].enabled
+        with pytest.raises(ConfigError, match="a schedule 'miniature' exists already"):
+            create(config, target, cron="0 3 * * MON")
+        delete(target, made.id)
+        assert schedules(config, target) == []
+        with pytest.raises(ServiceError, match="answers 404"):
+            delete(target, made.id)
+
+
+@pytest.mark.parametrize(
+    ("cron", "message"),
+    [
+        ("bad", "'bad' has no meaning"),
+        ("0 0 3 * *  * *", "has no meaning"),
+        ("0 3 * * 7", "has no meaning"),  # croniter's Sunday, and nothing to Kubeflow
+        ("0 0 3 L * ?", "has no meaning"),
+        ("0 61 3 * * *", "never fires"),
+        ("0 0 3 31 2 *", "never fires"),
+    ],
+)
+def test_a_cron_expression_that_would_never_fire_is_an_error_before_anything_is_sent(
+    config: Config, cron: str, message: str
+) -> None:
+    with KubeflowServer() as server:
+        with pytest.raises(ConfigError, match=message):
+            create(config, Target(server.url), cron=cron)
+        assert server.calls == []
+
+
+def test_five_fields_get_their_second_and_the_zone_is_checked() -> None:
+    assert six_fields("30 3 * * 1-5") == "0 30 3 * * 1-5"
+    with pytest.raises(ConfigError, match="no zone 'Mars/Olympus'"):
+        next_times("0 0 3 * * *", "Mars/Olympus")
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(401, "answers 401.*KFP_EXISTING_TOKEN"), (403, "answers 403.*right"), (500, "answers 500.*ml-pipeline")],
+)
+def test_a_refusing_server_is_an_error_of_one_line(config: Config, status: int, message: str) -> None:
+    with KubeflowServer(status=status) as server, pytest.raises(ServiceError, match=message) as error:
+        submit(config, Target(server.url))
+    assert "\n" not in str(error.value)
+
+
+def drift(*arguments: str, token: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "KFP_EXISTING_TOKEN": token, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "from drift.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["submit"], "drift: --host: no Kubeflow Pipelines server given"),
+        (["submit", "--host", "http://127.0.0.1:9"], "drift: http://127.0.0.1:9 does not answer"),
+        (["schedule", "list", "--host", "http://127.0.0.1:9"], "drift: http://127.0.0.1:9 does not answer"),
+        (["schedule", "create", "--host", "http://127.0.0.1:9", "--cron", "x"], "drift: --cron: 'x' has no meaning"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_code_2(arguments: list[str], message: str) -> None:
+    ended = drift(*arguments)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith(message)
+
+
+def test_the_commands_show_what_they_made_and_no_token(tmp_path: Path) -> None:
+    with KubeflowServer(token=SECRET) as server:
+        made = drift("schedule", "create", "--host", server.url, "--cron", "0 3 * * *", "--json", token=SECRET)
+        assert json.loads(made.stdout)["id"] == "s1", made.stderr
+        listed = drift("schedule", "list", "--host", server.url, token=SECRET)
+        assert "0 0 3 * * *" in listed.stdout
+        submitted = drift("submit", "--host", server.url, "--no-wait", token=SECRET)
+        assert "runs/details/r1" in submitted.stdout
+        expired = drift("submit", "--host", server.url, token="old")
+        assert (expired.returncode, "401" in expired.stderr) == (2, True)
+    for one in (made, listed, submitted, expired):
+        assert SECRET not in one.stdout + one.stderr
+    assert SECRET not in yaml.safe_dump([server.runs, server.recurring])
