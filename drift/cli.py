@@ -77,6 +77,10 @@ Namespace = Annotated[str | None, typer.Option(envvar="KFP_NAMESPACE", help="Nam
 Experiment = Annotated[str | None, typer.Option(help="Experiment; default: the configuration's.")]
 ServiceAccount = Annotated[str | None, typer.Option(help="Kubernetes service account of the steps.")]
 CaCert = Annotated[Path | None, typer.Option(help="CA certificates of the server.")]
+ResourcesFile = Annotated[
+    Path | None, typer.Option("--resources", help="What the steps' pods get; see configs/resources/.")
+]
+PipelineRoot = Annotated[str | None, typer.Option(help="Where artifacts go, such as s3://bucket/drift.")]
 Timezone = Annotated[str, typer.Option(help="The server's time zone (its CRON_SCHEDULE_TIMEZONE).")]
 ScheduleId = Annotated[str, typer.Argument(metavar="ID", help="As `drift schedule list` shows it.")]
 
@@ -413,15 +417,22 @@ def _scores_and_record(paths: str) -> tuple[Path, Path | None]:
 
 @app.command("compile", rich_help_panel=CLUSTER)
 def compile_(
-    out: Annotated[Path, typer.Option("--out", "-o", help="YAML file to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="YAML file to write; with --components, a new folder.")],
     overrides: Overrides = None,
     config: ConfigFile = DEFAULT_CONFIG,
+    resources: ResourcesFile = None,
+    components: Annotated[bool, typer.Option("--components", help="Each step alone, for pipelines of others.")] = False,
 ) -> None:
     """Compile the pipeline for a Kubeflow cluster, strictly checked."""
     _need_checkout()
-    from pipelines.compile import compile_pipeline
+    from pipelines.compile import compile_components, compile_pipeline
+    from pipelines.placement import read_resources
 
-    compile_pipeline(load(config, overrides or ()), out)
+    if components:
+        for path in compile_components(out):
+            show_text(str(path))
+        return
+    compile_pipeline(load(config, overrides or ()), out, read_resources(resources))
     show_text(str(out))
 
 
@@ -434,6 +445,8 @@ def submit(
     experiment: Experiment = None,
     service_account: ServiceAccount = None,
     ca_cert: CaCert = None,
+    resources: ResourcesFile = None,
+    pipeline_root: PipelineRoot = None,
     run_name: Annotated[str | None, typer.Option(help="Default: the configuration's name and the time.")] = None,
     wait: Annotated[bool, typer.Option(help="Follow the steps until the run has ended.")] = True,
     fresh: Annotated[bool, typer.Option(help="Use no cached step.")] = False,
@@ -444,8 +457,9 @@ def submit(
     _need_checkout()
     from pipelines.cluster import Target
     from pipelines.cluster import submit as submit_
+    from pipelines.placement import read_resources
 
-    target = Target(host, namespace, experiment, service_account, ca_cert)
+    target = Target(host, namespace, experiment, service_account, ca_cert, read_resources(resources), pipeline_root)
     loaded = load(config, overrides or ())
     with RunView(quiet=quiet or as_json) as view:
         run = submit_(loaded, target, run_name=run_name, wait=wait, caching=not fresh, on_event=view.event)
@@ -462,6 +476,8 @@ def schedule_create(
     experiment: Experiment = None,
     service_account: ServiceAccount = None,
     ca_cert: CaCert = None,
+    resources: ResourcesFile = None,
+    pipeline_root: PipelineRoot = None,
     name: Annotated[str | None, typer.Option(help="Default: the configuration's name.")] = None,
     timezone: Timezone = "UTC",
     as_json: AsJson = False,
@@ -469,9 +485,10 @@ def schedule_create(
     """Run the chain at set times: one run at a time, none for times that have passed."""
     _need_checkout()
     from pipelines.cluster import Target
+    from pipelines.placement import read_resources
     from pipelines.schedule import create
 
-    target = Target(host, namespace, experiment, service_account, ca_cert)
+    target = Target(host, namespace, experiment, service_account, ca_cert, read_resources(resources), pipeline_root)
     show_record(create(load(config, overrides or ()), target, cron=cron, name=name, timezone=timezone), as_json)
 
 

@@ -17,7 +17,7 @@ from drift.validation import SectionType, validate
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, merge and validate a configuration file. Raises ConfigError, one line."""
-    tree = _read(Path(path))
+    tree = read_yaml(Path(path))
     for override in overrides:
         tree = _override(tree, override)
     try:
@@ -32,7 +32,7 @@ def schema() -> dict[str, Any]:
     return Config.model_json_schema(by_alias=True)
 
 
-def _read(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
     try:
         tree: Any = OmegaConf.load(path)
     except FileNotFoundError as error:
@@ -46,7 +46,7 @@ def _read(path: Path) -> Any:
         return tree
     if not isinstance(parent, str) or (path.parent / parent).resolve() == path.resolve():
         raise ConfigError(f"{path}: extends: '{parent}' must name another file beside this one")
-    return _extended(_read(path.parent / parent), tree)
+    return _extended(read_yaml(path.parent / parent), tree)
 
 
 def _extended(parent: Any, child: Any) -> Any:
@@ -77,7 +77,7 @@ def load_section(
 
     ``given`` holds what the command line's own options set; entries that are None do not count.
     """
-    tree = OmegaConf.create({}) if path is None else (_read(path).get(key) or OmegaConf.create({}))
+    tree = OmegaConf.create({}) if path is None else (read_yaml(path).get(key) or OmegaConf.create({}))
     tree = OmegaConf.merge(tree, _without_none(given))
     for override in overrides:
         tree = _override(tree, override)

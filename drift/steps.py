@@ -148,11 +148,14 @@ def parameter_sha256(parameter: str) -> str:
 
 
 def _parse(step: str, parameter: str, section: type[SectionType]) -> tuple[SectionType, dict[str, Any]]:
+    """The section and the whole parameter; a section alone, from a pipeline that is not ours, is completed."""
     try:
         payload: dict[str, Any] = json.loads(parameter)
-        return from_json(section, json.dumps(payload["config"])), payload
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{step}: not a parameter that `drift run` or `drift compile` made") from error
+        if payload.keys() != {"config", "code", "inputs"}:
+            payload = {"config": payload, "code": "", "inputs": {}}
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{step}: not a parameter that `drift run` or `drift compile` made, nor a section") from error
+    return from_json(section, json.dumps(payload["config"])), payload
 
 
 def _event(key: str, step: str, arm: str, event: str, **content: Any) -> Event:

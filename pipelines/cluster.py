@@ -27,6 +27,7 @@ from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentia
 from drift.config import Config
 from drift.errors import ConfigError, PipelineError, ServiceError
 from pipelines.compile import compile_pipeline
+from pipelines.placement import NOTHING, Resources
 from pipelines.runner import StepEvent
 
 TOKEN = "KFP_EXISTING_TOKEN"
@@ -50,6 +51,10 @@ class Target:
     """None: the configuration's."""
     service_account: str | None = None
     ca_cert: Path | None = None
+    resources: Resources = NOTHING
+    """What the steps' pods get."""
+    pipeline_root: str | None = None
+    """Where artifacts go, such as `s3://bucket/drift`; None: the server's default."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,13 @@ def submit(
 
     Raises ServiceError if the server does not answer or refuses, PipelineError if the run ends otherwise than well.
     """
-    with connected(target) as client, compiled(config) as package:
+    with connected(target) as client, compiled(config, target) as package:
         created = client.create_run_from_pipeline_package(
             str(package),
             run_name=run_name or f"{config.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
             experiment_name=experiment_of(config, target),
             namespace=target.namespace,
+            pipeline_root=target.pipeline_root,
             enable_caching=None if caching else False,
             service_account=target.service_account,
         )
@@ -96,11 +102,11 @@ def experiment_of(config: Config, target: Target) -> str:
 
 
 @contextlib.contextmanager
-def compiled(config: Config) -> Iterator[Path]:
+def compiled(config: Config, target: Target) -> Iterator[Path]:
     """The compiled and checked pipeline, as a temporary file."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / f"{config.name}.yaml"
-        compile_pipeline(config, package)
+        compile_pipeline(config, package, target.resources)
         yield package
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import yaml
 from kfp import compiler
 
+from drift.artifacts import staged
 from drift.config import Config
 from drift.errors import PipelineError
-from drift.plan import plan
+from drift.plan import MODULES, plan
 from pipelines.check import check_spec
-from pipelines.drift_sft import drift_sft
+from pipelines.drift_sft import pipeline
+from pipelines.placement import NOTHING, Resources
 
 SUFFIXES = {".yaml", ".yml"}
 
 
-def compile_pipeline(config: Config, out: Path) -> None:
+def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING) -> None:
     """Write the pipeline with the configuration as its default arguments to the file ``out``, and check it strictly.
 
     The images are what DRIFT_IMAGE_PIPELINE, DRIFT_IMAGE_TRAIN and DRIFT_IMAGE_EVALUATE name; their digest stands
@@ -28,13 +32,33 @@ def compile_pipeline(config: Config, out: Path) -> None:
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         arguments = plan(config, local=False).arguments()
-        compiler.Compiler().compile(drift_sft, str(aside), pipeline_parameters=arguments)
+        compiler.Compiler().compile(pipeline(resources), str(aside), pipeline_parameters=arguments)
         check_file(aside)
         aside.replace(out)
     except OSError as error:
         raise PipelineError(f"{out}: cannot be written ({error.strerror})") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def compile_components(folder: Path) -> list[Path]:
+    """Write each step as a component of its own, for other teams' pipelines, into the new folder; the files.
+
+    Raises DataError if the folder holds something already.
+    """
+    with staged(folder) as aside:
+        for step in MODULES:
+            compiler.Compiler().compile(component(step), str(aside / f"{step}.yaml"))
+    return sorted(folder.iterdir())
+
+
+def component(step: str) -> Any:
+    """The component of a step: the function of its name in a module of `components`."""
+    modules = {name: f"components.{name}" for name in MODULES} | {
+        "evaluate_vlm": "components.evaluate",
+        "evaluate_arm": "components.evaluate",
+    }
+    return getattr(importlib.import_module(modules[step]), step)
 
 
 def check_file(path: Path) -> None:

@@ -9,6 +9,8 @@ Every argument is the JSON of one step (`drift.plan`). Into the loop go its item
 pipeline, and never another task's parameter: Kubeflow's local runner would replace it by the item (`pipelines.check`).
 """
 
+from typing import Any
+
 from kfp import dsl
 
 from components.arm import arm
@@ -22,51 +24,63 @@ from components.generate import generate as generate_step
 from components.ingest import ingest as ingest_step
 from components.register import register as register_step
 from components.report import report as report_step
+from pipelines.placement import NOTHING, Resources, place
 from pipelines.tracked import tracked
 
 NAME = "drift-sft"
 
 
-@dsl.pipeline(name=NAME, description="From image problems and two checkpoints to a registered model.")
-def drift_sft(
-    ingest: str,
-    generate: str,
-    curate: str,
-    deltas: str,
-    evaluate_vlm: str,
-    arms: list[str],
-    evaluate_arm: str,
-    gate: str,
-    register: str,
-    report: str,
-) -> None:
-    """Distil, fine-tune every arm, measure, decide, register."""
-    closing = tracked(finalize()).set_caching_options(False)
-    with dsl.ExitHandler(closing):
-        problems = tracked(ingest_step(step=ingest)).outputs["problems"]
-        generations = tracked(generate_step(step=generate, problems=problems)).outputs["generations"]
-        curated = tracked(curate_step(step=curate, problems=problems, generations=generations))
-        training_set = curated.outputs["training_set"]
-        priors = tracked(deltas_step(step=deltas)).outputs["deltas"]
-        measured = tracked(evaluate_vlm_step(step=evaluate_vlm))
-        baseline = measured.outputs["scores"]
-        with dsl.ParallelFor(arms) as item:
-            made = tracked(arm(step=item, training_set=training_set, deltas=priors)).after(measured)
-            scored = tracked(evaluate_arm_step(step=evaluate_arm, arm=item, model=made.outputs["model"]))
-        scores, records = scored.outputs["scores"], made.outputs["record"]
-        decided = tracked(
-            gate_step(step=gate, baseline=baseline, scores=dsl.Collected(scores), records=dsl.Collected(records))
-        )
-        tracked(
-            report_step(
-                step=report,
-                baseline=baseline,
-                scores=dsl.Collected(scores),  # a Collected serves one consumer: the compiler changes it
-                records=dsl.Collected(records),
-                gate=decided.outputs["gate"],
-                training_set=training_set,
-                deltas=priors,
+def pipeline(resources: Resources) -> Any:
+    """The pipeline, each step's pod with what `resources` gives it. The same resources compile to the same bytes."""
+
+    def placed(task: dsl.PipelineTask) -> dsl.PipelineTask:
+        return place(tracked(task), resources)
+
+    @dsl.pipeline(name=NAME, description="From image problems and two checkpoints to a registered model.")
+    def drift_sft(
+        ingest: str,
+        generate: str,
+        curate: str,
+        deltas: str,
+        evaluate_vlm: str,
+        arms: list[str],
+        evaluate_arm: str,
+        gate: str,
+        register: str,
+        report: str,
+    ) -> None:
+        """Distil, fine-tune every arm, measure, decide, register."""
+        closing = placed(finalize()).set_caching_options(False)
+        with dsl.ExitHandler(closing):
+            problems = placed(ingest_step(step=ingest)).outputs["problems"]
+            generations = placed(generate_step(step=generate, problems=problems)).outputs["generations"]
+            curated = placed(curate_step(step=curate, problems=problems, generations=generations))
+            training_set = curated.outputs["training_set"]
+            priors = placed(deltas_step(step=deltas)).outputs["deltas"]
+            measured = placed(evaluate_vlm_step(step=evaluate_vlm))
+            baseline = measured.outputs["scores"]
+            with dsl.ParallelFor(arms) as item:
+                made = placed(arm(step=item, training_set=training_set, deltas=priors)).after(measured)
+                scored = placed(evaluate_arm_step(step=evaluate_arm, arm=item, model=made.outputs["model"]))
+            scores, records = scored.outputs["scores"], made.outputs["record"]
+            decided = placed(
+                gate_step(step=gate, baseline=baseline, scores=dsl.Collected(scores), records=dsl.Collected(records))
             )
-        )
-        with dsl.If(decided.outputs["Output"] != ""):
-            tracked(register_step(step=register, gate=decided.outputs["gate"]))
+            placed(
+                report_step(
+                    step=report,
+                    baseline=baseline,
+                    scores=dsl.Collected(scores),  # a Collected serves one consumer: the compiler changes it
+                    records=dsl.Collected(records),
+                    gate=decided.outputs["gate"],
+                    training_set=training_set,
+                    deltas=priors,
+                )
+            )
+            with dsl.If(decided.outputs["Output"] != ""):
+                placed(register_step(step=register, gate=decided.outputs["gate"]))
+
+    return drift_sft
+
+
+drift_sft = pipeline(NOTHING)

@@ -40,7 +40,7 @@ def create(config: Config, target: Target, *, cron: str, name: str | None = None
     """
     expression = six_fields(cron)
     times, called = next_times(expression, timezone), name or config.name
-    with connected(target) as client, compiled(config) as package:
+    with connected(target) as client, compiled(config, target) as package:
         experiment = client.create_experiment(experiment_of(config, target), namespace=target.namespace)
         if any(run.display_name == called for run in _recurring_runs(client, experiment.experiment_id)):
             raise ConfigError(f"--name: a schedule '{called}' exists already; delete it, or give another name")
@@ -51,6 +51,7 @@ def create(config: Config, target: Target, *, cron: str, name: str | None = None
             max_concurrency=1,
             no_catchup=True,
             pipeline_package_path=str(package),
+            pipeline_root=target.pipeline_root,
             service_account=target.service_account,
         )
     return Schedule(made.recurring_run_id, called, expression, True, times)

@@ -93,7 +93,16 @@ def test_a_parameter_with_an_unknown_key_names_it(run_folder: Path):
 
 
 def test_a_parameter_of_another_make_is_an_error(run_folder: Path):
-    with pytest.raises(ConfigError, match="register: not a parameter that `drift run`"):
+    for text in ("drift", "[]"):
+        with pytest.raises(ConfigError, match="register: not a parameter that `drift run`"):
+            run_step("register", text, RegisterConfig, lambda config: Report(0), record=run_folder / "r")
+
+
+def test_a_section_alone_is_a_parameter_too(run_folder: Path):
+    text = '{"model": "m"}'
+    run_step("register", text, RegisterConfig, lambda config: Report(0), record=run_folder / "r")
+    assert json.loads((run_folder / "r").read_text())["parameter_sha256"] == parameter_sha256(text)
+    with pytest.raises(ConfigError, match=r"RegisterConfig\.model: required, but not set"):
         run_step("register", "{}", RegisterConfig, lambda config: Report(0), record=run_folder / "r")
 
 

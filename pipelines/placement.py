@@ -1,0 +1,156 @@
+"""What a step's pod gets on a cluster: GPUs, memory, volumes, secrets, where it may run, how long and how often.
+
+Read at compile time from a file (`configs/resources/`): most of it cannot be an argument of a Kubeflow pipeline. A
+secret is named here and stays in the cluster; its value is in no file of ours.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from kfp import dsl, kubernetes
+from omegaconf import OmegaConf
+from pydantic import Field, model_validator
+
+from components._images import IMAGES
+from drift.configfile import read_yaml
+from drift.plan import MODULES
+from drift.validation import Section, suggest, validate
+
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?([EPTGMk]i?|m)?$")]
+"""As Kubernetes writes it: `500m`, `4`, `64Gi`."""
+
+
+class Toleration(Section):
+    """A taint that the step's pod does not mind."""
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
+
+
+class Volume(Section):
+    """A PersistentVolumeClaim of the namespace, and where the step sees it."""
+
+    claim: str
+    path: str = Field(pattern="^/")
+    sub_path: str = ""
+
+
+class Secret(Section):
+    """Keys of a Secret of the namespace as environment variables of the step."""
+
+    name: str
+    env: dict[str, str] = Field(min_length=1)
+    """Variable by key of the Secret: `{token: HF_TOKEN}`."""
+
+
+class Placement(Section):
+    """What the pod of a step gets. Limits are requests too: a training step that is evicted begins anew."""
+
+    cpu: Quantity | None = None
+    memory: Quantity | None = None
+    gpus: int = Field(0, ge=0)
+    gpu_resource: str = "nvidia.com/gpu"
+    shm: Quantity | None = None
+    """Size of /dev/shm, in memory; ranks that share a machine need more than Docker's 64 MB."""
+    volumes: tuple[Volume, ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Such as `kueue.x-k8s.io/queue-name`, or `sidecar.istio.io/inject: "false"`."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    timeout_seconds: int | None = Field(None, ge=1)
+    retries: int = Field(0, ge=0)
+    retry_wait_seconds: int = Field(60, ge=0)
+
+
+class Resources(Section):
+    """A cluster: what each image's steps get, and what single steps get instead."""
+
+    roles: dict[str, Placement] = Field(default_factory=dict)
+    """`pipeline`, `train`, `evaluate`."""
+    steps: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Keys that a single step has otherwise than its role: `generate: {gpus: 0}`."""
+    pull_secrets: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        for what, names, known in (("roles", self.roles, IMAGES), ("steps", self.steps, MODULES)):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{what}.{name}: no such {what.removesuffix('s')}{suggest(name, known)}")
+        for step in self.steps:
+            self.of(step, "pipeline")
+        return self
+
+    def of(self, step: str, role: str) -> Placement:
+        """What a step of a role gets."""
+        common = self.roles.get(role, Placement()).model_dump(mode="json", exclude_unset=True)
+        return validate(Placement, {**common, **self.steps.get(step, {})}, where=f"steps.{step}")
+
+
+NOTHING = Resources()
+"""Every step gets what the cluster gives by default."""
+
+
+def read_resources(path: Path | None) -> Resources:
+    """The file, checked; `NOTHING` without one. Raises ConfigError."""
+    return validate(Resources, OmegaConf.to_container(read_yaml(path)), where=str(path)) if path else NOTHING
+
+
+def place(task: dsl.PipelineTask, resources: Resources) -> dsl.PipelineTask:
+    """Give a task's pod what its step is due."""
+    step = task.name.replace("-", "_")
+    placement = resources.of(step, role_of(task))
+    for apply in (_size, _storage, _scheduling, _patience):
+        apply(task, placement)
+    if resources.pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(resources.pull_secrets))
+    return task
+
+
+def role_of(task: dsl.PipelineTask) -> str:
+    """The role whose image the task runs in."""
+    image = task.container_spec.image if task.container_spec else ""
+    return next((role for role, name in IMAGES.items() if name == image), "pipeline")
+
+
+def _size(task: dsl.PipelineTask, placement: Placement) -> None:
+    if placement.cpu:
+        task.set_cpu_request(placement.cpu).set_cpu_limit(placement.cpu)
+    if placement.memory:
+        task.set_memory_request(placement.memory).set_memory_limit(placement.memory)
+    if placement.gpus:
+        task.set_accelerator_type(placement.gpu_resource).set_accelerator_limit(placement.gpus)
+
+
+def _storage(task: dsl.PipelineTask, placement: Placement) -> None:
+    if placement.shm:
+        kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=placement.shm)
+    for volume in placement.volumes:
+        kubernetes.mount_pvc(task, volume.claim, volume.path, volume.sub_path)
+    for secret in placement.secrets:
+        kubernetes.use_secret_as_env(task, secret.name, dict(secret.env))
+
+
+def _scheduling(task: dsl.PipelineTask, placement: Placement) -> None:
+    for taint in placement.tolerations:
+        kubernetes.add_toleration(task, taint.key, taint.operator, taint.value, taint.effect)
+    for add, entries in (
+        (kubernetes.add_node_selector, placement.node_selector),
+        (kubernetes.add_pod_label, placement.labels),
+        (kubernetes.add_pod_annotation, placement.annotations),
+    ):
+        for key, value in entries.items():
+            add(task, key, value)
+
+
+def _patience(task: dsl.PipelineTask, placement: Placement) -> None:
+    if placement.timeout_seconds:
+        kubernetes.set_timeout(task, placement.timeout_seconds)
+    if placement.retries:
+        task.set_retry(placement.retries, f"{placement.retry_wait_seconds}s")

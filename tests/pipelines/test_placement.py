@@ -1,0 +1,112 @@
+"""What the steps' pods get on a cluster, from file to compiled pipeline."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from kfp import local
+
+from drift.config import Config
+from drift.errors import ConfigError, DataError
+from drift.validation import validate
+from pipelines.compile import check_file, compile_components, compile_pipeline
+from pipelines.placement import NOTHING, read_resources
+from tests.pipelines.test_compile import CONFIG
+
+EXAMPLE = Path(__file__).parents[2] / "configs" / "resources" / "example.yaml"
+Executor = dict[str, dict]
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Executor, Executor]:
+    """Executors of the pipeline and of the platform, by step, compiled with the example."""
+    path = tmp_path_factory.mktemp("placed") / "p.yaml"
+    compile_pipeline(validate(Config, CONFIG), path, read_resources(EXAMPLE))
+    check_file(path)
+    spec, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return tuple(
+        {name.removeprefix("exec-"): one for name, one in executors.items()}
+        for executors in (spec["deploymentSpec"]["executors"], kubernetes)
+    )  # type: ignore[return-value]
+
+
+def test_training_gets_the_gpus_and_memory_of_its_role(placed: tuple[Executor, Executor]) -> None:
+    size = placed[0]["arm"]["container"]["resources"]
+    assert size["accelerator"] == {
+        "count": "8", "type": "nvidia.com/gpu", "resourceCount": "8", "resourceType": "nvidia.com/gpu",
+    }  # fmt: skip
+    assert (size["memoryLimit"], size["memoryRequest"], size["resourceCpuLimit"]) == (549.755813888,) * 2 + ("32",)
+    pod = placed[1]["arm"]
+    assert pod["emptyDirMounts"] == [
+        {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "64Gi", "volumeName": "dshm"}
+    ]
+    assert pod["pvcMount"] == [{"constant": "drift-models", "mountPath": "/models",
+                                "pvcNameParameter": {"runtimeValue": {"constant": "drift-models"}}}]  # fmt: skip
+    assert pod["tolerations"] == [{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert pod["podMetadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "drift", "sidecar.istio.io/inject": "false"}
+
+
+def test_a_secret_is_named_and_a_step_may_differ_from_its_role(placed: tuple[Executor, Executor]) -> None:
+    (secret,) = placed[1]["evaluate-arm"]["secretAsEnv"]
+    assert secret["keyToEnv"] == [{"envVar": "HF_TOKEN", "secretKey": "token"}]
+    assert "accelerator" in placed[0]["evaluate-vlm"]["container"]["resources"]
+    assert "accelerator" not in placed[0]["generate"]["container"]["resources"]
+    assert "accelerator" not in placed[0]["gate"]["container"]["resources"]
+
+
+def test_without_a_file_no_step_asks_for_anything(tmp_path: Path) -> None:
+    compile_pipeline(validate(Config, CONFIG), tmp_path / "p.yaml")
+    assert "resources:" not in (tmp_path / "p.yaml").read_text()
+
+
+def test_the_same_resources_compile_to_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        compile_pipeline(validate(Config, CONFIG), tmp_path / name, read_resources(EXAMPLE))
+    assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("roles: {trian: {}}", "roles.trian: no such role; did you mean 'train'"),
+        ("steps: {evaluate: {gpus: 1}}", "steps.evaluate: no such step; did you mean"),
+        ("roles: {train: {gpu: 1}}", "roles.train.gpu: unknown key; did you mean 'gpus'"),
+        ("roles: {train: {memory: lots}}", "roles.train.memory: .*lots"),
+        ("steps: {arm: {shm: 3 GB}}", "steps.arm.shm"),
+        ("roles: {train: {volumes: [{claim: a, path: models}]}}", "path"),
+        ("roles: {train: {secrets: [{name: hf}]}}", "env: required"),
+        ("[1, 2]", "not a mapping"),
+    ],
+)
+def test_a_wrong_profile_is_an_error_that_names_the_key(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "cluster.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_resources(tmp_path / "cluster.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_profile_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        read_resources(tmp_path / "none.yaml")
+    assert read_resources(None) == NOTHING
+
+
+def test_every_step_is_a_component_that_a_pipeline_of_others_can_run(tmp_path: Path) -> None:
+    from kfp import components, dsl
+
+    files = compile_components(tmp_path / "components")
+    assert [path.stem for path in files].count("gate") == 1 and len(files) == 10
+    with pytest.raises(DataError, match="exists already"):
+        compile_components(tmp_path / "components")
+    ingest = components.load_component_from_file(str(tmp_path / "components" / "ingest.yaml"))
+
+    @dsl.pipeline(name="not-ours")
+    def theirs(section: str):
+        ingest(step=section)
+
+    pool = Path(__file__).parents[2] / "drift" / "miniature" / "assets" / "pool.parquet"
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
+    theirs(section=f'{{"source": "{pool}", "limit": 20}}')
+    (table,) = (tmp_path / "root").rglob("problems.parquet")
+    assert table.stat().st_size > 0
