@@ -7,7 +7,12 @@ PIP_ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: run test check compile golden invariance overhead seeds clean
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' drift/__init__.py)
+TRAIN_EXTRAS ?= cluster,train,liger
+DOCKER_ARGS ?=
+LABELLED = --build-arg COMMIT=$(shell git rev-parse HEAD) --build-arg PIP_ARGS="$(PIP_ARGS)" $(DOCKER_ARGS)
+
+.PHONY: run test check compile golden invariance overhead seeds images clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
@@ -47,6 +52,12 @@ seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (abo
 .venv/dev: .venv/run
 	$(PIP) -e '.[cluster,train,dev]'
 	@touch $@
+
+images:  ## the three images of the steps; DOCKER_ARGS="--build-arg BASE_IMAGE=..." for other bases
+	docker build -f docker/Dockerfile -t drift-pipeline-python:$(VERSION) --build-arg EXTRAS=cluster $(LABELLED) .
+	docker build -f docker/Dockerfile -t drift-train-python:$(VERSION) --build-arg EXTRAS=$(TRAIN_EXTRAS) $(LABELLED) .
+	docker build -f docker/eval/Dockerfile -t drift-evaluate-python:$(VERSION) \
+	  --build-arg TRAIN_IMAGE=drift-train-python:$(VERSION) $(LABELLED) .
 
 clean:
 	rm -rf runs build dist *.egg-info

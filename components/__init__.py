@@ -1,1 +1,17 @@
-"""Doors: one module per step, each a body that makes one library call. No logic lives here."""
+"""The doors: one Kubeflow component per step, each of which calls one function of the library."""
+
+import importlib
+from typing import Any
+
+ELSEWHERE = {"evaluate_vlm": "evaluate", "evaluate_arm": "evaluate"}
+"""Modules of steps that do not have one of their own name."""
+
+
+def component(step: str) -> Any:
+    """The component of a step of `drift.plan`."""
+    return getattr(importlib.import_module(f"components.{ELSEWHERE.get(step, step)}"), step)
+
+
+def image(step: str) -> str:
+    """The image that the step's component runs in."""
+    return str(component(step).component_spec.implementation.container.image)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 
+from drift import __version__
+
 IMAGES = {
-    role: os.environ.get(f"DRIFT_IMAGE_{role.upper()}", f"drift-{role}-python:latest")
+    role: os.environ.get(f"DRIFT_IMAGE_{role.upper()}", f"drift-{role}-python:{__version__}")
     for role in ("pipeline", "train", "evaluate")
 }
 """`pipeline` needs no accelerator; `train` and `evaluate` hold a model."""

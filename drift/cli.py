@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -120,6 +120,9 @@ def run(
     overrides: Overrides = None,
     config: ConfigFile = DEFAULT_CONFIG,
     fresh: Annotated[bool, typer.Option(help="Use no cached step and continue no unfinished run.")] = False,
+    runner: Annotated[
+        Literal["subprocess", "docker"], typer.Option(help="docker: each step in its image (`make images`).")
+    ] = "subprocess",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -129,7 +132,7 @@ def run(
 
     loaded = load(config, overrides or ())
     with RunView(quiet=quiet or as_json) as view:
-        result = run_locally(loaded, on_event=view.event, fresh=fresh)
+        result = run_locally(loaded, on_event=view.event, fresh=fresh, runner=runner)
     view.close(result, as_json=as_json)
 
 

@@ -546,3 +546,13 @@ class Config(Section):
         if (train.prior is None) != (arm.delta is None):
             raise ValueError(f"arms.{name}: a prior and a delta go together; set both or neither")
         return train
+
+
+def key_variables(section: Any) -> set[str]:
+    """Names of the environment variables that hold keys of servers, anywhere in a section."""
+    if isinstance(section, Section):
+        return key_variables(section.model_dump())
+    if not isinstance(section, dict):
+        return set()
+    own = {section["api_key_env"]} if section.get("api_key_env") else set()
+    return own.union(*(key_variables(value) for value in section.values()))

@@ -107,17 +107,18 @@ class Plan:
         return self.arms[arm] if step == "arm" else self.steps[step]
 
 
-def plan(config: Config, *, local: bool = True, store: str = "") -> Plan:
+def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[str, str] | None = None) -> Plan:
     """The parameters of a run of `config`.
 
-    `local`: hash code and local inputs; on a cluster, where the images are the code, False. `store` identifies the
-    MLflow store, so that a model registered in one is not taken for registered in another. Raises ConfigError for
-    a local file or folder that the configuration names and that does not exist.
+    `local`: hash code and local inputs; on a cluster, where the images are the code, False. `codes`: what stands for
+    the code of each step in place of its hash. `store` identifies the MLflow store, so that a model registered in one
+    is not taken for registered in another. Raises ConfigError for a local file or folder that the configuration names
+    and that does not exist.
     """
 
     def parameter(step: str, section: Section, read: Callable[[], Inputs]) -> str:
         inputs = read() if local else {}
-        code = code_fingerprint(MODULES[step]) if local else ""
+        code = "" if not local else codes[step] if codes else code_fingerprint(MODULES[step])
         return _json({"config": section.model_dump(mode="json", by_alias=True), "code": code, "inputs": inputs})
 
     models = config.models

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any
 
 import yaml
 from kfp import compiler
 
+from components import component
 from drift.artifacts import staged
 from drift.config import Config
 from drift.errors import PipelineError
@@ -50,15 +49,6 @@ def compile_components(folder: Path) -> list[Path]:
         for step in MODULES:
             compiler.Compiler().compile(component(step), str(aside / f"{step}.yaml"))
     return sorted(folder.iterdir())
-
-
-def component(step: str) -> Any:
-    """The component of a step: the function of its name in a module of `components`."""
-    modules = {name: f"components.{name}" for name in MODULES} | {
-        "evaluate_vlm": "components.evaluate",
-        "evaluate_arm": "components.evaluate",
-    }
-    return getattr(importlib.import_module(modules[step]), step)
 
 
 def check_file(path: Path) -> None:

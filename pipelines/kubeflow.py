@@ -18,6 +18,7 @@ from kfp import local
 from kfp.local import (
     cache,
     config,
+    docker_task_handler,
     executor_input_utils,
     graph_utils,
     logging_utils,
@@ -47,12 +48,21 @@ _CHATTY = (
 
 
 def run_pipeline(
-    spec: PipelineSpec, arguments: Mapping[str, Any], chain: Chain, *, cache_root: Path, use_cache: bool = True
+    spec: PipelineSpec,
+    arguments: Mapping[str, Any],
+    chain: Chain,
+    *,
+    cache_root: Path,
+    use_cache: bool = True,
+    containers: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run a pipeline in the chain's folder. Raises PipelineError, naming the step, if one failed."""
+    """Run a pipeline in the chain's folder, each task in a process, or in a container with the settings `containers`.
+
+    Raises PipelineError, naming the step, if one failed.
+    """
     before = config.LocalExecutionConfig.instance
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
+        runner=local.SubprocessRunner(use_venv=False) if containers is None else local.DockerRunner(**containers),
         pipeline_root=str(chain.folder),
         workspace_root=str(chain.folder / "workspace"),
         enable_caching=True,
@@ -87,6 +97,7 @@ def _replaced_parts(chain: Chain, *, use_cache: bool) -> Iterator[None]:
             (graph_utils, "topological_sort_tasks", lambda tasks: sort(dict(sorted(tasks.items(), key=_rank)))),
             (subprocess_task_handler, "replace_python_executable", _with_executable),
             (subprocess_task_handler, "run_local_subprocess", chain.run_process),
+            (docker_task_handler, "run_docker_container", chain.run_container),
             (task_executor, "execute_single_task", lambda **task: chain.execute(execute, task)),
         ):
             stack.enter_context(_replaced(owner, name, replacement))

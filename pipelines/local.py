@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from google.protobuf import json_format
@@ -18,10 +18,11 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from drift import tracking
 from drift.artifacts import read_json
-from drift.config import Config
+from drift.config import Config, key_variables
 from drift.errors import DriftError, PipelineError
+from drift.fingerprint import code_fingerprint
 from drift.journal import Relay, mend
-from drift.plan import Plan, plan
+from drift.plan import MODULES, Plan, plan
 from drift.steps import RUN_DIR, RUN_ID, parameter_sha256
 from drift.tracker import Tracker
 from pipelines.check import require_honest
@@ -33,6 +34,8 @@ from pipelines.runner import Chain, Done, StepEvent
 __all__ = ["RunResult", "StepEvent", "StepResult", "run"]
 
 GPU = Path("/dev/nvidia0")
+
+Runner = Literal["subprocess", "docker"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,16 @@ class RunResult:
         return bool(self.gate["passed"])
 
 
-def run(config: Config, *, on_event: Callable[[StepEvent], None] | None = None, fresh: bool = False) -> RunResult:
+def run(
+    config: Config,
+    *,
+    on_event: Callable[[StepEvent], None] | None = None,
+    fresh: bool = False,
+    runner: Runner = "subprocess",
+) -> RunResult:
     """Run the whole chain, each step in a process of its own; steps whose inputs are unchanged come from the cache.
+
+    With the runner `docker` each step runs in a container of its role's image, whose digest then stands for the code.
 
     An unfinished run with the same parameters is continued in its folder, unless `fresh`, which also uses no cache.
     Raises PipelineError for a step that failed, ServiceError if MLflow does not answer, ConfigError for a missing
@@ -76,7 +87,7 @@ def run(config: Config, *, on_event: Callable[[StepEvent], None] | None = None, 
         uri = tracking.store_uri(runs)
         tracking.check_server(uri)
         experiment = config.tracking.experiment or config.name
-        planned = plan(config, store=tracking.store_identity(uri, experiment))
+        planned = plan(config, store=tracking.store_identity(uri, experiment), codes=_codes(runner))
         folder = _folder(runs, config.name, planned, fresh=fresh, uri=uri, experiment=experiment)
         tracker = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
         (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
@@ -84,9 +95,34 @@ def run(config: Config, *, on_event: Callable[[StepEvent], None] | None = None, 
         chain = Chain(
             folder.path, folder.run_id, list(planned.arms), _environment(folder, tracker, experiment), on_event
         )
-        with contextlib.closing(chain), _closed(folder, tracker, chain):
-            run_pipeline(spec, planned.arguments(), chain, cache_root=runs / "cache", use_cache=not fresh)
+        with contextlib.closing(chain), _closed(folder, tracker, chain), _containers(config, chain, runner) as settings:
+            cache = runs / "cache"
+            run_pipeline(spec, planned.arguments(), chain, cache_root=cache, use_cache=not fresh, containers=settings)
             return _result(planned, folder.path, chain.done, tracker)
+
+
+def _codes(runner: Runner) -> dict[str, str]:
+    """What stands for the code of each step: its own contents, or the image it runs in."""
+    if runner == "subprocess":
+        return {step: code_fingerprint(module) for step, module in MODULES.items()}
+    from pipelines import containers
+
+    with containers.engine() as client:
+        return containers.image_ids(client)
+
+
+@contextlib.contextmanager
+def _containers(config: Config, chain: Chain, runner: Runner) -> Iterator[Mapping[str, Any] | None]:
+    """What the containers of the run's steps get; None where steps are processes."""
+    if runner == "subprocess":
+        yield None
+        return
+    from pipelines import containers
+
+    writable = (chain.folder.parent.parent, Path(chain.environment["TMPDIR"]))
+    with containers.engine() as client:
+        containers.clear(client, chain.environment[RUN_ID])
+        yield containers.settings(chain.environment[RUN_ID], writable, chain.environment, key_variables(config))
 
 
 def _spec() -> PipelineSpec:

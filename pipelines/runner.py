@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 
 from kfp.local.status import Status
 
@@ -83,10 +83,10 @@ class Chain:
         self.failure: StepEvent | None = None
         self.folder = folder
         self._run_id, self._arms = run_id, list(arms)
-        self._environment = dict(environment)
+        self.environment = dict(environment)
         self._on_event = on_event or (lambda event: None)
         self._stopped = False
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._at_work: set[Work] = set()
         self._lock = threading.RLock()
         self._thread = threading.local()
         self._lifeline, self._held = os.pipe()
@@ -165,44 +165,82 @@ class Chain:
         return f"its process ended with exit code {task.code} before the step began"
 
     def run_process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        """Start a task's process in a session of its own, its output in its own log, and wait for it."""
+        """Run a task's command in a process of a session of its own. Takes the place of Kubeflow's function."""
+        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+        environment |= {**(env_vars or {}), **self.environment, LIFELINE: str(self._lifeline)}
+        return self._run(full_command, lambda log: ProcessWork(full_command, environment, self._lifeline, log))
+
+    def run_container(
+        self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **settings: Any
+    ) -> int:
+        """Run a task's command in a container of its image. Takes the place of Kubeflow's function."""
+        from pipelines import containers  # docker's client
+
+        def start(log: BinaryIO) -> Work:
+            return containers.ContainerWork(containers.create(client, image, command, volumes, settings), log)
+
+        return self._run(command, start)
+
+    def _run(self, command: list[str], start: Callable[[BinaryIO], Work]) -> int:
+        """Start a task's work, its output in its own log, and wait for it."""
         task: _Task = self._thread.task
-        folder = _task_folder(full_command)
+        folder = _task_folder(command)
         _clear(folder)
         task.log = folder / LOG
-        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
-        environment |= {**(env_vars or {}), **self._environment, LIFELINE: str(self._lifeline)}
         with task.log.open("wb") as log:
             with self._lock:
                 if self._stopped:
                     return 1
-                process = subprocess.Popen(
-                    full_command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    start_new_session=True,
-                    pass_fds=(self._lifeline,),
-                )
-                self._processes.add(process)
+                work = start(log)
+                self._at_work.add(work)
                 if task.step != EXIT_TASK:
                     self._on_event(StepEvent(task.step, task.arm, "started", log=task.log))
             try:
-                task.code = process.wait()
+                task.code = work.wait()
             except BaseException:  # interrupted: do not leave before the step has
                 self.stop()
-                process.wait()
+                work.wait()
                 raise
             finally:
-                self._processes.discard(process)
+                self._at_work.discard(work)
         return task.code
 
     def _signal(self, number: int) -> None:
-        for process in list(self._processes):
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
+        for work in list(self._at_work):
+            work.send(number)
+
+
+class Work(Protocol):
+    """A task's command at work."""
+
+    def wait(self) -> int:
+        """Its exit code; minus the signal that ended it."""
+
+    def send(self, number: int) -> None:
+        """Signal all its processes; none if it has ended."""
+
+
+class ProcessWork:
+    """A command as a process of a session of its own, which holds the other end of the lifeline."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], lifeline: int, log: BinaryIO) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            pass_fds=(lifeline,),
+        )
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+    def send(self, number: int) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
 
 def _task_folder(full_command: Sequence[str]) -> Path:

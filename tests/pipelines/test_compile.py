@@ -197,7 +197,7 @@ def test_the_images_come_from_the_environment(tmp_path: Path):
     spec = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
     images = {name: one["container"]["image"] for name, one in spec["deploymentSpec"]["executors"].items()}
     assert images["exec-arm"] == "registry/train-python@sha256:1"
-    assert images["exec-gate"] == "drift-pipeline-python:latest"
+    assert images["exec-gate"] == "drift-pipeline-python:0.1.0"
 
 
 def test_the_local_runner_reads_the_same_specification(documents: list[dict]):
