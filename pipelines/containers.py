@@ -46,6 +46,7 @@ class ContainerWork:
             code = int(self._container.wait()["StatusCode"])
             return 128 - code if code > 128 else code
         finally:
+            self._stdin._sock.close()  # closing the stream leaves its socket open
             self._stdin.close()
             self._container.remove(force=True)
 
