@@ -81,17 +81,22 @@ class LocalTeacher(Section):
     """Run Python code that comes with the checkpoint. Off unless you have read that code."""
 
 
-class EndpointTeacher(Section):
+class EndpointConfig(Section):
     """Any server that speaks OpenAI's chat completions, such as vLLM."""
 
-    kind: Literal["endpoint"]
     base_url: str
-    model: str
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; the key itself never stands in a file."""
     concurrency: Count = 64
     timeout_seconds: Positive = 600
     max_retries: int = Field(8, ge=0)
+
+
+class EndpointTeacher(EndpointConfig):
+    """A served model as teacher."""
+
+    kind: Literal["endpoint"]
+    model: str
 
 
 class GenerateConfig(Section):
