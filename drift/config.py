@@ -391,6 +391,9 @@ class BenchmarkConfig(Section):
 class EvaluateConfig(Section):
     """The offline protocol: greedy answers, extracted and compared by rule."""
 
+    endpoint: EndpointConfig | None = None
+    """Ask a served model instead of a checkpoint. vLLM: start it with `--generation-config vllm`, since it would
+    take penalties that the checkpoint ships with, which are no part of the protocol."""
     data: str
     """Folder of the TSV files."""
     benchmarks: dict[Name, BenchmarkConfig] = Field(min_length=1)
@@ -405,6 +408,8 @@ class EvaluateConfig(Section):
     max_truncated: Fraction = 1.0
     """More answers that hit `max_new_tokens` than this share stop the run."""
     confidence: float = Field(0.95, gt=0, lt=1)
+    processes: Count | None = None
+    """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it."""
     threads: Count | None = None
 
     @field_validator("benchmarks", mode="before")
@@ -512,6 +517,8 @@ class Config(Section):
         for key, arm in [("candidate", self.gate.candidate), *(("beats", arm) for arm in self.gate.beats)]:
             if arm not in self.arms:
                 raise ValueError(f"gate.{key}: no arm '{arm}'{suggest(arm, self.arms)}")
+        if self.evaluate.endpoint is not None:
+            raise ValueError("evaluate.endpoint: the chain evaluates checkpoints that it makes; remove it")
         roles = {benchmark.role for benchmark in self.evaluate.benchmarks.values()}
         for role in sorted({"reasoning", "perception"} - roles):
             raise ValueError(f"evaluate.benchmarks: none has role '{role}'; the gate needs both roles")
