@@ -108,7 +108,7 @@ def test_penalties_that_a_checkpoint_ships_with_do_not_reach_the_protocol(
     assert GreedyModel(tmp_path / "penal", settings(data)).replies(asked) == plain
 
 
-def test_too_many_truncated_answers_stop_the_run_and_leave_nothing(model: Path, data: Path, tmp_path: Path) -> None:
+def test_too_many_truncated_answers_stop_the_run_and_leave_no_scores(model: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"evaluate\.max_truncated: \d of 8 answers hit max_new_tokens \(1\)"):
         evaluate(
             settings(data, max_new_tokens=1, max_truncated=0.0), model=str(model), label="x", out=tmp_path / "scores"
