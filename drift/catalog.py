@@ -63,6 +63,12 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 
 
+def expand(suite: str) -> tuple[str, ...]:
+    """Names by comma, each once; a role's name stands for its suite."""
+    named = (one.strip() for one in suite.split(","))
+    return tuple(dict.fromkeys(name for one in named for name in SUITES.get(one, (one,))))
+
+
 def columns_of(name: str, form: str) -> tuple[str, ...]:
     """Names of a benchmark's headline columns: its own name, or `WeMath-strict` and `WeMath-loose`."""
     parts = KNOWN[form].columns if form in KNOWN else ()

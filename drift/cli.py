@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from drift import __version__
+from drift.catalog import KNOWN, SUITES, expand
 from drift.config import (
     CurateConfig,
     DeltaConfig,
@@ -37,10 +38,11 @@ from drift.display import (
     show_record,
     show_records,
     show_report,
+    show_scores,
     show_text,
 )
 from drift.errors import ConfigError, DriftError
-from drift.validation import to_json
+from drift.validation import suggest, to_json
 
 EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
@@ -317,25 +319,35 @@ def train(
 
 @app.command(rich_help_panel=STEPS)
 def evaluate(
-    model: Annotated[str, typer.Option(help="The model to evaluate: directory or hub id.")],
+    model: Annotated[str, typer.Option(help="Directory, hub id, or with --endpoint the served model's name.")],
     out: Out,
+    endpoint: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible server.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder of the benchmarks' TSV files.")] = None,
-    reasoning: Annotated[str | None, typer.Option(help="Benchmarks with this role, by comma.")] = None,
-    perception: Annotated[str | None, typer.Option(help="Benchmarks with this role, by comma.")] = None,
+    suite: Annotated[str | None, typer.Option(help="reasoning, perception or names, by comma; default: all.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first rows of each benchmark.")] = None,
     label: Annotated[str | None, typer.Option(help="Name of the model in tables; its folder's name.")] = None,
     overrides: Overrides = None,
     config: SectionFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer and score benchmarks (VLMEvalKit TSV), offline."""
+    """Answer and score benchmarks (VLMEvalKit TSV), offline. Goes on where it stopped."""
     from drift.evaluate import evaluate as step
 
-    roles = {"reasoning": reasoning, "perception": perception}
-    chosen = {name: {"role": role} for role, names in roles.items() if names for name in names.split(",")}
-    given = {"data": data, "limit": limit, "benchmarks": chosen}
+    published = {name: {"format": name} for name in KNOWN} if suite else {}
+    server = {"base_url": endpoint} if endpoint else None
+    given = {"data": data, "limit": limit, "endpoint": server, "benchmarks": published}
     section = load_section(EvaluateConfig, "evaluate", config, overrides or (), given)
-    show_report(step(section, model=model, label=label or Path(model).name, out=out), out, as_json)
+    chosen = _chosen(section, suite) if suite else section
+    show_scores(step(chosen, model=model, label=label or Path(model).name, out=out), out, as_json)
+
+
+def _chosen(section: EvaluateConfig, suite: str) -> EvaluateConfig:
+    """The section with the suite's benchmarks alone."""
+    names = expand(suite)
+    for name in names:
+        if name not in section.benchmarks:
+            raise ConfigError(f"--suite: no benchmark '{name}'{suggest(name, [*SUITES, *section.benchmarks])}")
+    return section.model_copy(update={"benchmarks": {name: section.benchmarks[name] for name in names}})
 
 
 @app.command(rich_help_panel=STEPS)

@@ -82,17 +82,22 @@ class LocalTeacher(Section):
     """Run Python code that comes with the checkpoint. Off unless you have read that code."""
 
 
-class EndpointTeacher(Section):
+class EndpointConfig(Section):
     """Any server that speaks OpenAI's chat completions, such as vLLM."""
 
-    kind: Literal["endpoint"]
     base_url: str
-    model: str
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; the key itself never stands in a file."""
     concurrency: Count = 64
     timeout_seconds: Positive = 600
     max_retries: int = Field(8, ge=0)
+
+
+class EndpointTeacher(EndpointConfig):
+    """A served model as teacher."""
+
+    kind: Literal["endpoint"]
+    model: str
 
 
 class GenerateConfig(Section):
@@ -387,6 +392,9 @@ class BenchmarkConfig(Section):
 class EvaluateConfig(Section):
     """The offline protocol: greedy answers, extracted and compared by rule."""
 
+    endpoint: EndpointConfig | None = None
+    """Ask a served model instead of a checkpoint. vLLM: start it with `--generation-config vllm`, since it would
+    take penalties that the checkpoint ships with, which are no part of the protocol."""
     data: str
     """Folder of the TSV files."""
     benchmarks: dict[Name, BenchmarkConfig] = Field(min_length=1)
@@ -401,6 +409,8 @@ class EvaluateConfig(Section):
     max_truncated: Fraction = 1.0
     """More answers that hit `max_new_tokens` than this share stop the run."""
     confidence: float = Field(0.95, gt=0, lt=1)
+    processes: Count | None = None
+    """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it."""
     threads: Count | None = None
     published: str | None = None
     """Row of the paper's tables (`drift.published`) that the unmodified VLM should match."""
@@ -519,6 +529,8 @@ class Config(Section):
         for key, arm in [("candidate", self.gate.candidate), *(("beats", arm) for arm in self.gate.beats)]:
             if arm not in self.arms:
                 raise ValueError(f"gate.{key}: no arm '{arm}'{suggest(arm, self.arms)}")
+        if self.evaluate.endpoint is not None:
+            raise ValueError("evaluate.endpoint: the chain evaluates checkpoints that it makes; remove it")
         roles = {benchmark.role for benchmark in self.evaluate.benchmarks.values()}
         for role in sorted({"reasoning", "perception"} - roles):
             raise ValueError(f"evaluate.benchmarks: none has role '{role}'; the gate needs both roles")

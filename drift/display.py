@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,10 +14,17 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from drift.catalog import ROLES
 from drift.steps import Report
+
+if TYPE_CHECKING:
+    from drift.evaluate import EvaluateReport
 
 out = Console(highlight=False)
 """Results go to standard output; progress goes to standard error."""
+
+COUNTS = ("n", "failed", "truncated", "unparsed")
+"""Of a benchmark's questions, beside its scores."""
 
 WIDE = 120
 """Characters that the closing table takes with a column per benchmark."""
@@ -44,6 +51,25 @@ def show_report(report: Report, folder: Path, as_json: bool) -> None:
         table.add_row(name, number(value))
     table.add_row("written to", str(folder))
     out.print(table)
+
+
+def show_scores(report: EvaluateReport, folder: Path, as_json: bool) -> None:
+    """A row per headline column, and the mean of each role's; with `as_json` the flat numbers."""
+    if as_json:
+        show_report(report, folder, as_json)
+        return
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in ("benchmark", "percent right", *COUNTS):
+        table.add_column(head, justify="left" if head == "benchmark" else "right", no_wrap=True)
+    for score in report.scores.benchmarks.values():
+        counts = [str(getattr(score, count)) for count in COUNTS]
+        for name, mean in score.columns.items():
+            table.add_row(name, _mean(asdict(mean)), *counts)
+    for role in ROLES:
+        if (average := report.scores.role(role)) is not None:
+            table.add_row(f"mean of {role}", _mean(asdict(average)), style="bold")
+    out.print(table)
+    show_text(f"written to {folder}")
 
 
 def show_plan(summary: Mapping[str, Any], as_json: bool) -> None:
@@ -198,7 +224,7 @@ def _table(summary: dict[str, Any], columns: dict[str, list[str]], caption: str)
 
 
 def _mean(mean: dict[str, float]) -> str:
-    return f"{mean['mean']:.1f} ({mean['low']:.0f}–{mean['high']:.0f})"
+    return f"{mean['mean']:.1f} ({mean['low']:z.0f}–{mean['high']:.0f})"
 
 
 def _places(result: Any) -> dict[str, str]:

@@ -5,7 +5,7 @@ DriftError
 ├── DataError         problems, generations, training rows or benchmark tables
 ├── CheckpointError   a model directory or a tensor in it
 ├── PriorError        Δ does not fit the model, or nothing of it could be bound
-├── ServiceError      a teacher endpoint or MLflow server that does not answer
+├── ServiceError      an endpoint or MLflow server that does not answer
 └── PipelineError     a step of a pipeline run that failed, or was silently left out
 """
 

@@ -75,12 +75,14 @@ def _allowed(model: str, decision: Mapping[str, Any]) -> str:
     if decision.get("passed") is not True or not decision.get("winner"):
         reason = next(iter(decision.get("reasons", [])), "no reason given")
         raise DriftError(f"{model}: the gate refused it ({reason}); nothing is registered")
+    if not Path(model).exists() and "://" not in model:
+        raise DataError(f"{model}: no such model directory; nothing is registered")
     decided = decision.get("model_sha256")
+    if not decided:
+        raise DataError(
+            f"{model}: gate.json names no model_sha256, as for a served model; evaluate the directory, then the gate"
+        )
     if not Path(model).exists():
-        if "://" not in model:
-            raise DataError(f"{model}: no such model directory; nothing is registered")
-        if not decided:
-            raise DataError("gate.json names no model_sha256, so that no address can be registered by it")
         return str(decided)
     if decided != (ours := content_sha256(Path(model))):
         raise DriftError(

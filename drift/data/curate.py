@@ -32,7 +32,7 @@ from drift.data.filters import (
     unfinished,
     wrong,
 )
-from drift.data.parts import read_generations
+from drift.data.generations import read_generations
 from drift.data.prompts import user_text
 from drift.data.replay import replay_problems
 from drift.data.tables import Row

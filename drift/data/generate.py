@@ -19,10 +19,12 @@ from tqdm import tqdm
 from drift.artifacts import content_sha256, staged, write_json, write_provenance
 from drift.config import GenerateConfig, LocalTeacher
 from drift.data import tables
-from drift.data.parts import Key, Parts, part_files, read_part, sort_parts
+from drift.data.generations import KEY
 from drift.data.prompts import user_text
-from drift.data.teacher import Reply, Request, open_teacher, sample_seed
+from drift.data.teacher import Request, open_teacher, sample_seed
 from drift.errors import DataError, ServiceError
+from drift.parts import Key, Parts, Row, sort_parts
+from drift.reply import Reply
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +63,14 @@ def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateRepor
     keys = _keys(table, config)
     fingerprint = _fingerprint(config, table)
     with staged(out, keep_partial=True) as folder:
-        parts = Parts(folder, fingerprint)
+        parts = Parts(folder, fingerprint, KEY)
         resumed = len(parts.done)
         errors = _draw(config, table, keys, parts, fingerprint)
-        sort_parts(folder, keys.__getitem__)
-        summary = _summary(folder, len(keys), errors) | {"fingerprint": fingerprint, "model": config.teacher.model}
+        sort_parts(folder, KEY, keys.__getitem__)
+        summary = _summary(list(parts.rows()), len(keys), errors) | {
+            "fingerprint": fingerprint,
+            "model": config.teacher.model,
+        }
         write_json(folder / SUMMARY_FILE, summary)
         seconds = round(time.monotonic() - started, 3)
         inputs: dict[str, str | Path] = {"problems": problems, "teacher": config.teacher.model}
@@ -136,7 +141,7 @@ def _requests(config: GenerateConfig, table: Path, done: set[Key], batch_size: i
             yield from batch
 
 
-def _row(request: Request, reply: Reply, model: str, fingerprint: str) -> dict[str, Any]:
+def _row(request: Request, reply: Reply, model: str, fingerprint: str) -> Row:
     return {
         "id": request.id,
         "sample": request.sample,
@@ -162,8 +167,7 @@ def _require_few_failed(config: GenerateConfig, errors: Counter[str], total: int
         )
 
 
-def _summary(folder: Path, requested: int, errors: Counter[str]) -> dict[str, Any]:
-    rows = [row for path in part_files(folder) for row in read_part(path)]
+def _summary(rows: list[Row], requested: int, errors: Counter[str]) -> dict[str, Any]:
     return {
         "requested": requested,
         "generated": len(rows),

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from drift.checkpoints import resolve
 from drift.config import GenerateConfig, LocalTeacher
-from drift.data.teacher import Answered, Reply, Request, sample_seed
+from drift.data.teacher import Answered, Request, sample_seed
 from drift.modeling import (
     conversation,
     decode_image,
@@ -21,6 +21,7 @@ from drift.modeling import (
     load_vlm,
     pad_token,
 )
+from drift.reply import Reply
 
 
 class LocalModel:
@@ -80,8 +81,9 @@ class LocalModel:
     def _reply(self, row: list[int], prompt_tokens: int) -> Reply:
         length = next((place for place, token in enumerate(row) if token in self.ends), None)
         text = self.processor.tokenizer.decode(row[:length], skip_special_tokens=True).strip()
+        drawn = len(row) if length is None else length + 1
         finish_reason = "length" if length is None else "stop"
-        return Reply(text, None, finish_reason, prompt_tokens, len(row) if length is None else length + 1)
+        return Reply(text, finish_reason, prompt_tokens=prompt_tokens, completion_tokens=drawn)
 
 
 def _sampling(config: GenerateConfig) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from drift.config import GenerateConfig, LocalTeacher
+from drift.config import EndpointTeacher, GenerateConfig, LocalTeacher
+from drift.reply import Reply
 
 
 @dataclass(frozen=True)
@@ -19,21 +20,6 @@ class Request:
     text: str
     images: list[bytes] = field(repr=False)
     seed: int
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back: text, reasoning if the server parted it from the text, and how it ended.
-
-    With ``error`` set nothing usable came; the other fields are then empty.
-    """
-
-    text: str = ""
-    reasoning: str | None = None
-    finish_reason: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    error: str | None = None
 
 
 Answered = tuple[Request, Reply]
@@ -56,9 +42,17 @@ def open_teacher(config: GenerateConfig) -> Teacher:
         from drift.data.local_teacher import LocalModel
 
         return LocalModel(config, config.teacher)
-    from drift.data.endpoint_teacher import Endpoint
+    return _endpoint(config, config.teacher)
 
-    return Endpoint(config, config.teacher)
+
+def _endpoint(config: GenerateConfig, teacher: EndpointTeacher) -> Teacher:
+    from drift.endpoint import Endpoint
+
+    def settings(request: Request) -> dict[str, Any]:
+        limits = {"top_p": config.top_p, "max_tokens": config.max_new_tokens}
+        return {"temperature": config.temperature, "seed": request.seed, **limits}
+
+    return Endpoint(teacher, teacher.model, "generate.teacher", settings, config.image_max_pixels)
 
 
 def sample_seed(seed: int, *parts: object) -> int:

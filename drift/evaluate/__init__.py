@@ -2,15 +2,17 @@
 
 benchmarks  tables in VLMEvalKit's format, row by row
 formats     what a row of each benchmark says
-rule        the offline protocol: asks, extracts, compares
+questions   what is asked, and which questions together
+collect     all replies, kept on disk as they come
 generation  greedy answers of a local checkpoint
+rule        the offline protocol: extracts and compares
 answers     the answer in a reply
 samples     one answered question, and the table of all
 columns     the headline numbers of each benchmark, unit by unit
 scores      columns with intervals, means of roles
 table       the scores for people, beside the paper's
 
-A protocol is a module with `describe` and `answer`: see `Protocol`.
+A protocol is a module with `describe` and `judge_all`: see `Protocol`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import json
 import logging
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,17 +34,21 @@ from drift.evaluate.benchmarks import Benchmark, examples, read_benchmarks
 from drift.evaluate.samples import Sample, write_samples
 from drift.evaluate.scores import ROLES, Scores, role_mean, score_benchmarks, write_scores
 from drift.evaluate.table import deviations, write_table
+from drift.parts import part_files
+from drift.reply import Reply
 
 logger = logging.getLogger(__name__)
 
 
 class Protocol(typing.Protocol):
-    """How a model is asked and its answers are judged; a module of this package is one."""
+    """How replies are judged; a module of this package is one."""
 
     def describe(self, config: EvaluateConfig) -> dict[str, Any]:
         """All that decides a score besides model and data. Scores of different descriptions are not compared."""
 
-    def answer(self, config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: Path) -> list[Sample]:
+    def judge_all(
+        self, config: EvaluateConfig, benchmarks: Sequence[Benchmark], replies: Mapping[str, dict[str, Reply]]
+    ) -> list[Sample]:
         """A sample per item, in the tables' order."""
 
 
@@ -74,27 +80,44 @@ class EvaluateReport:
 def evaluate(config: EvaluateConfig, *, model: str, label: str, out: Path) -> EvaluateReport:
     """Ask ``model`` every question of the benchmarks and write `scores.json` and `samples.parquet` into ``out``.
 
-    ``label`` names the model in tables. Raises DataError for a table that cannot be used or too many truncated
-    answers (`max_truncated`), CheckpointError for a model that does not load.
+    ``model`` is a directory, a hub id, or with `endpoint` the name of a served model; ``label`` names it in tables.
+    Work goes on in ``<out>.partial``; a question that has its reply there is not asked again. Raises DataError for a
+    table that cannot be used, too many truncated answers (`max_truncated`) or a partial folder of other settings,
+    CheckpointError for a model that does not load, ServiceError for a server that does not answer.
     """
     from drift.checkpoints import resolve
-    from drift.evaluate import rule  # torch and transformers, which readers of scores do not need
+    from drift.evaluate.collect import collect
 
     started = time.monotonic()
-    protocol: Protocol = rule
     benchmarks = read_benchmarks(config)
-    path = resolve(model)
-    with staged(out) as folder:
-        samples = protocol.answer(config, benchmarks, path)
+    place = model if config.endpoint else str(resolve(model))
+    with staged(out, keep_partial=True) as folder:
+        replies = collect(config, benchmarks, place, folder)
+        protocol = _protocol(config)
+        samples = protocol.judge_all(config, benchmarks, replies)
         _check_truncated(samples, config)
-        scores = _scores(label, protocol.describe(config), benchmarks, samples, config, content_sha256(path))
+        contents = "" if config.endpoint else content_sha256(Path(place))
+        scores = _scores(label, protocol.describe(config), benchmarks, samples, config, contents)
         write_samples(folder, samples, [example for table in benchmarks for example in examples(table)])
         write_scores(folder, scores)
         write_table(folder, scores)
         _check_published(scores, config)
-        inputs = {"model": path, **{f"benchmark {table.name}": table.path for table in benchmarks}}
+        asked = f"{config.endpoint.base_url} {model}" if config.endpoint else place
+        inputs: dict[str, str | Path] = {
+            "model": asked,
+            **{f"benchmark {table.name}": table.path for table in benchmarks},
+        }
         write_provenance(folder, "evaluate", config=config.model_dump(mode="json"), inputs=inputs, label=label)
+        for path in part_files(folder):  # the table of samples holds all of them
+            path.unlink()
     return EvaluateReport(scores, time.monotonic() - started)
+
+
+def _protocol(config: EvaluateConfig) -> Protocol:
+    """The one that the section asks for."""
+    from drift.evaluate import rule
+
+    return rule
 
 
 def _scores(

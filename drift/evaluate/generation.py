@@ -1,17 +1,23 @@
-"""Greedy answers of a local checkpoint to questions about images, in batches of similar length."""
+"""Greedy answers of a local checkpoint to questions about images, in this process or in one per GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import functools
+import multiprocessing
+import os
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import GenerationConfig
 
 from drift.config import EvaluateConfig
+from drift.errors import DriftError, PipelineError
+from drift.evaluate.questions import Question
+from drift.launch import default_processes
 from drift.modeling import (
     conversation,
     decode_image,
@@ -21,25 +27,20 @@ from drift.modeling import (
     load_vlm,
     pad_token,
 )
+from drift.reply import Reply
 
-PIXELS_PER_CHARACTER = 200  # a visual token covers 28 x 28 px, a text token about four characters
-
-
-@dataclass(frozen=True)
-class Question:
-    """What the model is shown: the user's text and one encoded image of ``size`` (width, height)."""
-
-    text: str
-    image: bytes
-    size: tuple[int, int]
+Answered = tuple[Question, Reply]
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What the model wrote, and whether it came to an end by itself."""
-
-    text: str
-    finish_reason: Literal["stop", "length"]
+def answers(config: EvaluateConfig, model: Path, batches: Sequence[list[Question]]) -> Generator[Answered, None, None]:
+    """A reply per question, batch by batch, in any order. Raises CheckpointError, PipelineError (a process ended)."""
+    processes = min(config.processes or default_processes(), len(batches))
+    if processes > 1:
+        yield from _spread(config, model, batches, processes)
+        return
+    greedy = GreedyModel(model, config)
+    for batch in batches:
+        yield from zip(batch, greedy.replies(batch), strict=True)
 
 
 class GreedyModel:
@@ -62,27 +63,19 @@ class GreedyModel:
             pad_token_id=pad_token(self.processor, self.ends),
         )
 
-    def replies(self, questions: Sequence[Question], name: str) -> list[Reply]:
-        """One reply per question, in the questions' order. ``name`` stands beside the progress bar."""
-        replies: dict[int, Reply] = {}
-        with tqdm(total=len(questions), desc=name, unit="answer", leave=False) as progress:
-            for batch in _batches(questions, self.config.batch_size):
-                replies |= zip(batch, self._generate([questions[place] for place in batch]), strict=True)
-                progress.update(len(batch))
-        return [replies[place] for place in range(len(questions))]
-
     @torch.inference_mode()
-    def _generate(self, questions: list[Question]) -> Iterable[Reply]:
-        inputs = self._inputs(questions).to(self.model.device, dtype=self.model.dtype)
+    def replies(self, batch: Sequence[Question]) -> list[Reply]:
+        """One reply per question of the batch, in its order."""
+        inputs = self._inputs(batch).to(self.model.device, dtype=self.model.dtype)
         output = self.model.generate(**inputs)
         return self._decoded(output[:, inputs["input_ids"].shape[1] :].tolist())
 
-    def _inputs(self, questions: list[Question]) -> Any:
-        turns = [conversation(question.text, images=1) for question in questions]
+    def _inputs(self, batch: Sequence[Question]) -> Any:
+        turns = [conversation(question.text, images=1) for question in batch]
         limit = self.config.image_max_pixels
         return self.processor(
             text=self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True),
-            images=[[limit_pixels(decode_image(question.image, "image"), limit)] for question in questions],
+            images=[[limit_pixels(decode_image(question.image, "image"), limit)] for question in batch],
             padding=True,
             padding_side="left",
             add_special_tokens=False,
@@ -99,11 +92,50 @@ class GreedyModel:
         return row[: next((place for place, token in enumerate(row) if token in self.ends), len(row))]
 
 
-def _batches(questions: Sequence[Question], size: int) -> Iterator[list[int]]:
-    """Positions in batches of similar length, the longest first: what does not fit into memory shows at once."""
-    order = sorted(range(len(questions)), key=lambda place: (-_length(questions[place]), place))
-    return (order[start : start + size] for start in range(0, len(order), size))
+def _spread(
+    config: EvaluateConfig, model: Path, batches: Sequence[list[Question]], processes: int
+) -> Generator[Answered, None, None]:
+    """Whole batches over processes, so that a reply does not depend on how many there are."""
+    context = multiprocessing.get_context("spawn")
+    ranks = context.SimpleQueue()
+    for rank in range(processes):
+        ranks.put(rank)
+    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(ranks,))
+    try:
+        waiting = {pool.submit(_replies, model, config.model_dump_json(), batch): batch for batch in batches}
+        for future in as_completed(waiting):
+            yield from zip(waiting[future], future.result(), strict=True)
+    except DriftError:
+        raise
+    except Exception as error:  # whatever ended a process: memory, a driver, a signal
+        first = (str(error).splitlines() or [""])[0]
+        raise PipelineError(
+            f"evaluate.processes: one of {processes} ended ({type(error).__name__}: {first}); run again to go on, "
+            "with a smaller batch_size if memory was short"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _length(question: Question) -> int:
-    return question.size[0] * question.size[1] + PIXELS_PER_CHARACTER * len(question.text)
+def _begin(ranks: Any) -> None:
+    """A process takes its GPU, and ends when the one that started it is killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    rank = ranks.get()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _replies(model: Path, config: str, batch: list[Question]) -> list[Reply]:
+    return _loaded(model, config).replies(batch)
+
+
+@functools.cache
+def _loaded(model: Path, config: str) -> GreedyModel:
+    return GreedyModel(model, EvaluateConfig.model_validate_json(config))

@@ -35,10 +35,10 @@ class Sample:
     """As extracted; None if the reply holds none."""
     gold: str
     raw: str | None
-    """All that the model wrote; None if it was not asked."""
+    """All that the model wrote, without what a server parted off as thinking; None if there is no reply."""
     thinking: str | None
     finish_reason: str | None
-    """`stop`, `length`, or None if it was not asked."""
+    """`stop`, `length`, or None if there is no reply, or a server gave neither."""
     status: Status
     category: str
     part: str
@@ -46,7 +46,7 @@ class Sample:
     question: str
     """As asked: in the benchmark's template, with the options."""
     error: str | None
-    """Why it was not asked, where it was not."""
+    """Why there is no reply, where there is none."""
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ class Scores:
     protocol_fingerprint: str
     data_fingerprint: str
     model_sha256: str
+    """Contents of the model's directory; empty for a served model, whose contents nobody saw: it is not registered."""
     confidence: float
     benchmarks: dict[str, BenchmarkScore]
     reasoning: Mean | None

@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from drift.artifacts import write_json
 from drift.cli import main
+from tests.openai_server import OpenAIServer
+from tests.published_tables import TABLES, write_table
 from tests.tiny_models import tiny_family
 from tests.unit.test_config import MISTAKES
 from tests.world import ASSETS, EXPERT, TEACHER, VLM, training_set
 
 MINIATURE = ["-c", "configs/miniature.yaml"]
 BENCHMARKS = ASSETS / "benchmarks"
-ROLES = ["--reasoning", "MiniMath2", "--perception", "MiniRead"]
+ROLES = ["benchmarks.MiniMath2.role=reasoning", "benchmarks.MiniRead.role=perception"]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,9 @@ def spoil_tables(here: Path) -> None:
         for benchmark in ("MiniMath2", "MiniRead"):
             (here / name / f"{benchmark}.tsv").write_text(f"{header}\n{row}\n" if row else f"{header}\n")
 
+    (here / "not_published").mkdir()
+    write_table(here / "not_published" / "RealWorldQA.tsv", TABLES["RealWorldQA"])
+
 
 def spoil_models(here: Path) -> None:
     shutil.copytree(VLM, here / "cut")
@@ -97,6 +102,7 @@ def spoil_trainings(here: Path) -> None:
 
 PAIR = ["--expert", str(EXPERT), "--vlm", str(VLM)]
 VLM_ON = ["--model", str(VLM), *ROLES]
+SERVED = ["--model", "served", *ROLES, "--data", str(BENCHMARKS), "limit=3"]
 TRAIN = [*MINIATURE, "--model", str(VLM)]
 STEPS = {
     "ingest: missing file": (["ingest", "--source", "{}/none.parquet"], "none.parquet"),
@@ -185,6 +191,21 @@ STEPS = {
     "evaluate: empty table": (["evaluate", *VLM_ON, "--data", "{}/no_rows"], "no_rows"),
     "evaluate: broken images": (["evaluate", *VLM_ON, "--data", "{}/no_image"], "image"),
     "evaluate: no benchmarks": (["evaluate", "--model", str(VLM), "--data", str(BENCHMARKS)], "evaluate.benchmarks"),
+    "evaluate: unknown benchmark": (
+        ["evaluate", *VLM_ON, "--data", str(BENCHMARKS), "--suite", "reasonin"], "--suite: no benchmark 'reasonin'",
+    ),
+    "evaluate: not the published table": (
+        ["evaluate", "--model", str(VLM), "--data", "{}/not_published", "--suite", "RealWorldQA"], "MD5",
+    ),
+    "evaluate: cut model": (["evaluate", "--model", "{}/cut", *ROLES, "--data", str(BENCHMARKS)], "does not load"),
+    "evaluate: unreachable endpoint": (
+        ["evaluate", *SERVED, "--endpoint", "http://127.0.0.1:9/v1", "endpoint.max_retries=0"],
+        "evaluate.endpoint: http://127.0.0.1:9/v1 does not answer",
+    ),
+    "evaluate: key not set": (
+        ["evaluate", *SERVED, "--endpoint", "http://127.0.0.1:9/v1", "endpoint.api_key_env=DRIFT_NO_SUCH_KEY"],
+        "'DRIFT_NO_SUCH_KEY' is not set",
+    ),
     "evaluate: missing model": (["evaluate", "--model", "/none/vlm", *ROLES, "--data", str(BENCHMARKS)], "/none/vlm"),
     "gate: missing scores": (["gate", "--baseline", "{}/none", "--candidate", "a={}/scores"], "none"),
     "gate: no name": (["gate", "--baseline", "{}/scores", "--candidate", "{}/scores"], "NAME=FOLDER"),
@@ -213,6 +234,16 @@ def test_a_step_refuses_bad_input_and_writes_nothing(case, world, tmp_path, caps
     message = one_line(capsys, [*(argument.replace("{}", str(world)) for argument in arguments), "--out", str(out)])
     assert named in message
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "named"), [(400, "evaluate.max_failed"), (401, "check api_key_env"), (404, "correct model")]
+)
+def test_a_server_that_answers_with_errors_is_named(status, named, tmp_path, capsys):
+    with OpenAIServer(status=lambda number: status) as server:
+        message = one_line(capsys, ["evaluate", *SERVED, "--endpoint", server.url, "--out", str(tmp_path / "out")])
+    assert named in message and "injected" in message
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("override", "message"), MISTAKES, ids=[override for override, _ in MISTAKES])

@@ -114,6 +114,14 @@ def test_a_gate_that_decided_on_another_model_registers_nothing(client: MlflowCl
     assert client.search_registered_models() == []
 
 
+@pytest.mark.parametrize("address", ["model", "s3://bucket/run/model"])
+def test_what_was_evaluated_through_a_server_is_not_registered(client: MlflowClient, tmp_path: Path, address: str):
+    made = model(tmp_path / "model")
+    with pytest.raises(DataError, match=r"gate\.json names no model_sha256, as for a served model"):
+        register(CONFIG, model=str(made) if address == "model" else address, gate=gate(tmp_path / "gate", ""))
+    assert client.search_registered_models() == []
+
+
 def test_a_model_elsewhere_is_registered_by_its_address(client: MlflowClient, tmp_path: Path):
     decision = gate(tmp_path / "gate", "ab" * 32)
     report = register(CONFIG, model="s3://bucket/run/model", gate=decision)

@@ -17,10 +17,12 @@ from PIL import Image
 from drift.artifacts import content_sha256, read_json
 from drift.config import EndpointTeacher, GenerateConfig, LocalTeacher
 from drift.data.generate import generate
-from drift.data.parts import ROWS_PER_PART, Parts, part_files, read_generations, sort_parts
+from drift.data.generations import KEY as COLUMNS
+from drift.data.generations import read_generations
 from drift.errors import CheckpointError, ConfigError, DataError, DriftError, ServiceError
 from drift.miniature import models
 from drift.miniature import tokenizer as tk
+from drift.parts import ROWS_PER_PART, Parts, part_files, sort_parts
 from tests.openai_server import OpenAIServer, image_of, question
 from tests.pool_rows import ingested, png, pool_row
 
@@ -179,7 +181,7 @@ def test_a_partial_folder_of_other_settings_is_not_continued(tmp_path, change):
     with OpenAIServer(status=lambda number: 200 if number <= 2 else 400) as server:
         with pytest.raises(ServiceError):
             generate(endpoint(server.url, concurrency=1), problems, tmp_path / "out")
-        with pytest.raises(DataError, match="begun with another teacher, prompt, sampling or problems"):
+        with pytest.raises(DataError, match="begun with another model, prompt, other limits or data"):
             generate(endpoint(server.url, **change), problems, tmp_path / "out")
 
 
@@ -298,7 +300,7 @@ def line(number: int) -> dict:
 
 def test_parts_hold_two_hundred_rows_and_are_continued_where_they_ended(tmp_path):
     for start, end in ((0, 150), (150, 250), (250, 450)):
-        parts = Parts(tmp_path, "f")
+        parts = Parts(tmp_path, "f", COLUMNS)
         assert len(parts.done) == start
         for number in range(start, end):
             parts.append(line(number))
@@ -308,22 +310,22 @@ def test_parts_hold_two_hundred_rows_and_are_continued_where_they_ended(tmp_path
 
 def test_sorting_that_was_killed_at_any_point_loses_nothing(tmp_path):
     (tmp_path / "a").mkdir()
-    parts = Parts(tmp_path / "a", "f")
+    parts = Parts(tmp_path / "a", "f", COLUMNS)
     for number in reversed(range(450)):
         parts.append(line(number))
     shutil.copytree(tmp_path / "a", tmp_path / "killed")
-    sort_parts(tmp_path / "a", lambda key: key)
+    sort_parts(tmp_path / "a", COLUMNS, lambda key: key)
     expected = [path.read_bytes() for path in part_files(tmp_path / "a")]
     for sequence, path in enumerate(part_files(tmp_path / "a")):  # killed after the copies and one deletion
         shutil.copy(path, tmp_path / "killed" / f"part-00000-{3 + sequence:05d}.jsonl")
     part_files(tmp_path / "killed")[0].unlink()
-    assert len(Parts(tmp_path / "killed", "f").done) == 450
-    sort_parts(tmp_path / "killed", lambda key: key)
+    assert len(Parts(tmp_path / "killed", "f", COLUMNS).done) == 450
+    sort_parts(tmp_path / "killed", COLUMNS, lambda key: key)
     assert [path.read_bytes() for path in part_files(tmp_path / "killed")] == expected
     assert [json.loads(text)["id"] for text in expected[0].splitlines()[:2]] == ["0000", "0001"]
 
 
 def test_a_broken_line_before_the_last_is_an_error_that_names_it(tmp_path):
     (tmp_path / "part-00000-00000.jsonl").write_bytes(b'{"id": 1}\n' + json.dumps(line(1)).encode() + b"\n")
-    with pytest.raises(DataError, match="line 1 is no generation"):
-        Parts(tmp_path, "f")
+    with pytest.raises(DataError, match="line 1 is no reply"):
+        Parts(tmp_path, "f", COLUMNS)

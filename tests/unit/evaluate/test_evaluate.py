@@ -13,11 +13,13 @@ from drift.config import EvaluateConfig
 from drift.errors import CheckpointError, DataError
 from drift.evaluate import evaluate
 from drift.evaluate.benchmarks import read_benchmark
-from drift.evaluate.generation import GreedyModel, Question, Reply
-from drift.evaluate.rule import describe, judge, question_text
+from drift.evaluate.generation import GreedyModel
+from drift.evaluate.questions import Question, question_text, questions
+from drift.evaluate.rule import describe, judge
 from drift.evaluate.samples import read_examples, read_samples
 from drift.evaluate.scores import read_scores
 from drift.miniature import models
+from drift.reply import Reply
 from tests.unit.evaluate.test_benchmarks import png, table
 
 QUESTIONS = ("value of a ?", "compute a + b", "read all", "compute a * b - c + d", "value of c ?")
@@ -78,11 +80,10 @@ def test_the_same_evaluation_gives_the_same_bytes(model: Path, data: Path, tmp_p
 
 
 def test_replies_do_not_depend_on_the_batch_they_were_in(model: Path, data: Path) -> None:
-    images = [item for item in read_benchmark("Sums", settings(data)).items if item.image]
-    questions = [Question(item.text, item.image or b"", item.size) for item in images]
-    alone = GreedyModel(model, settings(data, batch_size=1)).replies(questions, "alone")
-    together = GreedyModel(model, settings(data, batch_size=5)).replies(questions, "together")
-    assert alone == together
+    asked = questions(read_benchmark("Sums", settings(data)))
+    greedy = GreedyModel(model, settings(data))
+    assert len(asked) == 5
+    assert [greedy.replies([question])[0] for question in asked] == greedy.replies(asked)
 
 
 def test_a_reply_that_hits_the_limit_is_truncated_and_one_that_ends_is_not(model: Path, data: Path) -> None:
@@ -101,12 +102,13 @@ def test_penalties_that_a_checkpoint_ships_with_do_not_reach_the_protocol(
     shipped = json.loads((model / "generation_config.json").read_text())
     penal = shipped | {"repetition_penalty": 9.0, "do_sample": True, "temperature": 5.0, "max_new_tokens": 1}
     (tmp_path / "penal" / "generation_config.json").write_text(json.dumps(penal))
-    questions = [Question(text, base64.b64decode(png(size=(112, 28))), (112, 28)) for text in QUESTIONS]
-    plain = GreedyModel(model, settings(data)).replies(questions, "plain")
-    assert GreedyModel(tmp_path / "penal", settings(data)).replies(questions, "penal") == plain
+    image = base64.b64decode(png(size=(112, 28)))
+    asked = [Question("Sums", text, text, image, (112, 28)) for text in QUESTIONS]
+    plain = GreedyModel(model, settings(data)).replies(asked)
+    assert GreedyModel(tmp_path / "penal", settings(data)).replies(asked) == plain
 
 
-def test_too_many_truncated_answers_stop_the_run_and_leave_nothing(model: Path, data: Path, tmp_path: Path) -> None:
+def test_too_many_truncated_answers_stop_the_run_and_leave_no_scores(model: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"evaluate\.max_truncated: \d of 8 answers hit max_new_tokens \(1\)"):
         evaluate(
             settings(data, max_new_tokens=1, max_truncated=0.0), model=str(model), label="x", out=tmp_path / "scores"

@@ -9,10 +9,10 @@ from drift.config import BenchmarkConfig, EvaluateConfig
 from drift.errors import ConfigError, DataError
 from drift.evaluate.benchmarks import Benchmark, read_benchmark, read_benchmarks
 from drift.evaluate.columns import columns, metrics
-from drift.evaluate.generation import Reply
 from drift.evaluate.rule import judge
 from drift.evaluate.samples import Sample
 from drift.evaluate.scores import role_mean, score_benchmarks
+from drift.reply import Reply
 from drift.validation import validate
 from tests.published_tables import SUFFIX, TABLES, write_table, write_tables
 

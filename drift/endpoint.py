@@ -1,19 +1,19 @@
-"""A server that speaks OpenAI's chat completions as teacher: many requests in flight, retried by the client."""
+"""A server that speaks OpenAI's chat completions: many requests in flight, retried by the client."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 import openai
 
-from drift.config import EndpointTeacher, GenerateConfig
+from drift.config import EndpointConfig
 from drift.data.images import data_url
-from drift.data.teacher import Answered, Reply, Request
 from drift.errors import ConfigError, ServiceError
+from drift.reply import Reply
 
 CHECK_SECONDS = 30.0
 
@@ -21,25 +21,48 @@ _HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.No
 """Refusals that every further request would meet as well."""
 
 
-class Endpoint:
+class Question(Protocol):
+    """What is asked: the user's text and encoded images."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def images(self) -> list[bytes]: ...
+
+
+Asked = TypeVar("Asked", bound=Question)
+
+
+class Endpoint(Generic[Asked]):
     """Keeps ``concurrency`` requests in flight. The key comes from the named variable alone and is never written."""
 
     batch_size = 1
 
-    def __init__(self, config: GenerateConfig, teacher: EndpointTeacher) -> None:
-        """Raises ConfigError if the key's variable is not set."""
-        self.config = config
-        self.teacher = teacher
-        self.key = _api_key(teacher)
+    def __init__(
+        self,
+        server: EndpointConfig,
+        model: str,
+        where: str,
+        settings: Callable[[Asked], dict[str, Any]],
+        image_max_pixels: int | None,
+    ) -> None:
+        """``settings`` are the sampling of each request; ``where`` is the server's key in the configuration.
+
+        Raises ConfigError if the key's variable is not set.
+        """
+        self.server, self.model, self.where = server, model, where
+        self.settings, self.image_max_pixels = settings, image_max_pixels
+        self.key = _api_key(server, where)
         for name in ("httpx2", "httpx", "openai"):
             logging.getLogger(name).setLevel(logging.WARNING)  # one line per request otherwise
 
-    def sample(self, requests: Iterable[Request]) -> Generator[Answered, None, None]:
+    def sample(self, requests: Iterable[Asked]) -> Generator[tuple[Asked, Reply], None, None]:
         """Replies as they come. Raises ServiceError: no such server, or it refuses the key or the model."""
         with asyncio.Runner() as runner:
             answers = self._answers(iter(requests))
 
-            async def following() -> Answered | None:
+            async def following() -> tuple[Asked, Reply] | None:
                 return await anext(answers, None)
 
             try:
@@ -48,14 +71,14 @@ class Endpoint:
             finally:
                 runner.run(answers.aclose())
 
-    async def _answers(self, requests: Iterator[Request]) -> AsyncGenerator[Answered, None]:
+    async def _answers(self, requests: Iterator[Asked]) -> AsyncGenerator[tuple[Asked, Reply], None]:
         client = openai.AsyncOpenAI(
-            base_url=self.teacher.base_url,
+            base_url=self.server.base_url,
             api_key=self.key or "none",
-            timeout=self.teacher.timeout_seconds,
-            max_retries=self.teacher.max_retries,
+            timeout=self.server.timeout_seconds,
+            max_retries=self.server.max_retries,
         )
-        finished: asyncio.Queue[Answered | BaseException | None] = asyncio.Queue()
+        finished: asyncio.Queue[tuple[Asked, Reply] | BaseException | None] = asyncio.Queue()
 
         async def work() -> None:
             try:
@@ -68,7 +91,7 @@ class Endpoint:
 
         async with client:
             await self._check(client)
-            workers = [asyncio.create_task(work()) for _ in range(self.teacher.concurrency)]
+            workers = [asyncio.create_task(work()) for _ in range(self.server.concurrency)]
             try:
                 async for answered in _until_all_end(finished, len(workers)):
                     yield answered
@@ -79,7 +102,7 @@ class Endpoint:
 
     async def _check(self, client: openai.AsyncOpenAI) -> None:
         """One cheap request with one retry, so that an unreachable server shows within seconds."""
-        seconds = min(CHECK_SECONDS, self.teacher.timeout_seconds)
+        seconds = min(CHECK_SECONDS, self.server.timeout_seconds)
         try:
             await client.with_options(max_retries=1, timeout=seconds).models.list()
         except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
@@ -87,16 +110,13 @@ class Endpoint:
         except openai.APIError:
             pass  # it answers, if not this question
 
-    async def _ask(self, client: openai.AsyncOpenAI, request: Request) -> Reply:
+    async def _ask(self, client: openai.AsyncOpenAI, request: Asked) -> Reply:
         content: Any = await asyncio.to_thread(self._content, request)
         try:
             completion = await client.chat.completions.create(
-                model=self.teacher.model,
+                model=self.model,
                 messages=[{"role": "user", "content": content}],
-                temperature=self.config.temperature,
-                top_p=self.config.top_p,
-                max_tokens=self.config.max_new_tokens,
-                seed=request.seed,
+                **self.settings(request),
             )
         except _HOPELESS as error:
             raise self._refused(error) from None
@@ -104,18 +124,18 @@ class Endpoint:
             return Reply(error=self._message(error))
         return _reply(completion)
 
-    def _content(self, request: Request) -> list[dict[str, Any]]:
-        urls = [data_url(image, self.config.image_max_pixels) for image in request.images]
+    def _content(self, request: Asked) -> list[dict[str, Any]]:
+        urls = [data_url(image, self.image_max_pixels) for image in request.images]
         images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         return [*images, {"type": "text", "text": request.text}]
 
     def _refused(self, error: openai.APIError) -> ServiceError:
-        where = f"generate.teacher: {self.teacher.base_url}"
+        where = f"{self.where}: {self.server.base_url}"
         if isinstance(error, openai.APIConnectionError):
             cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
             return ServiceError(f"{where} does not answer{cause}; start the server or correct base_url")
         hint = "correct model" if isinstance(error, openai.NotFoundError) else "check api_key_env"
-        return ServiceError(f"{where} refuses '{self.teacher.model}': {self._message(error)}; {hint}")
+        return ServiceError(f"{where} refuses '{self.model}': {self._message(error)}; {hint}")
 
     def _message(self, error: openai.APIError) -> str:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -123,8 +143,8 @@ class Endpoint:
 
 
 async def _until_all_end(
-    finished: asyncio.Queue[Answered | BaseException | None], workers: int
-) -> AsyncIterator[Answered]:
+    finished: asyncio.Queue[tuple[Asked, Reply] | BaseException | None], workers: int
+) -> AsyncIterator[tuple[Asked, Reply]]:
     while workers:
         item = await finished.get()
         if isinstance(item, BaseException):
@@ -135,13 +155,13 @@ async def _until_all_end(
             yield item
 
 
-def _api_key(teacher: EndpointTeacher) -> str | None:
-    if teacher.api_key_env is None:
+def _api_key(server: EndpointConfig, where: str) -> str | None:
+    if server.api_key_env is None:
         return None
-    key = os.environ.get(teacher.api_key_env)
+    key = os.environ.get(server.api_key_env)
     if not key:
         raise ConfigError(
-            f"generate.teacher.api_key_env: the environment variable '{teacher.api_key_env}' is not set; export it, "
+            f"{where}.api_key_env: the environment variable '{server.api_key_env}' is not set; export it, "
             "or remove api_key_env for a server without keys"
         )
     return key

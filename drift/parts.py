@@ -1,13 +1,13 @@
-"""Generations on disk: JSON lines in parts, appended to while a run lasts, sorted when it is complete.
+"""Replies on disk: JSON lines in parts, appended to while a run lasts.
 
-A key is ``(id, sample)``. A line is one unbuffered write, so a killed process leaves at most one torn line, the last
-of the last part.
+A line's key is what its ``columns`` hold. A line is one unbuffered write, so a killed process leaves at most one torn
+line, the last of the last part.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,39 @@ from drift.errors import DataError
 ROWS_PER_PART = 200
 SHARD = 0
 
-Key = tuple[str, int]
+Row = dict[str, Any]
+Key = tuple[Any, ...]
+
+
+def key_of(row: Row, columns: Sequence[str]) -> Key:
+    """The row's values in the columns that tell it from others."""
+    return tuple(row[column] for column in columns)
 
 
 class Parts:
     """The parts in a folder: what is there already, and where the next line goes."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, columns: Sequence[str]) -> None:
         """Raises DataError if the folder was begun with other settings or holds a broken line."""
         self.folder = folder
+        self.columns = columns
         self.done: set[Key] = set()
         self.rows_in_last = 0
         self.sequence = _next_sequence(folder)
         for path in part_files(folder):
             truncate_torn_line(path)
             self.rows_in_last = 0
-            for row in read_part(path):
+            for row in read_part(path, columns):
                 _require_same(row, fingerprint, path)
-                self.done.add((row["id"], row["sample"]))
+                self.done.add(key_of(row, columns))
                 self.rows_in_last += 1
 
-    def append(self, row: dict[str, Any]) -> None:
+    def rows(self) -> Iterator[Row]:
+        """All lines, in the order they were written."""
+        for path in part_files(self.folder):
+            yield from read_part(path, self.columns)
+
+    def append(self, row: Row) -> None:
         """One more line, at the end of the last part or in a new one."""
         if self.sequence == 0 or self.rows_in_last >= ROWS_PER_PART:
             self.sequence += 1
@@ -44,7 +56,7 @@ class Parts:
         with part_path(self.folder, self.sequence - 1).open("ab", buffering=0) as file:
             file.write(_line(row))
         self.rows_in_last += 1
-        self.done.add((row["id"], row["sample"]))
+        self.done.add(key_of(row, self.columns))
 
 
 def part_path(folder: Path, sequence: int) -> Path:
@@ -62,23 +74,15 @@ def _next_sequence(folder: Path) -> int:
     return max((int(path.stem.rpartition("-")[2]) for path in part_files(folder)), default=-1) + 1
 
 
-def read_part(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of one part. Raises DataError naming the line that is no generation."""
+def read_part(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Rows of one part. Raises DataError naming the line that is no reply."""
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
-            row["id"], row["sample"], row["text"]
+            key_of(row, [*columns, "text"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: line {number} is no generation ({type(error).__name__}: {error})") from error
+            raise DataError(f"{path}: line {number} is no reply ({type(error).__name__}: {error})") from error
         yield row
-
-
-def read_generations(folder: Path) -> Iterator[dict[str, Any]]:
-    """All rows of a complete folder. Raises DataError if there is none."""
-    if not part_files(folder):
-        raise DataError(f"{folder}: no part-*.jsonl; run `drift generate` first")
-    for path in part_files(folder):
-        yield from read_part(path)
 
 
 def truncate_torn_line(path: Path) -> None:
@@ -90,13 +94,13 @@ def truncate_torn_line(path: Path) -> None:
             file.truncate(complete)
 
 
-def sort_parts(folder: Path, order: Callable[[Key], Any]) -> None:
+def sort_parts(folder: Path, columns: Sequence[str], order: Callable[[Key], Any]) -> None:
     """Rewrite all parts in the order of their keys, each key once, so that equal runs give equal bytes.
 
     Complete copies are there before the first original goes: killed at any point, nothing is lost.
     """
     originals = part_files(folder)
-    rows = {(row["id"], row["sample"]): row for path in reversed(originals) for row in read_part(path)}
+    rows = {key_of(row, columns): row for path in reversed(originals) for row in read_part(path, columns)}
     lines = [_line(rows[key]) for key in sorted(rows, key=order)]
     first = _next_sequence(folder)
     copies: list[Path] = []
@@ -109,13 +113,13 @@ def sort_parts(folder: Path, order: Callable[[Key], Any]) -> None:
         path.rename(part_path(folder, sequence))
 
 
-def _line(row: dict[str, Any]) -> bytes:
+def _line(row: Row) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
-def _require_same(row: dict[str, Any], fingerprint: str, path: Path) -> None:
+def _require_same(row: Row, fingerprint: str, path: Path) -> None:
     if row.get("fingerprint") != fingerprint:
         raise DataError(
-            f"{path}: begun with another teacher, prompt, sampling or problems (fingerprint {row.get('fingerprint')}, "
+            f"{path}: begun with another model, prompt, other limits or data (fingerprint {row.get('fingerprint')}, "
             f"now {fingerprint}); restore the settings, or remove {path.parent} to begin anew"
         )

@@ -1,0 +1,131 @@
+"""Every question to the model, and its replies on disk as they come: a killed evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from drift.artifacts import content_sha256
+from drift.config import EndpointConfig, EvaluateConfig
+from drift.errors import ServiceError
+from drift.evaluate.benchmarks import Benchmark
+from drift.evaluate.questions import Question, batches, questions
+from drift.parts import Parts, Row
+from drift.reply import Reply
+
+logger = logging.getLogger(__name__)
+
+KEY = ("benchmark", "index")
+
+Replies = dict[str, dict[str, Reply]]
+"""By the benchmark's name and the item's index."""
+Answers = Generator[tuple[Question, Reply], None, None]
+
+
+def collect(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, folder: Path) -> Replies:
+    """A reply to every question: of the directory ``model``, or of the server's model of that name.
+
+    Replies are appended to ``folder``, and those that are there are not asked for again. A batch holds one benchmark,
+    so short answers do not wait for long ones, and is the same whatever is there already. Raises CheckpointError,
+    ConfigError, ServiceError (no such server, or more failed requests than `max_failed`), DataError (replies of
+    another model or protocol in ``folder``).
+    """
+    asked = [questions(benchmark) for benchmark in benchmarks]
+    size = 1 if config.endpoint else config.batch_size
+    every = [batch for mine in asked for batch in batches(mine, size)]
+    parts = Parts(folder, fingerprint := _fingerprint(config, benchmarks, model, every), KEY)
+    missing = [batch for batch in every if any(question.key not in parts.done for question in batch)]
+    failures = _ask(config, benchmarks, model, missing, parts, fingerprint)
+    replies = {tuple(row[name] for name in KEY): _reply(row) for row in parts.rows()} | failures
+    return {
+        benchmark.name: {question.index: replies[question.key] for question in mine}
+        for benchmark, mine in zip(benchmarks, asked, strict=True)
+    }
+
+
+def _ask(
+    config: EvaluateConfig,
+    benchmarks: Sequence[Benchmark],
+    model: str,
+    missing: list[list[Question]],
+    parts: Parts,
+    fingerprint: str,
+) -> dict[Any, Reply]:
+    """Append what is missing; the replies of requests that failed, which are not kept. Raises past `max_failed`."""
+    failures: dict[Any, Reply] = {}
+    if not missing:
+        return failures
+    total = sum(len(batch) for batch in missing)
+    with (
+        tqdm(total=total, unit="answer", leave=False) as progress,
+        contextlib.closing(_answers(config, model, missing)) as answers,
+    ):
+        for question, reply in answers:
+            progress.set_description(question.benchmark, refresh=False)
+            progress.update()
+            if reply.error is not None:
+                failures[question.key] = reply
+                _require_few_failed(config, benchmarks, failures)
+            elif question.key not in parts.done:
+                parts.append(_row(question, reply, fingerprint))
+    return failures
+
+
+def _answers(config: EvaluateConfig, model: str, missing: list[list[Question]]) -> Answers:
+    if config.endpoint is not None:
+        return _served(config, config.endpoint, model, (question for batch in missing for question in batch))
+    from drift.evaluate.generation import answers  # torch and transformers, which a server's client does not need
+
+    return answers(config, Path(model), missing)
+
+
+def _served(config: EvaluateConfig, server: EndpointConfig, model: str, asked: Iterable[Question]) -> Answers:
+    from drift.endpoint import Endpoint
+
+    greedy = {"temperature": 0, "max_tokens": config.max_new_tokens}
+    endpoint = Endpoint[Question](server, model, "evaluate.endpoint", lambda _: greedy, config.image_max_pixels)
+    return endpoint.sample(asked)
+
+
+def _fingerprint(
+    config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, every: list[list[Question]]
+) -> str:
+    """16 hex digits of SHA-256 over everything that decides a reply: model, questions, batches and limits."""
+    settings: dict[str, Any] = config.model_dump(mode="json", include={"max_new_tokens", "image_max_pixels"})
+    settings |= {"data": [benchmark.sha256 for benchmark in benchmarks]}
+    settings |= {"batches": [[(*question.key, question.text) for question in batch] for batch in every]}
+    if config.endpoint:
+        settings |= {"server": config.endpoint.base_url, "model": model}
+    else:
+        settings |= {"dtype": config.dtype, "model": content_sha256(Path(model))}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _require_few_failed(config: EvaluateConfig, benchmarks: Sequence[Benchmark], failures: dict[Any, Reply]) -> None:
+    """Rows that could not be asked count too, as they do in the scores."""
+    failed = Counter(name for name, _ in failures)
+    for benchmark in benchmarks:
+        count = failed[benchmark.name]
+        if count and count + len(benchmark.failed) > config.max_failed * len(benchmark.items):
+            first = next(reply.error for (name, _), reply in failures.items() if name == benchmark.name)
+            raise ServiceError(
+                f"evaluate.max_failed: {benchmark.name}: {count} requests failed ({first}), more than the share "
+                f"{config.max_failed:g} of {len(benchmark.items)}; the other replies are kept, run again to go on"
+            )
+
+
+def _row(question: Question, reply: Reply, fingerprint: str) -> Row:
+    return dict(zip(KEY, question.key, strict=True)) | asdict(reply) | {"fingerprint": fingerprint}
+
+
+def _reply(row: Row) -> Reply:
+    return Reply(**{name: value for name, value in row.items() if name not in (*KEY, "fingerprint")})

@@ -1,0 +1,70 @@
+"""What a model is asked, whoever asks it: the text, the picture, and which questions go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from drift.config import EvaluateConfig
+from drift.evaluate.benchmarks import Benchmark, Item
+
+PIXELS_PER_CHARACTER = 200  # a visual token covers 28 x 28 px, a text token about four characters
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the model is shown: the user's text and one encoded image of ``size`` (width, height)."""
+
+    benchmark: str
+    index: str
+    text: str
+    image: bytes = field(repr=False)
+    size: tuple[int, int]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.benchmark, self.index
+
+    @property
+    def images(self) -> list[bytes]:
+        return [self.image]
+
+
+def describe_asking(config: EvaluateConfig) -> dict[str, Any]:
+    """All that decides what is asked and how; what it leaves out changes only the speed."""
+    return {
+        "decoding": "greedy",
+        "inference": "endpoint" if config.endpoint else "local",
+        "prompts": {name: config.benchmarks[name].prompt for name in sorted(config.benchmarks)},
+        "roles": {name: config.benchmarks[name].role for name in sorted(config.benchmarks)},
+        "formats": {name: config.benchmarks[name].format for name in sorted(config.benchmarks)},
+        "max_new_tokens": config.max_new_tokens,
+        "image_max_pixels": config.image_max_pixels,
+        "dtype": None if config.endpoint else config.dtype,
+        "limit": config.limit,
+    }
+
+
+def question_text(item: Item, prompt: str) -> str:
+    """The user's turn: the question, with its options, in the benchmark's template."""
+    return prompt.format(question=item.text)
+
+
+def questions(benchmark: Benchmark) -> list[Question]:
+    """One for each item that can be asked."""
+    return [
+        Question(benchmark.name, item.index, question_text(item, benchmark.config.prompt), item.image, item.size)
+        for item in benchmark.items
+        if item.image is not None
+    ]
+
+
+def batches(asked: Sequence[Question], size: int) -> Iterator[list[Question]]:
+    """Questions of similar length together, the longest first: what does not fit into memory shows at once."""
+    ordered = sorted(asked, key=lambda question: -_length(question))
+    return (ordered[start : start + size] for start in range(0, len(ordered), size))
+
+
+def _length(question: Question) -> int:
+    return question.size[0] * question.size[1] + PIXELS_PER_CHARACTER * len(question.text)
