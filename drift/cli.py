@@ -42,6 +42,7 @@ from drift.display import (
     show_text,
 )
 from drift.errors import ConfigError, DriftError
+from drift.published import ROWS
 from drift.validation import suggest, to_json
 
 EXIT_BAD_INPUT = 2
@@ -319,8 +320,13 @@ def train(
 
 @app.command(rich_help_panel=STEPS)
 def evaluate(
-    model: Annotated[str, typer.Option(help="Directory, hub id, or with --endpoint the served model's name.")],
     out: Out,
+    model: Annotated[
+        str | None, typer.Option(help="Directory, hub id, or with --endpoint the served model's name.")
+    ] = None,
+    published: Annotated[
+        str | None, typer.Option(help="Row of the paper's tables beside ours; its checkpoint is the default --model.")
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible server.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder of the benchmarks' TSV files.")] = None,
     suite: Annotated[str | None, typer.Option(help="reasoning, perception or names, by comma; default: all.")] = None,
@@ -333,12 +339,20 @@ def evaluate(
     """Answer and score benchmarks (VLMEvalKit TSV), offline. Goes on where it stopped."""
     from drift.evaluate import evaluate as step
 
-    published = {name: {"format": name} for name in KNOWN} if suite else {}
+    benchmarks = {name: {"format": name} for name in KNOWN} if suite else {}
     server = {"base_url": endpoint} if endpoint else None
-    given = {"data": data, "limit": limit, "endpoint": server, "benchmarks": published}
+    given = {"data": data, "limit": limit, "endpoint": server, "benchmarks": benchmarks, "published": published}
     section = load_section(EvaluateConfig, "evaluate", config, overrides or (), given)
     chosen = _chosen(section, suite) if suite else section
-    show_scores(step(chosen, model=model, label=label or Path(model).name, out=out), out, as_json)
+    asked = model or _published_model(published)
+    show_scores(step(chosen, model=asked, label=label or published or Path(asked).name, out=out), out, as_json)
+
+
+def _published_model(row: str | None) -> str:
+    if row is None or (model := ROWS[row].model) is None:
+        with_model = ", ".join(name for name, known in ROWS.items() if known.model)
+        raise ConfigError(f"--model: which one? Give a directory or hub id, or --published: {with_model}")
+    return model
 
 
 def _chosen(section: EvaluateConfig, suite: str) -> EvaluateConfig:

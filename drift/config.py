@@ -385,7 +385,7 @@ class BenchmarkConfig(Section):
     @classmethod
     def _format_is_known(cls, form: str) -> str:
         if form != PLAIN and form not in KNOWN:
-            raise ValueError(f"no benchmark '{form}'{suggest(form, KNOWN)}; known: {PLAIN}, {', '.join(KNOWN)}")
+            raise ValueError(f"no benchmark '{form}'{suggest(form, [PLAIN, *KNOWN])}")
         return form
 
 
@@ -421,7 +421,7 @@ class EvaluateConfig(Section):
     @classmethod
     def _row_is_known(cls, row: str | None) -> str | None:
         if row is not None and row not in ROWS:
-            raise ValueError(f"no row '{row}'{suggest(row, ROWS)}; known: {', '.join(ROWS)}")
+            raise ValueError(f"no row '{row}'{suggest(row, ROWS)}")
         return row
 
     @field_validator("benchmarks", mode="before")

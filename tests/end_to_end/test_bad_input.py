@@ -186,6 +186,8 @@ STEPS = {
     "train: prior without a delta": (
         ["train", "--model", str(VLM), "--data", "{}/data", "prior.scale=adaptive"], "--delta",
     ),
+    "evaluate: no model": (["evaluate", "--data", str(BENCHMARKS), *ROLES], "--model: which one?"),
+    "evaluate: unknown row": (["evaluate", "--published", "r1-vl", "--data", str(BENCHMARKS), *ROLES], "'r1_vl'"),
     "evaluate: missing table": (["evaluate", *VLM_ON, "--data", "{}/problems"], "MiniMath2.tsv"),
     "evaluate: missing column": (["evaluate", *VLM_ON, "--data", "{}/no_column"], "answer"),
     "evaluate: empty table": (["evaluate", *VLM_ON, "--data", "{}/no_rows"], "no_rows"),
