@@ -89,28 +89,37 @@ def evaluate(config: EvaluateConfig, *, model: str, label: str, out: Path) -> Ev
     from drift.evaluate.collect import collect
 
     started = time.monotonic()
-    benchmarks = read_benchmarks(config)
+    benchmarks, protocol = read_benchmarks(config), _protocol(config)
     place = model if config.endpoint else str(resolve(model))
     with staged(out, keep_partial=True) as folder:
         replies = collect(config, benchmarks, place, folder)
-        protocol = _protocol(config)
         samples = protocol.judge_all(config, benchmarks, replies)
         _check_truncated(samples, config)
         contents = "" if config.endpoint else content_sha256(Path(place))
         scores = _scores(label, protocol.describe(config), benchmarks, samples, config, contents)
-        write_samples(folder, samples, [example for table in benchmarks for example in examples(table)])
-        write_scores(folder, scores)
-        write_table(folder, scores)
         _check_published(scores, config)
-        asked = f"{config.endpoint.base_url} {model}" if config.endpoint else place
-        inputs: dict[str, str | Path] = {
-            "model": asked,
-            **{f"benchmark {table.name}": table.path for table in benchmarks},
-        }
-        write_provenance(folder, "evaluate", config=config.model_dump(mode="json"), inputs=inputs, label=label)
-        for path in part_files(folder):  # the table of samples holds all of them
-            path.unlink()
+        _write(folder, config, benchmarks, place, samples, scores)
     return EvaluateReport(scores, time.monotonic() - started)
+
+
+def _write(
+    folder: Path,
+    config: EvaluateConfig,
+    benchmarks: Sequence[Benchmark],
+    model: str,
+    samples: Sequence[Sample],
+    scores: Scores,
+) -> None:
+    """The tables, then where they come from; last, the replies go, which the table of samples holds."""
+    write_samples(folder, samples, [example for table in benchmarks for example in examples(table)])
+    write_scores(folder, scores)
+    write_table(folder, scores)
+    asked = f"{config.endpoint.base_url} {model}" if config.endpoint else model
+    tables: dict[str, str | Path] = {f"benchmark {table.name}": table.path for table in benchmarks}
+    settings = config.model_dump(mode="json")
+    write_provenance(folder, "evaluate", config=settings, inputs={"model": asked, **tables}, label=scores.label)
+    for path in part_files(folder):
+        path.unlink()
 
 
 def _protocol(config: EvaluateConfig) -> Protocol:

@@ -122,7 +122,7 @@ def test_a_missing_model_is_an_error_of_one_line(data: Path, tmp_path: Path) -> 
 
 
 def test_the_fingerprint_follows_the_protocol_and_not_the_speed(data: Path) -> None:
-    assert describe(settings(data)) == describe(settings(data, batch_size=64, threads=2))
+    assert describe(settings(data)) == describe(settings(data, batch_size=64, threads=2, processes=3))
     for change in ({"limit": 3}, {"max_new_tokens": 9}, {"image_max_pixels": None}):
         assert describe(settings(data)) != describe(settings(data, **change))
 
