@@ -4,16 +4,20 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
+VLMEVALKIT ?= ms-vlmeval==0.0.20
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: run test check compile golden invariance overhead seeds clean
+.PHONY: run test check compile test-vlmeval golden invariance overhead seeds clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
 
 test: .venv/dev  ## no root, no services, under 10 minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an environment of its own
+	$(BIN)/python -m pytest tests/vlmeval
 
 check: .venv/dev  ## style, types, architecture
 	$(BIN)/ruff check .
@@ -46,6 +50,14 @@ seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (abo
 
 .venv/dev: .venv/run
 	$(PIP) -e '.[cluster,train,dev]'
+	@touch $@
+
+# VLMEvalKit needs other versions than drift, and its import what it never uses here: a closed set, without dependencies
+.venv-vlmeval/ready: docker/eval/requirements.txt
+	$(PYTHON) -m venv .venv-vlmeval
+	.venv-vlmeval/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) torch==2.13.0
+	.venv-vlmeval/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps -r $<
+	.venv-vlmeval/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps "$(VLMEVALKIT)"
 	@touch $@
 
 clean:
