@@ -297,16 +297,23 @@ def evaluate(
     perception: Annotated[str | None, typer.Option(help="Benchmarks with this role, by comma.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first rows of each benchmark.")] = None,
     label: Annotated[str | None, typer.Option(help="Name of the model in tables; its folder's name.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Base URL of a judge: VLMEvalKit judges, not the rules.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Name of the judge's model.")] = None,
     overrides: Overrides = None,
     config: SectionFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer and score benchmarks (VLMEvalKit TSV), offline."""
+    """Answer and score benchmarks (VLMEvalKit TSV), by rule or with a judge."""
     from drift.evaluate import evaluate as step
 
     roles = {"reasoning": reasoning, "perception": perception}
     chosen = {name: {"role": role} for role, names in roles.items() if names for name in names.split(",")}
-    given = {"data": data, "limit": limit, "benchmarks": chosen}
+    given = {
+        "data": data,
+        "limit": limit,
+        "benchmarks": chosen,
+        "judge": {"base_url": judge, "model": judge_model},
+    }
     section = load_section(EvaluateConfig, "evaluate", config, overrides or (), given)
     show_report(step(section, model=model, label=label or Path(model).name, out=out), out, as_json)
 

@@ -3,13 +3,15 @@
 benchmarks  tables in VLMEvalKit's format, row by row
 formats     what a row of each benchmark says
 rule        the offline protocol: asks, extracts, compares
+judged      the protocol with a judge: VLMEvalKit's judging, in a process of its own
+vlmevalkit  what that process runs
 generation  greedy answers of a local checkpoint
 answers     the answer in a reply
 samples     one answered question, and the table of all
 columns     the headline numbers of each benchmark, unit by unit
 scores      columns with intervals, means of roles
 
-A protocol is a module with `describe` and `answer`: see `Protocol`.
+A protocol is a module with `describe` and `judge_all`: see `Protocol`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drift.artifacts import content_sha256, staged, write_provenance
 from drift.config import EvaluateConfig
@@ -31,16 +33,21 @@ from drift.evaluate.benchmarks import Benchmark, examples, read_benchmarks
 from drift.evaluate.samples import Sample, write_samples
 from drift.evaluate.scores import ROLES, Scores, role_mean, score_benchmarks, write_scores
 
+if TYPE_CHECKING:
+    from drift.evaluate.generation import Reply
+
 logger = logging.getLogger(__name__)
 
 
 class Protocol(typing.Protocol):
-    """How a model is asked and its answers are judged; a module of this package is one."""
+    """How a model's answers are judged; a module of this package is one."""
 
     def describe(self, config: EvaluateConfig) -> dict[str, Any]:
         """All that decides a score besides model and data. Scores of different descriptions are not compared."""
 
-    def answer(self, config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: Path) -> list[Sample]:
+    def judge_all(
+        self, config: EvaluateConfig, benchmarks: Sequence[Benchmark], replies: dict[str, dict[str, Reply]]
+    ) -> list[Sample]:
         """A sample per item, in the tables' order."""
 
 
@@ -71,14 +78,14 @@ def evaluate(config: EvaluateConfig, *, model: str, label: str, out: Path) -> Ev
     answers (`max_truncated`), CheckpointError for a model that does not load.
     """
     from drift.checkpoints import resolve
-    from drift.evaluate import rule  # torch and transformers, which readers of scores do not need
+    from drift.evaluate.rule import ask  # torch and transformers, which readers of scores do not need
 
     started = time.monotonic()
-    protocol: Protocol = rule
     benchmarks = read_benchmarks(config)
+    protocol = _protocol(config)
     path = resolve(model)
     with staged(out) as folder:
-        samples = protocol.answer(config, benchmarks, path)
+        samples = protocol.judge_all(config, benchmarks, ask(config, benchmarks, path))
         _check_truncated(samples, config)
         scores = _scores(label, protocol.describe(config), benchmarks, samples, config, content_sha256(path))
         write_samples(folder, samples, [example for table in benchmarks for example in examples(table)])
@@ -86,6 +93,16 @@ def evaluate(config: EvaluateConfig, *, model: str, label: str, out: Path) -> Ev
         inputs = {"model": path, **{f"benchmark {table.name}": table.path for table in benchmarks}}
         write_provenance(folder, "evaluate", config=config.model_dump(mode="json"), inputs=inputs, label=label)
     return EvaluateReport(scores, time.monotonic() - started)
+
+
+def _protocol(config: EvaluateConfig) -> Protocol:
+    """By rule, or with a judge that is known to answer."""
+    from drift.evaluate import judged, rule
+
+    if config.judge is None:
+        return rule
+    judged.check(config.judge)
+    return judged
 
 
 def _scores(
@@ -110,6 +127,7 @@ def _scores(
         benchmarks=table,
         reasoning=role_mean(table, "reasoning"),
         perception=role_mean(table, "perception"),
+        judge_url=config.judge.base_url if config.judge else None,
     )
 
 

@@ -37,13 +37,20 @@ def describe(config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def answer(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: Path) -> list[Sample]:
-    """A sample per item, in the tables' order. Batches hold one benchmark, so short answers do not wait for long ones.
+def ask(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: Path) -> dict[str, dict[str, Reply]]:
+    """Replies by benchmark and index. Batches hold one benchmark, so short answers do not wait for long ones.
 
     Raises CheckpointError if the model does not load.
     """
     greedy = GreedyModel(model, config)
-    return [sample for benchmark in benchmarks for sample in _answer_benchmark(greedy, benchmark)]
+    return {benchmark.name: _ask_benchmark(greedy, benchmark) for benchmark in benchmarks}
+
+
+def judge_all(
+    config: EvaluateConfig, benchmarks: Sequence[Benchmark], replies: dict[str, dict[str, Reply]]
+) -> list[Sample]:
+    """A sample per item, in the tables' order."""
+    return [sample for benchmark in benchmarks for sample in judge(benchmark, replies[benchmark.name])]
 
 
 def question_text(item: Item, prompt: str) -> str:
@@ -51,11 +58,10 @@ def question_text(item: Item, prompt: str) -> str:
     return prompt.format(question=item.text)
 
 
-def _answer_benchmark(greedy: GreedyModel, benchmark: Benchmark) -> list[Sample]:
+def _ask_benchmark(greedy: GreedyModel, benchmark: Benchmark) -> dict[str, Reply]:
     asked = [item for item in benchmark.items if item.image is not None]
     questions = [Question(question_text(item, benchmark.config.prompt), item.image or b"", item.size) for item in asked]
-    replies = dict(zip((item.index for item in asked), greedy.replies(questions, benchmark.name), strict=True))
-    return judge(benchmark, replies)
+    return dict(zip((item.index for item in asked), greedy.replies(questions, benchmark.name), strict=True))
 
 
 def judge(benchmark: Benchmark, replies: dict[str, Reply]) -> list[Sample]:

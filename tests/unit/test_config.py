@@ -88,6 +88,10 @@ MISTAKES = [
     ("train.prior.aplha=1", "train.prior.aplha: unknown key; did you mean 'alpha'?"),
     ("arms.sft.train.learning_rat=1", "arms.sft.train.learning_rat: unknown key; did you mean 'learning_rate'?"),
     ("evaluate.benchmarks.MiniRead.rule=x", "evaluate.benchmarks.MiniRead.rule: unknown key; did you mean 'role'?"),
+    (
+        "evaluate.judge={base_url: http://judge/v1, model: judge}",
+        "evaluate: benchmarks.MiniMath2.format: VLMEvalKit does not know 'plain'; set judge: null",
+    ),
     ("generate.teacher.modle=x", "generate.teacher.modle: unknown key; did you mean 'model'?"),
     (
         "train.epochs=many",
