@@ -24,7 +24,7 @@ import openai
 from drift.config import EvaluateConfig, JudgeConfig
 from drift.data.extract import split_thinking
 from drift.errors import ConfigError, DataError, ServiceError
-from drift.evaluate import rule
+from drift.evaluate import rule, vlmevalkit
 from drift.evaluate.benchmarks import Benchmark, Item
 from drift.evaluate.formats import LETTERS
 from drift.evaluate.generation import Reply
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 """Raised when our part of the judging changes, so that old scores are not compared with new ones."""
 
-DRIVER = Path(__file__).with_name("vlmevalkit.py")
+DRIVER = Path(vlmevalkit.__file__)
 PYTHON_VARIABLE, PYTHON = "DRIFT_VLMEVALKIT_PYTHON", ".venv-vlmeval/bin/python"
 COLUMNS = ("question", "answer", "hint", "question_type", "answer_type", "answer_option", "question_for_eval", *LETTERS)
 """All that its judging reads, besides `choices`, which it runs as Python and we write anew."""
@@ -169,7 +169,7 @@ def _process(judge: JudgeConfig, job: str, folder: Path) -> tuple[int, str]:
     -I, so that the modules beside the driver are not importable there.
     """
     process = subprocess.Popen(
-        [_python(judge), "-I", DRIVER],
+        [find_python(judge), "-I", DRIVER],
         cwd=folder,
         env=_environment(folder),
         stdin=subprocess.PIPE,
@@ -214,7 +214,8 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _python(judge: JudgeConfig) -> str:
+def find_python(judge: JudgeConfig) -> str:
+    """Of VLMEvalKit's environment. Raises ConfigError if there is none."""
     path = Path(judge.python or os.environ.get(PYTHON_VARIABLE) or PYTHON).absolute()
     if not path.is_file():
         raise ConfigError(
@@ -226,7 +227,7 @@ def _python(judge: JudgeConfig) -> str:
 
 def _installed(judge: JudgeConfig) -> str:
     """Which VLMEvalKit it is. Raises ConfigError if there is none."""
-    python = _python(judge)
+    python = find_python(judge)
     found = subprocess.run([python, "-I", DRIVER, "version"], capture_output=True, text=True, check=False)
     if found.returncode:
         raise ConfigError(

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from drift.cli import main
+from drift.config import EvaluateConfig
 from drift.errors import ConfigError, DriftError, ServiceError
 from drift.evaluate import judged
 from drift.evaluate.benchmarks import read_benchmarks
@@ -65,26 +66,35 @@ def test_no_vlmevalkit(settings: Settings, python: str) -> None:
     assert "`make .venv-vlmeval/ready` installs" in str(error)
 
 
-def test_the_time_limit_ends_the_process_and_its_children(settings: Settings) -> None:
+def test_the_time_limit_ends_vlmevalkit(settings: Settings) -> None:
     with OpenAIServer(sensible, delay_seconds=60) as judge, pytest.raises(ServiceError) as caught:
-        run(settings(judge.url, "MMStar", judge={"timeout_seconds": 15}), judged)
-    assert "evaluate.judge.timeout_seconds: VLMEvalKit was not done after 15 s" in str(caught.value)
-    assert judge.requests, "it was at work"
+        run(settings(judge.url, "MMStar", judge={"timeout_seconds": 5}))
+    assert "evaluate.judge.timeout_seconds: VLMEvalKit was not done after 5 s" in str(caught.value)
     assert not [child for child in psutil.Process().children(recursive=True) if "vlmevalkit" in str(child.cmdline())]
+
+
+def test_the_time_limit_ends_its_children_too(settings: Settings, tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {tmp_path}/child\nwait\n")
+    program.chmod(0o755)
+    with pytest.raises(ServiceError, match="not done after 1 s"):
+        run(settings(DOWN, "MMStar", judge={"timeout_seconds": 1, "python": str(program)}))
+    child = int((tmp_path / "child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_judge_that_dies_meanwhile_ends_the_run_soon(settings: Settings) -> None:
     with OpenAIServer(sensible, status=lambda number: 500) as judge, pytest.raises(ServiceError) as caught:
-        run(settings(judge.url, "MMStar", judge={"concurrency": 1}), judged)
+        run(settings(judge.url, "MMStar", judge={"concurrency": 1}))
     assert "evaluate.judge: VLMEvalKit failed: JudgeDownError: 4 requests to the judge failed in a row" in str(
         caught.value
     ).replace("__main__.", "")
 
 
-def run(config, protocol) -> None:
+def run(config: EvaluateConfig) -> None:
     (table,) = read_benchmarks(config)
     replies = {item.index: Reply("perhaps A or B", "stop") for item in table.items}
-    protocol.judge_all(config, [table], {table.name: replies})
+    judged.judge_all(config, [table], {table.name: replies})
 
 
 def test_the_command_ends_with_one_line_and_code_2(

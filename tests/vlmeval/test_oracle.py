@@ -12,7 +12,7 @@ from drift.config import EvaluateConfig, JudgeConfig
 from drift.evaluate import rule
 from drift.evaluate.benchmarks import Benchmark, read_benchmarks
 from drift.evaluate.generation import Reply
-from drift.evaluate.judged import _python
+from drift.evaluate.judged import find_python
 from drift.evaluate.samples import Sample
 from drift.evaluate.scores import score_benchmarks
 from tests.published_tables import SUFFIX, TABLES, Row, write_table, write_tables
@@ -26,7 +26,7 @@ RESULT = {"MathVerse_MINI_Vision_Only": "score", "HallusionBench": "score"}
 
 def oracle(folder: Path, do: str, of: object) -> object:
     """What VLMEvalKit says; `folder` is its folder of data."""
-    python = _python(JudgeConfig(base_url="http://none", model="none"))
+    python = find_python(JudgeConfig(base_url="http://none", model="none"))
     job = json.dumps({"do": do, "of": of})
     ended = subprocess.run([python, "-I", ORACLE, folder], input=job, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
