@@ -8,7 +8,7 @@ VLMEVALKIT ?= ms-vlmeval==0.0.20
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: run test check compile test-vlmeval golden invariance overhead seeds clean
+.PHONY: run test check compile test-vlmeval golden invariance overhead eval-throughput seeds clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
@@ -36,6 +36,9 @@ invariance: .venv/dev  ## how far every backend's weights end up from one proces
 
 overhead: .venv/dev  ## what the prior costs, beside the released code's hook
 	$(BIN)/python -m benchmarks.prior_overhead
+
+eval-throughput: .venv/dev .venv-vlmeval/ready  ## local inference of an evaluation, beside VLMEvalKit's
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.eval_throughput
 
 seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (about an hour)
 	$(BIN)/python benchmarks/miniature_seeds.py
