@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
+VLMEVALKIT ?= ms-vlmeval==0.0.20
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
@@ -12,13 +13,16 @@ TRAIN_EXTRAS ?= cluster,train,liger
 DOCKER_ARGS ?=
 LABELLED = --build-arg COMMIT=$(shell git rev-parse HEAD) --build-arg PIP_ARGS="$(PIP_ARGS)" $(DOCKER_ARGS)
 
-.PHONY: run test check compile golden invariance overhead seeds images clean
+.PHONY: run test check compile test-vlmeval test-services golden invariance overhead eval-throughput seeds images clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
 
 test: .venv/dev  ## no root, no services, under 10 minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an environment of its own
+	$(BIN)/python -m pytest tests/vlmeval
 
 check: .venv/dev  ## style, types, architecture
 	$(BIN)/ruff check .
@@ -38,6 +42,9 @@ invariance: .venv/dev  ## how far every backend's weights end up from one proces
 overhead: .venv/dev  ## what the prior costs, beside the released code's hook
 	$(BIN)/python -m benchmarks.prior_overhead
 
+eval-throughput: .venv/dev .venv-vlmeval/ready  ## local inference of an evaluation, beside VLMEvalKit's
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.eval_throughput
+
 seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (about an hour)
 	$(BIN)/python benchmarks/miniature_seeds.py
 
@@ -51,6 +58,14 @@ seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (abo
 
 .venv/dev: .venv/run
 	$(PIP) -e '.[cluster,train,dev]'
+	@touch $@
+
+# VLMEvalKit needs other versions than drift, and its import what it never uses here: a closed set, without dependencies
+.venv-vlmeval/ready: docker/eval/requirements.txt
+	$(PYTHON) -m venv .venv-vlmeval
+	.venv-vlmeval/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) torch==2.13.0
+	.venv-vlmeval/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps -r $<
+	.venv-vlmeval/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps "$(VLMEVALKIT)"
 	@touch $@
 
 images:  ## the three images of the steps; DOCKER_ARGS="--build-arg BASE_IMAGE=..." for other bases

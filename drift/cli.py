@@ -332,16 +332,23 @@ def evaluate(
     suite: Annotated[str | None, typer.Option(help="reasoning, perception or names, by comma; default: all.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first rows of each benchmark.")] = None,
     label: Annotated[str | None, typer.Option(help="Name of the model in tables; its folder's name.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Base URL of a judge: VLMEvalKit judges, not the rules.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Name of the judge's model.")] = None,
     overrides: Overrides = None,
     config: SectionFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer and score benchmarks (VLMEvalKit TSV), offline. Goes on where it stopped."""
+    """Answer and score benchmarks (VLMEvalKit TSV), by rule or with a judge. Goes on where it stopped."""
     from drift.evaluate import evaluate as step
 
-    benchmarks = {name: {"format": name} for name in KNOWN} if suite else {}
-    server = {"base_url": endpoint} if endpoint else None
-    given = {"data": data, "limit": limit, "endpoint": server, "benchmarks": benchmarks, "published": published}
+    given = {
+        "data": data,
+        "limit": limit,
+        "endpoint": {"base_url": endpoint} if endpoint else None,
+        "benchmarks": {name: {"format": name} for name in KNOWN} if suite else {},
+        "published": published,
+        "judge": {"base_url": judge, "model": judge_model},
+    }
     section = load_section(EvaluateConfig, "evaluate", config, overrides or (), given)
     chosen = _chosen(section, suite) if suite else section
     asked = model or _published_model(published)

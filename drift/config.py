@@ -389,8 +389,25 @@ class BenchmarkConfig(Section):
         return form
 
 
+class JudgeConfig(Section):
+    """A judge model behind VLMEvalKit: any server that speaks OpenAI's chat completions."""
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the key itself never stands in a file."""
+    temperature: float = Field(0.0, ge=0)
+    concurrency: Count = 16
+    timeout_seconds: Positive = 7200
+    """For judging all benchmarks together."""
+    max_failed: Fraction = 0.01
+    """More answers of a benchmark that the judge did not decide than this share stop the run."""
+    python: str | None = None
+    """Python that has VLMEvalKit; null: of the variable DRIFT_VLMEVALKIT_PYTHON, else `.venv-vlmeval/bin/python`."""
+
+
 class EvaluateConfig(Section):
-    """The offline protocol: greedy answers, extracted and compared by rule."""
+    """Greedy answers, judged by rule, or with a judge by VLMEvalKit."""
 
     endpoint: EndpointConfig | None = None
     """Ask a served model instead of a checkpoint. vLLM: start it with `--generation-config vllm`, since it would
@@ -412,6 +429,8 @@ class EvaluateConfig(Section):
     processes: Count | None = None
     """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it."""
     threads: Count | None = None
+    judge: JudgeConfig | None = None
+    """Null judges by rule."""
     published: str | None = None
     """Row of the paper's tables (`drift.published`) that the unmodified VLM should match."""
     on_deviation: Literal["warn", "stop"] = "warn"
@@ -431,6 +450,13 @@ class EvaluateConfig(Section):
         if not isinstance(benchmarks, dict):
             return benchmarks
         return {name: _as_published(name, raw) for name, raw in benchmarks.items()}
+
+    @model_validator(mode="after")
+    def _judge_knows_the_forms(self) -> Self:
+        plain = [name for name, benchmark in self.benchmarks.items() if benchmark.format == PLAIN]
+        if self.judge and plain:
+            raise ValueError(f"benchmarks.{plain[0]}.format: VLMEvalKit does not know '{PLAIN}'; set judge: null")
+        return self
 
 
 def _as_published(name: str, raw: Any) -> Any:

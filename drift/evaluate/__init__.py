@@ -4,6 +4,8 @@ benchmarks  tables in VLMEvalKit's format, row by row
 formats     what a row of each benchmark says
 questions   what is asked, and which questions together
 collect     all replies, kept on disk as they come
+judged      the protocol with a judge: VLMEvalKit's judging, in a process of its own
+vlmevalkit  what that process runs
 generation  greedy answers of a local checkpoint
 rule        the offline protocol: extracts and compares
 answers     the answer in a reply
@@ -123,10 +125,13 @@ def _write(
 
 
 def _protocol(config: EvaluateConfig) -> Protocol:
-    """The one that the section asks for."""
-    from drift.evaluate import rule
+    """By rule, or with a judge that is known to answer."""
+    from drift.evaluate import judged, rule
 
-    return rule
+    if config.judge is None:
+        return rule
+    judged.check(config.judge)
+    return judged
 
 
 def _scores(
@@ -152,6 +157,7 @@ def _scores(
         reasoning=role_mean(table, "reasoning"),
         perception=role_mean(table, "perception"),
         published=config.published,
+        judge_url=config.judge.base_url if config.judge else None,
     )
 
 

@@ -16,7 +16,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from drift.catalog import KNOWN
@@ -57,6 +57,8 @@ class Item:
     size: tuple[int, int]
     """Width and height in pixels."""
     fault: str | None = None
+    cells: Row = field(default_factory=dict, repr=False)
+    """The row as it stands, without the image."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ def _item(row: Row, images: dict[str, str], form: str) -> Item:
         image=None if fault else image,
         size=size,
         fault=fault,
+        cells={name: text for name, text in row.items() if name != "image"},
     )
 
 

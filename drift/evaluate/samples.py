@@ -19,6 +19,8 @@ from drift.errors import DataError
 FILE = "samples.parquet"
 EXAMPLES_FILE = "examples.parquet"
 
+JUDGE_FAILED, JUDGE_RANDOM = "the judge gave no usable answer", "VLMEvalKit chose an option at random"
+
 Status = Literal["correct", "incorrect", "unparsed", "undetermined", "failed"]
 
 
@@ -46,7 +48,9 @@ class Sample:
     question: str
     """As asked: in the benchmark's template, with the options."""
     error: str | None
-    """Why there is no reply, where there is none."""
+    """Why there is no reply, where there is none; or why the judge did not decide."""
+    rule: str | None = None
+    """Status by rule, where a judge decides."""
 
 
 @dataclass(frozen=True)

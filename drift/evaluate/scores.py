@@ -18,7 +18,7 @@ from drift.catalog import ROLES, Role
 from drift.config import BenchmarkConfig
 from drift.errors import DataError
 from drift.evaluate.columns import Unit, columns, metrics
-from drift.evaluate.samples import Sample
+from drift.evaluate.samples import JUDGE_FAILED, JUDGE_RANDOM, Sample
 
 __all__ = [
     "FILE",
@@ -62,6 +62,8 @@ class BenchmarkScore:
     """Answers the verifier gave up on: counted as wrong."""
     metrics: dict[str, float] = field(default_factory=dict)
     """In percent: what else the benchmark reports, and the share right of each category of the table."""
+    judge: dict[str, float] = field(default_factory=dict)
+    """With a judge: percent of its answers on which the rule agrees, how many `failed` and were chosen at `random`."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Scores:
     perception: Mean | None
     published: str | None = None
     """Row of `drift.published` that stands beside these scores."""
+    judge_url: str | None = None
+    """Where the judge was; no part of the protocol."""
 
     def role(self, role: Role) -> Mean | None:
         return self.reasoning if role == "reasoning" else self.perception
@@ -115,6 +119,7 @@ def _score(name: str, samples: Sequence[Sample], benchmark: BenchmarkConfig, con
         unparsed=status["unparsed"],
         undetermined=status["undetermined"],
         metrics=metrics(benchmark.format, samples) | _by_category(samples),
+        judge=_judge(samples),
     )
 
 
@@ -168,3 +173,16 @@ def _by_category(samples: Sequence[Sample]) -> dict[str, float]:
     categories = sorted({sample.category for sample in samples if sample.category})
     grouped = {name: [sample.correct for sample in samples if sample.category == name] for name in categories}
     return {name: 100 * sum(right) / len(right) for name, right in grouped.items()}
+
+
+def _judge(samples: Sequence[Sample]) -> dict[str, float]:
+    judged = [sample for sample in samples if sample.rule is not None]
+    if not judged:
+        return {}
+    agreed = [sample.correct == (sample.rule == "correct") for sample in judged]
+    errors = Counter(sample.error for sample in judged)
+    return {
+        "agreement": 100 * sum(agreed) / len(agreed),
+        "failed": float(errors[JUDGE_FAILED]),
+        "random": float(errors[JUDGE_RANDOM]),
+    }

@@ -89,6 +89,10 @@ MISTAKES = [
     ("arms.sft.train.learning_rat=1", "arms.sft.train.learning_rat: unknown key; did you mean 'learning_rate'?"),
     ("evaluate.benchmarks.MiniRead.rule=x", "evaluate.benchmarks.MiniRead.rule: unknown key; did you mean 'role'?"),
     ("evaluate.endpoint.base_url=x", "evaluate.endpoint: the chain evaluates checkpoints that it makes; remove it"),
+    (
+        "evaluate.judge={base_url: http://judge/v1, model: judge}",
+        "evaluate: benchmarks.MiniMath2.format: VLMEvalKit does not know 'plain'; set judge: null",
+    ),
     ("generate.teacher.modle=x", "generate.teacher.modle: unknown key; did you mean 'model'?"),
     (
         "train.epochs=many",
