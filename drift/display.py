@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from drift.steps import Report
+
+if TYPE_CHECKING:
+    from drift.statistics import Comparison
 
 out = Console(highlight=False)
 """Results go to standard output; progress goes to standard error."""
@@ -77,6 +80,24 @@ def show_forecast(arms: Sequence[Any], as_json: bool) -> None:
     for arm in arms:
         trains = (str(arm.steps), f"{arm.sum_of_rates:.3g}") if arm.steps else ("", "")
         table.add_row(arm.arm, arm.does, *trains, arm.remark)
+    out.print(table)
+
+
+def show_comparison(comparison: Comparison, as_json: bool) -> None:
+    """Two models column by column, the role means last."""
+    from drift.comparison import HEADS, caption, rows  # numpy and pyarrow, which other commands do not need
+
+    if as_json:
+        show_json(json.dumps(comparison.to_json()))
+        return
+    title = f"{comparison.candidate} against {comparison.baseline}"
+    table = Table(
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption=caption(comparison), caption_justify="left"
+    )
+    for head in HEADS:
+        table.add_column(head, justify="left" if head == HEADS[0] else "right", no_wrap=True)
+    for cells in rows(comparison):
+        table.add_row(*cells, style="bold" if cells[0].endswith(" mean") else "")
     out.print(table)
 
 
