@@ -3,6 +3,7 @@
     ingest → generate → curate ─┐
                        deltas ──┼→ for each arm: arm → evaluate ─→ gate → (if passed) register
                  evaluate(VLM) ─┴─────────────────────────────────→ gate → report
+      champion → evaluate ──────────────────────────────────────────→ gate
 
 Every argument is the JSON of one step (`drift.plan`). Into the loop go its item, artifacts and arguments of the
 pipeline, and never another task's parameter: Kubeflow's local runner would replace it by the item (`pipelines.check`).
@@ -11,6 +12,8 @@ pipeline, and never another task's parameter: Kubeflow's local runner would repl
 from kfp import dsl
 
 from components.arm import arm
+from components.champion import champion as champion_step
+from components.champion import evaluate_champion as evaluate_champion_step
 from components.curate import curate as curate_step
 from components.deltas import deltas as deltas_step
 from components.evaluate import evaluate_arm as evaluate_arm_step
@@ -33,6 +36,8 @@ def drift_sft(
     curate: str,
     deltas: str,
     evaluate_vlm: str,
+    champion: str,
+    evaluate_champion: str,
     arms: list[str],
     evaluate_arm: str,
     gate: str,
@@ -48,12 +53,21 @@ def drift_sft(
         training_set = curated.outputs["training_set"]
         priors = tracked(deltas_step(step=deltas)).outputs["deltas"]
         baseline = tracked(evaluate_vlm_step(step=evaluate_vlm)).outputs["scores"]
+        # Who is champion is asked anew in every run; the answer is a parameter, on which its evaluation is cached.
+        found = tracked(champion_step(step=champion)).set_caching_options(False).outputs["Output"]
+        reigning = tracked(evaluate_champion_step(step=evaluate_champion, champion=found)).outputs["scores"]
         with dsl.ParallelFor(arms) as item:
             made = tracked(arm(step=item, training_set=training_set, deltas=priors))
             scored = tracked(evaluate_arm_step(step=evaluate_arm, arm=item, model=made.outputs["model"]))
         scores, records = scored.outputs["scores"], made.outputs["record"]
         decided = tracked(
-            gate_step(step=gate, baseline=baseline, scores=dsl.Collected(scores), records=dsl.Collected(records))
+            gate_step(
+                step=gate,
+                baseline=baseline,
+                champion=reigning,
+                scores=dsl.Collected(scores),
+                records=dsl.Collected(records),
+            )
         )
         tracked(
             report_step(
