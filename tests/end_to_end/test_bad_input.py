@@ -195,7 +195,7 @@ STEPS = {
     "gate: missing champion": (
         ["gate", "--baseline", "{}/scores", "--candidate", "a={}/scores", "--champion", "{}/none"], "none/scores.json",
     ),
-    "compare: other data": (["compare", "{}/scores", "{}/other_scores"], "measured with different data"),
+    "compare: other protocol": (["compare", "{}/scores", "{}/other_scores"], "measured with different protocols"),
     "compare: missing scores": (["compare", "{}/scores", "{}/none"], "none/scores.json"),
     "gate: other data": (["gate", "--baseline", "{}/scores", "--candidate", "a={}/other_scores"], "other_scores"),
     "report: missing gate": (
