@@ -72,11 +72,12 @@ def register(
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that the alias `champion` names, and the hash of its contents."""
+    """The version that the alias `champion` names."""
 
     model: str
     version: int
     fingerprint: str
+    """Hash of its contents; empty where it was registered by other means, then it cannot be checked."""
 
 
 def find_champion(model: str) -> Champion | None:
@@ -110,7 +111,7 @@ def fetch(champion: Champion, into: Path) -> Path:
         path = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(into), tracking_uri=uri))
     except Exception as error:  # MLflow and the object store raise many kinds
         raise ServiceError(f"{address}: cannot be downloaded ({tracking.first_line(error)})") from error
-    if champion.fingerprint != (found := content_sha256(path)):
+    if champion.fingerprint not in ("", found := content_sha256(path)):
         raise DataError(
             f"{address}: its contents are {found[:12]}, not {champion.fingerprint[:12]} as registered; move the alias "
             "champion to a whole version"
