@@ -33,8 +33,8 @@ check: .venv/dev  ## style, types, architecture
 compile: .venv/run  ## the pipeline for a Kubeflow cluster
 	$(BIN)/drift compile --out drift_sft.yaml
 
-golden: .venv/dev  ## accept the pipeline as it compiles and the table of families now; look at the diff
-	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines tests/unit/test_families.py
+golden: .venv/dev  ## accept the pipeline as it compiles and the written tables now; look at the diff
+	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines tests/unit/test_families.py tests/unit/test_gate_rates.py
 
 invariance: .venv/dev  ## how far every backend's weights end up from one process's (about 90 seconds)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.invariance

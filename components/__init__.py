@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-ELSEWHERE = {"evaluate_vlm": "evaluate", "evaluate_arm": "evaluate"}
+ELSEWHERE = {"evaluate_vlm": "evaluate", "evaluate_arm": "evaluate", "evaluate_champion": "champion"}
 """Modules of steps that do not have one of their own name."""
 
 

@@ -10,6 +10,7 @@ from components._images import IMAGES
 def gate(
     step: str,
     baseline: Input[Artifact],
+    champion: Input[Artifact],
     scores: Input[list[Artifact]],
     records: Input[list[Artifact]],
     gate: Output[Artifact],
@@ -18,16 +19,18 @@ def gate(
     """May the candidate be registered? Returns the winning arm, or ''; `gate` says where its model is."""
     from pathlib import Path
 
+    from drift.champion import champion_scores
     from drift.config import GateConfig
     from drift.gate import gate as library
     from drift.steps import labelled, model_uri, run_step
 
     arms, out = labelled([one.path for one in scores], "scores.json", "label"), Path(gate.path)
+    reigning = champion_scores(Path(champion.path))
     report = run_step(
         "gate",
         step,
         GateConfig,
-        lambda config: library(config, baseline=Path(baseline.path), arms=arms, out=out),
+        lambda config: library(config, baseline=Path(baseline.path), arms=arms, champion=reigning, out=out),
         record=metrics.path,
         files=[out / "gate.json", out / "gate.md"],
     )

@@ -32,6 +32,7 @@ from drift.config import (
 from drift.configfile import load, load_section, schema
 from drift.display import (
     RunView,
+    show_comparison,
     show_forecast,
     show_json,
     show_plan,
@@ -372,11 +373,30 @@ def _chosen(section: EvaluateConfig, suite: str) -> EvaluateConfig:
 
 
 @app.command(rich_help_panel=STEPS)
+def compare(
+    candidate: Annotated[Path, typer.Argument(metavar="A", help="Scores of a model.")],
+    baseline: Annotated[Path, typer.Argument(metavar="B", help="Scores of the model it is compared with.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; must not exist.")] = None,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of intervals and detectable effects.")] = 0.95,
+    as_json: AsJson = False,
+) -> None:
+    """How much better A is than B on the same questions, column by column, and how sure that is."""
+    from drift.comparison import compare as step
+    from drift.comparison import write_comparison
+
+    comparison = step(candidate, baseline, confidence=confidence)
+    if out:
+        write_comparison(comparison, candidate=candidate, baseline=baseline, out=out)
+    show_comparison(comparison, as_json)
+
+
+@app.command(rich_help_panel=STEPS)
 def gate(
     baseline: Annotated[Path, typer.Option(help="Scores of the unmodified VLM.")],
-    candidate: Annotated[str, typer.Option(help="NAME=SCORES of the model that may be registered.")],
+    candidate: Annotated[str, typer.Option(help="Scores of the model that may be registered, or NAME=SCORES.")],
     out: Out,
-    arm: Annotated[list[str] | None, typer.Option(help="NAME=SCORES of another model to compare with.")] = None,
+    champion: Annotated[Path | None, typer.Option(help="Scores of the registry's champion.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Scores of another model, or NAME=SCORES.")] = None,
     overrides: Overrides = None,
     config: SectionFile = None,
     as_json: AsJson = False,
@@ -384,13 +404,33 @@ def gate(
     """Decide whether a candidate may be registered. Exit code 3 means no."""
     from drift.gate import gate as step
 
-    arms = dict(_named_path(text) for text in [candidate, *(arm or ())])
+    arms = _labelled([candidate, *(arm or ())])
     given = {"candidate": next(iter(arms))}
     section = load_section(GateConfig, "gate", config, overrides or (), given)
-    report = step(section, baseline=baseline, arms=arms, out=out)
+    report = step(section, baseline=baseline, arms=arms, champion=champion, out=out)
     show_report(report, out, as_json)
     if not report.passed:
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _labelled(texts: list[str]) -> dict[str, Path]:
+    """NAME=SCORES, or a folder of scores, whose label is the name. Raises ConfigError for a name given twice."""
+    arms: dict[str, Path] = {}
+    for text in texts:
+        name, path = _named_scores(text)
+        if name in arms:
+            raise ConfigError(f"{text}: '{name}' is named twice; write NAME=SCORES with a name of its own")
+        arms[name] = path
+    return arms
+
+
+def _named_scores(text: str) -> tuple[str, Path]:
+    from drift.evaluate.scores import read_scores
+
+    if "=" in text and not Path(text).is_dir():
+        name, path = _named(text)
+        return name, Path(path)
+    return read_scores(Path(text)).label, Path(text)
 
 
 @app.command(rich_help_panel=STEPS)
@@ -436,11 +476,6 @@ def _named(text: str) -> tuple[str, str]:
     if not (name and equals and rest):
         raise ConfigError(f"'{text}': write it as NAME=FOLDER")
     return name, rest
-
-
-def _named_path(text: str) -> tuple[str, Path]:
-    name, path = _named(text)
-    return name, Path(path)
 
 
 def _scores_and_record(paths: str) -> tuple[Path, Path | None]:

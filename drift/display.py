@@ -19,6 +19,7 @@ from drift.steps import Report
 
 if TYPE_CHECKING:
     from drift.evaluate import EvaluateReport
+    from drift.statistics import Comparison
 
 out = Console(highlight=False)
 """Results go to standard output; progress goes to standard error."""
@@ -135,6 +136,24 @@ def show_forecast(arms: Sequence[Any], as_json: bool) -> None:
     for arm in arms:
         trains = (str(arm.steps), f"{arm.sum_of_rates:.3g}") if arm.steps else ("", "")
         table.add_row(arm.arm, arm.does, *trains, arm.remark)
+    out.print(table)
+
+
+def show_comparison(comparison: Comparison, as_json: bool) -> None:
+    """Two models column by column, the role means last."""
+    from drift.comparison import HEADS, caption, rows  # numpy and pyarrow, which other commands do not need
+
+    if as_json:
+        show_json(json.dumps(comparison.to_json()))
+        return
+    title = f"{comparison.candidate} against {comparison.baseline}"
+    table = Table(
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption=caption(comparison), caption_justify="left"
+    )
+    for head in HEADS:
+        table.add_column(head, justify="left" if head == HEADS[0] else "right", no_wrap=True)
+    for cells in rows(comparison):
+        table.add_row(*cells, style="bold" if cells[0].endswith(" mean") else "")
     out.print(table)
 
 

@@ -39,6 +39,8 @@ MODULES = {
     "curate": "drift.data.curate",
     "deltas": "drift.deltas",
     "evaluate_vlm": "drift.evaluate",
+    "champion": "drift.champion",
+    "evaluate_champion": "drift.champion",
     "arm": "drift.arm",
     "evaluate_arm": "drift.evaluate",
     "gate": "drift.gate",
@@ -74,6 +76,12 @@ class BaselineStep(Section):
     vlm: str
 
 
+class ChampionStep(Section):
+    """Whose champion to ask the registry for."""
+
+    model: Name
+
+
 class ReportStep(Section):
     """What the report says about the run besides its results."""
 
@@ -98,7 +106,7 @@ class Plan:
     def tasks(self, *, registers: bool) -> list[tuple[str, str]]:
         """(step, arm) of every task that must run or come from the cache; `arm` is "" outside the loop."""
         singles = [step for step in MODULES if step not in PER_ARM and (registers or step != "register")]
-        position = singles.index("evaluate_vlm") + 1
+        position = singles.index("gate")
         loop = [(step, arm) for arm in self.arms for step in PER_ARM]
         return [*((step, "") for step in singles[:position]), *loop, *((step, "") for step in singles[position:])]
 
@@ -123,6 +131,7 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
 
     models = config.models
     baseline = BaselineStep(evaluate=config.evaluate, vlm=models.vlm)
+    unpublished = config.evaluate.model_copy(update={"published": None})  # that row is the unmodified VLM's
     deltas = DeltasStep(models=models, deltas=config.deltas)
     steps = {
         "ingest": parameter("ingest", config.ingest, lambda: _local("ingest.source", config.ingest.source)),
@@ -132,9 +141,9 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
         "evaluate_vlm": parameter(
             "evaluate_vlm", baseline, lambda: _local("models.vlm", models.vlm) | _tables(config.evaluate)
         ),
-        "evaluate_arm": parameter(
-            "evaluate_arm", config.evaluate.model_copy(update={"published": None}), lambda: _tables(config.evaluate)
-        ),
+        "evaluate_arm": parameter("evaluate_arm", unpublished, lambda: _tables(config.evaluate)),
+        "champion": parameter("champion", ChampionStep(model=config.register_.model), dict),
+        "evaluate_champion": parameter("evaluate_champion", unpublished, lambda: _tables(config.evaluate)),
         "gate": parameter("gate", config.gate, dict),
         "register": parameter("register", config.register_, lambda: {"store": store}),
         "report": parameter("report", ReportStep(name=config.name), dict),

@@ -70,6 +70,62 @@ def register(
     return report
 
 
+@dataclass(frozen=True)
+class Champion:
+    """The version that the alias `champion` names."""
+
+    model: str
+    version: int
+    fingerprint: str
+    """Hash of its contents; empty where it was registered by other means, then it cannot be checked."""
+
+
+def find_champion(model: str) -> Champion | None:
+    """The champion of a registered model at MLFLOW_TRACKING_URI; None if there is none.
+
+    Raises ServiceError if MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    uri, client = _open(f"asked for the champion of {model}")
+    try:
+        found = client.get_model_version_by_alias(model, "champion")
+    except MlflowException as error:
+        # no such model, or a model without the alias
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise ServiceError(f"{model}: MLflow at {tracking.redact(uri)} {tracking.first_line(error)}") from error
+    return Champion(model, int(found.version), found.tags.get(FINGERPRINT, ""))
+
+
+def fetch(champion: Champion, into: Path) -> Path:
+    """The champion's model directory, downloaded into the empty folder ``into``.
+
+    Raises ServiceError if it cannot be downloaded, DataError if its contents are not those that were registered.
+    """
+    import mlflow
+
+    uri, _ = _open(f"asked for version {champion.version} of {champion.model}")
+    address = f"models:/{champion.model}/{champion.version}"
+    try:
+        path = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(into), tracking_uri=uri))
+    except Exception as error:  # MLflow and the object store raise many kinds
+        raise ServiceError(f"{address}: cannot be downloaded ({tracking.first_line(error)})") from error
+    if champion.fingerprint not in ("", found := content_sha256(path)):
+        raise DataError(
+            f"{address}: its contents are {found[:12]}, not {champion.fingerprint[:12]} as registered; move the alias "
+            "champion to a whole version"
+        )
+    return path
+
+
+def _open(what: str) -> tuple[str, MlflowClient]:
+    uri = os.environ.get(tracking.URI)
+    if not uri:
+        raise ServiceError(f"{tracking.URI} is not set; there is no registry to be {what}")
+    return uri, tracking.open_client(uri)
+
+
 def _allowed(model: str, decision: Mapping[str, Any]) -> str:
     """The fingerprint of `model`, if the gate passed it and no other."""
     if decision.get("passed") is not True or not decision.get("winner"):

@@ -1,115 +1,169 @@
 """How much better one model is than another on the same questions, and how sure that is.
 
-d    difference of correctness of one question, candidate minus baseline: −1, 0 or 1
-Δ    mean of d over a benchmark's questions, in points of percent; for a role the mean over its benchmarks
-[low, high]   percentile interval of a bootstrap over groups of questions, drawn anew within each benchmark
-p_value       exact McNemar test on the questions that only one of the two got right
+d    difference of one unit's value in a headline column, candidate minus baseline, in [−1, 1]
+Δ    mean of d over a column's units, in points of percent; for a role the mean over its columns
+SE   standard deviation of Δ over a bootstrap: whole clusters of dependent questions are drawn anew within each
+     benchmark, and all columns of a benchmark see the same draw (WeMath's strict and loose are dependent)
+[low, high]   two-sided percentile interval; `lower` and `upper` are the one-sided bounds at the same confidence
+detectable    (z_{1−α} + z_{power})·SE with α = 1 − confidence, one-sided: a true difference of this size is found
+              with probability `POWER`
+p_value       exact two-sided McNemar test on the questions that only one of the two got right
 
-Pairing is what makes small differences visible: both models saw the same questions.
+Pairing is what makes small differences visible: both models saw the same questions. McNemar's test takes questions as
+independent of each other; the intervals do not. Arrays only; `drift.comparison` reads them from score folders.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from drift.errors import DataError
-from drift.evaluate.samples import Sample, read_samples
-from drift.evaluate.scores import ROLES, Role, Scores, read_scores
+from drift.catalog import ROLES, Role
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Codes = np.ndarray[Any, np.dtype[np.int64]]
+
+POWER = 0.8
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Candidate minus baseline in points of percent, with its interval, over ``n`` questions."""
+class Pair:
+    """Two models on one benchmark."""
 
-    points: float
-    low: float
-    high: float
-    n: int
+    role: Role
+    differences: dict[str, Array]
+    """d of each unit, by column; the columns of a benchmark share their units."""
+    clusters: Codes
+    """Of each unit: the number of its cluster, from 0."""
     gained: int
     """Questions that only the candidate got right."""
     lost: int
     """Questions that only the baseline got right."""
+
+    @property
+    def cluster_sums(self) -> Array:
+        """Sum of d over each cluster, column by column, and last its units. Shape [clusters, columns + 1]."""
+        sums = [np.bincount(self.clusters, weights=d) for d in self.differences.values()]
+        return np.column_stack([*sums, np.bincount(self.clusters)])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Candidate minus baseline in points of percent, over ``n`` units. Symbols: see the module."""
+
+    points: float
+    low: float
+    high: float
+    lower: float
+    upper: float
+    error: float
+    """SE."""
+    detectable: float
+    n: int
+    gained: int
+    lost: int
     p_value: float
     """Two-sided: how likely so uneven a split of gained and lost is, if both models were equally good."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same data: per benchmark, and the mean of each role (None without benchmarks of it)."""
+    """Two models on the same data: per column, and the mean of each role (None without columns of it)."""
 
     candidate: str
     baseline: str
-    benchmarks: dict[str, Difference]
+    confidence: float
+    roles: dict[str, Role]
+    """Of each column."""
+    columns: dict[str, Difference]
+    worse: dict[str, float]
+    """One-sided p of each column: see `worse_p_value`."""
     reasoning: Difference | None
     perception: Difference | None
+    draws: dict[str, Array] = field(repr=False, compare=False)
+    """Bootstrapped Δ of each column, draw by draw."""
 
     def role(self, role: Role) -> Difference | None:
         return self.reasoning if role == "reasoning" else self.perception
 
+    def columns_of(self, role: Role) -> list[str]:
+        return [name for name in self.columns if self.roles[name] == role]
+
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(dataclasses.replace(self, draws={}))
 
 
-def compare(
-    candidate: Path, baseline: Path, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+def compare_pairs(
+    pairs: Mapping[str, Pair],
+    *,
+    candidate: str = "candidate",
+    baseline: str = "baseline",
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Comparison:
-    """The paired difference of two score folders.
-
-    Raises DataError, naming both, if they were not measured by the same protocol on the same questions.
-    """
-    scores = read_scores(candidate), read_scores(baseline)
-    _check_same(candidate, baseline, *scores)
-    pairs = _paired(candidate, baseline)
-    draws = {name: _bootstrap(pair, resamples, _rng(seed, name)) for name, pair in pairs.items()}
-    means: dict[Role, Difference | None] = {}
-    for role in ROLES:
-        names = [name for name, score in scores[0].benchmarks.items() if score.role == role]
-        mine = [pairs[name] for name in names], [draws[name] for name in names]
-        means[role] = _difference(*mine, confidence) if names else None
+    """The paired difference of two models from their pairs by benchmark. The same seed gives the same intervals."""
+    draws: dict[str, Array] = {}
+    worse: dict[str, float] = {}
+    for name, pair in pairs.items():
+        rng = _rng(seed, name)
+        draws |= _bootstrap(pair, resamples, rng)
+        worse |= {column: worse_p_value(pair, column, resamples, rng) for column in pair.differences}
+    means = {role: _mean_of(role, pairs, draws, confidence) for role in ROLES}
     return Comparison(
-        candidate=scores[0].label,
-        baseline=scores[1].label,
-        benchmarks={name: _difference([pairs[name]], [draws[name]], confidence) for name in pairs},
+        candidate=candidate,
+        baseline=baseline,
+        confidence=confidence,
+        roles={column: pair.role for pair in pairs.values() for column in pair.differences},
+        columns={
+            column: _difference([pair], {column: draws[column]}, confidence)
+            for pair in pairs.values()
+            for column in pair.differences
+        },
+        worse=worse,
         reasoning=means["reasoning"],
         perception=means["perception"],
+        draws=draws,
     )
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """One benchmark: correctness of both models per question, and the group of each question."""
-
-    candidate: Array
-    baseline: Array
-    groups: Sequence[str]
-
-    @property
-    def difference(self) -> Array:
-        return self.candidate - self.baseline
+def _mean_of(role: Role, pairs: Mapping[str, Pair], draws: Mapping[str, Array], confidence: float) -> Difference | None:
+    mine = [pair for pair in pairs.values() if pair.role == role]
+    columns = {column: draws[column] for pair in mine for column in pair.differences}
+    return _difference(mine, columns, confidence) if mine else None
 
 
-def _difference(pairs: Sequence[_Pair], draws: Sequence[Array], confidence: float) -> Difference:
-    """Mean over the pairs; the counts and the test pool their questions."""
-    d = np.concatenate([pair.difference for pair in pairs])
-    gained, lost = int((d > 0).sum()), int((d < 0).sum())
-    low, high = np.quantile(np.mean(draws, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
+def _difference(pairs: Sequence[Pair], draws: Mapping[str, Array], confidence: float) -> Difference:
+    """Mean over the columns in ``draws``; units, counts and McNemar's test pool the benchmarks they belong to."""
+    differences = {column: d for pair in pairs for column, d in pair.differences.items()}
+    drawn = np.mean(list(draws.values()), axis=0)
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2, 1 - confidence, confidence]
+    low, high, lower, upper = map(float, np.quantile(drawn, tails))
+    gained, lost = sum(pair.gained for pair in pairs), sum(pair.lost for pair in pairs)
     return Difference(
-        points=100 * float(np.mean([pair.difference.mean() for pair in pairs])),
-        low=100 * float(low),
-        high=100 * float(high),
-        n=len(d),
+        points=100 * float(np.mean([differences[column].mean() for column in draws])),
+        low=low,
+        high=high,
+        lower=lower,
+        upper=upper,
+        error=(error := float(drawn.std(ddof=1))),
+        detectable=detectable_effect(error, confidence),
+        n=sum(len(pair.clusters) for pair in pairs),
         gained=gained,
         lost=lost,
         p_value=mcnemar_p_value(gained, lost),
     )
+
+
+def detectable_effect(error: float, confidence: float) -> float:
+    """(z_{1−α} + z_{power})·SE, α = 1 − confidence: what a one-sided test finds with probability `POWER`."""
+    from scipy.special import ndtri
+
+    return float(ndtri(confidence) + ndtri(POWER)) * error
 
 
 def mcnemar_p_value(gained: int, lost: int) -> float:
@@ -119,50 +173,33 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
     return float(mcnemar([[0, gained], [lost, 0]], exact=True).pvalue) if gained + lost else 1.0
 
 
-def _bootstrap(pair: _Pair, resamples: int, rng: np.random.Generator) -> Array:
-    """Mean of d in each of ``resamples`` draws of whole groups with replacement. Shape [resamples]."""
-    _, group = np.unique(np.asarray(pair.groups), return_inverse=True)
-    sums, sizes = np.bincount(group, weights=pair.difference), np.bincount(group)
-    means: list[Array] = []
-    for count in _chunks(resamples, 2**22 // len(sizes) + 1):
-        drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=count)
-        means.append((drawn @ sums) / (drawn @ sizes))
-    return np.concatenate(means)
+def worse_p_value(pair: Pair, column: str, resamples: int, rng: np.random.Generator) -> float:
+    """One-sided: how likely a sum of d as low as this is, if every cluster's sum had either sign alike.
+
+    The sign-flip permutation test over clusters by Monte Carlo, (1 + #)/(1 + resamples); with one question per cluster
+    it is the one-sided McNemar test. scipy's `permutation_test` flips sign by sign; here clusters with equal |sum| are
+    flipped together, which is the same and a hundred times faster.
+    """
+    sums = pair.cluster_sums[:, list(pair.differences).index(column)]
+    sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
+    flipped = (2 * rng.binomial(counts, 0.5, size=(resamples, len(counts))) - counts) @ sizes
+    return float((1 + (flipped <= sums.sum() + 1e-9).sum()) / (1 + resamples))
 
 
-def _chunks(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
+def _bootstrap(pair: Pair, resamples: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Δ of each column in each of ``resamples`` draws of whole clusters with replacement.
+
+    Clusters with equal sums are drawn as one kind: the same distribution, at the cost of the kinds. Kinds stand in
+    the order in which they first occur, so that swapping the models turns the sign of every draw.
+    """
+    sums = pair.cluster_sums
+    _, first, counts = np.unique(sums, axis=0, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    shares = counts[order] / len(sums)
+    totals = rng.multinomial(len(sums), shares, size=resamples) @ sums[first[order]]
+    return dict(zip(pair.differences, 100 * (totals[:, :-1] / totals[:, -1:]).T, strict=True))
 
 
 def _rng(seed: int, name: str) -> np.random.Generator:
     """Its own stream per benchmark, so that one more benchmark changes no other's interval."""
     return np.random.default_rng([seed, *name.encode()])
-
-
-def _paired(candidate: Path, baseline: Path) -> dict[str, _Pair]:
-    ours, theirs = (_by_key(read_samples(folder)) for folder in (candidate, baseline))
-    if missing := sorted(ours.keys() ^ theirs.keys()):
-        benchmark, index = missing[0]
-        raise DataError(f"{candidate} and {baseline}: {benchmark} index {index} is in only one; evaluate both again")
-    pairs = {}
-    for name in dict.fromkeys(benchmark for benchmark, _ in ours):
-        keys = [key for key in ours if key[0] == name]
-        right, baseline_right = (np.array([float(side[key].correct) for key in keys]) for side in (ours, theirs))
-        pairs[name] = _Pair(right, baseline_right, [ours[key].group for key in keys])
-    return pairs
-
-
-def _by_key(samples: Sequence[Sample]) -> Mapping[tuple[str, str], Sample]:
-    return {(sample.benchmark, sample.index): sample for sample in samples}
-
-
-def _check_same(candidate: Path, baseline: Path, ours: Scores, theirs: Scores) -> None:
-    for what, left, right in (
-        ("protocols", ours.protocol_fingerprint, theirs.protocol_fingerprint),
-        ("data", ours.data_fingerprint, theirs.data_fingerprint),
-    ):
-        if left != right:
-            raise DataError(
-                f"{candidate} and {baseline}: measured with different {what} ({left[:12]}, {right[:12]}); "
-                "evaluate both with the same settings"
-            )

@@ -11,7 +11,6 @@ from typing import Any
 from drift.artifacts import SCHEMA, read_json
 from drift.errors import DataError
 from drift.evaluate.scores import ROLES, Mean, Scores, read_scores
-from drift.gate import ROUNDING
 
 Folders = tuple[Path, Path | None]
 """An arm's scores, and its record if it has one."""
@@ -29,7 +28,7 @@ class Row:
     reasoning_difference: float | None = None
     perception_difference: float | None = None
     retained: bool | None = None
-    """Whether perception fell by no more than the gate allows; None for the unmodified VLM itself."""
+    """Whether the lower bound of its perception lies within the gate's margin; None for the unmodified VLM itself."""
     projection: dict[str, float] = dataclasses.field(default_factory=dict)
     """How far the weights went along each named Δ: 0 at the VLM, 1 at the expert."""
     train_seconds: float | None = None
@@ -97,7 +96,7 @@ def _arm_row(name: str, scores: Path, record: Path | None, decision: Mapping[str
         perception=theirs.perception,
         reasoning_difference=reasoning["points"],
         perception_difference=perception["points"],
-        retained=perception["points"] >= -(decision["max_perception_loss"] + ROUNDING),
+        retained=perception["lower"] > -decision["max_perception_loss"],
         projection=made.get("projection") or {},
         train_seconds=(made.get("metrics") or {}).get("train/seconds"),
     )

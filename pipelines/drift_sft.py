@@ -3,6 +3,7 @@
     ingest → generate → curate ─┐
                        deltas ──┼→ for each arm: arm → evaluate ─→ gate → (if passed) register
                  evaluate(VLM) ─┴─────────────────────────────────→ gate → report
+      champion → evaluate ──────────────────────────────────────────→ gate
 
 The unmodified VLM is measured before anything is trained: a number far from its published one shows a wrong set-up.
 Every argument is the JSON of one step (`drift.plan`). Into the loop go its item, artifacts and arguments of the
@@ -14,6 +15,8 @@ from typing import Any
 from kfp import dsl
 
 from components.arm import arm
+from components.champion import champion as champion_step
+from components.champion import evaluate_champion as evaluate_champion_step
 from components.curate import curate as curate_step
 from components.deltas import deltas as deltas_step
 from components.evaluate import evaluate_arm as evaluate_arm_step
@@ -43,6 +46,8 @@ def pipeline(resources: Resources) -> Any:
         curate: str,
         deltas: str,
         evaluate_vlm: str,
+        champion: str,
+        evaluate_champion: str,
         arms: list[str],
         evaluate_arm: str,
         gate: str,
@@ -59,12 +64,21 @@ def pipeline(resources: Resources) -> Any:
             priors = placed(deltas_step(step=deltas)).outputs["deltas"]
             measured = placed(evaluate_vlm_step(step=evaluate_vlm))
             baseline = measured.outputs["scores"]
+            # Who is champion is asked anew in every run; the answer is a parameter, on which its evaluation is cached.
+            found = placed(champion_step(step=champion)).set_caching_options(False).outputs["Output"]
+            reigning = placed(evaluate_champion_step(step=evaluate_champion, champion=found)).outputs["scores"]
             with dsl.ParallelFor(arms) as item:
                 made = placed(arm(step=item, training_set=training_set, deltas=priors)).after(measured)
                 scored = placed(evaluate_arm_step(step=evaluate_arm, arm=item, model=made.outputs["model"]))
             scores, records = scored.outputs["scores"], made.outputs["record"]
             decided = placed(
-                gate_step(step=gate, baseline=baseline, scores=dsl.Collected(scores), records=dsl.Collected(records))
+                gate_step(
+                    step=gate,
+                    baseline=baseline,
+                    champion=reigning,
+                    scores=dsl.Collected(scores),
+                    records=dsl.Collected(records),
+                )
             )
             placed(
                 report_step(

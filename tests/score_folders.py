@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
+from drift.catalog import KNOWN, PLAIN
 from drift.config import BenchmarkConfig
 from drift.evaluate.samples import Example, Sample, write_samples
 from drift.evaluate.scores import Scores, role_mean, score_benchmarks, write_scores
 
-ROLES = {"Sums": "reasoning", "Angles": "reasoning", "Colours": "perception", "Words": "perception"}
+ROLES = {
+    "Sums": "reasoning",
+    "Angles": "reasoning",
+    "WeMath": "reasoning",
+    "Colours": "perception",
+    "Words": "perception",
+}
 
 
 def write_score_folder(
@@ -23,26 +30,29 @@ def write_score_folder(
     right: Mapping[str, str],
     *,
     groups: Mapping[str, str] | None = None,
+    parts: Mapping[str, Sequence[str]] | None = None,
     failed: int = 0,
     protocol: str = "one",
     data: str = "one",
 ) -> Path:
     """A folder named for its label. `right` maps a benchmark to its answers: `1` right, `0` wrong.
 
-    `groups` maps a benchmark to one letter per question; `failed` wrong answers of the first benchmark are failures.
+    `groups` maps a benchmark to one letter per question, `parts` to each one's place in the group; `failed` wrong
+    answers of the first benchmark are failures.
     """
     folder.mkdir(parents=True)
     samples = []
     for name, marks in right.items():
         letters = (groups or {}).get(name) or [str(place) for place in range(len(marks))]
+        places = (parts or {}).get(name) or [""] * len(marks)
         samples += [
-            _sample(name, str(place), mark == "1", letter)
-            for place, (mark, letter) in enumerate(zip(marks, letters, strict=True))
+            _sample(name, str(index), mark == "1", letter, place)
+            for index, (mark, letter, place) in enumerate(zip(marks, letters, places, strict=True))
         ]
     wrong = [place for place, sample in enumerate(samples) if not sample.correct][:failed]
     for place in wrong:
         samples[place] = replace(samples[place], status="failed", raw=None, answer=None, finish_reason=None)
-    table = score_benchmarks(samples, {name: BenchmarkConfig(role=ROLES[name]) for name in right}, 0.95)
+    table = score_benchmarks(samples, {name: _config(name) for name in right}, 0.95)
     write_samples(folder, samples, [Example(sample.benchmark, sample.index, _png()) for sample in samples[:2]])
     write_scores(
         folder,
@@ -61,7 +71,11 @@ def write_score_folder(
     return folder
 
 
-def _sample(benchmark: str, index: str, correct: bool, group: str) -> Sample:
+def _config(name: str) -> BenchmarkConfig:
+    return BenchmarkConfig(role=ROLES[name], format=name if name in KNOWN else PLAIN)
+
+
+def _sample(benchmark: str, index: str, correct: bool, group: str, part: str) -> Sample:
     return Sample(
         benchmark=benchmark,
         role=ROLES[benchmark],
@@ -75,7 +89,7 @@ def _sample(benchmark: str, index: str, correct: bool, group: str) -> Sample:
         finish_reason="stop",
         status="correct" if correct else "incorrect",
         category="",
-        part="",
+        part=part,
         question="What is 2 + 3?",
         error=None,
     )

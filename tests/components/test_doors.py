@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from components import arm, curate, deltas, evaluate, finalize, gate, generate, ingest, register, report
+from components import arm, champion, curate, deltas, evaluate, finalize, gate, generate, ingest, register, report
 from drift.plan import MODULES
 from tests.pool_rows import pool_row, write_pool
 from tests.score_folders import write_score_folder
 
-MODULES_OF_DOORS = (ingest, generate, curate, deltas, arm, evaluate, gate, register, report, finalize)
+MODULES_OF_DOORS = (ingest, generate, curate, deltas, champion, arm, evaluate, gate, register, report, finalize)
 DOORS = {
     name: door
     for module in MODULES_OF_DOORS
@@ -90,6 +90,15 @@ def scores(folder: Path, right: int) -> dsl.Artifact:
     return artifact(dsl.Artifact, write_score_folder(folder, answers))
 
 
+def no_champion(folder: Path) -> dsl.Artifact:
+    """What the door of the champion's evaluation leaves where there is none."""
+    made, metrics = artifact(dsl.Artifact, folder), artifact(dsl.Metrics, folder.with_name("metrics"))
+    section = {"data": "/none", "benchmarks": {"R": {"role": "reasoning"}}}
+    champion.evaluate_champion.python_func(parameter(section), "", made, metrics)
+    assert metrics.metadata["champion/evaluated"] == 0
+    return made
+
+
 @pytest.mark.parametrize(("right", "winner"), [(50, "drift"), (10, "")])
 def test_the_door_of_the_gate_returns_the_winner_and_where_its_model_is(at_work: Path, right: int, winner: str):
     for name in ("sft", "drift"):
@@ -100,6 +109,7 @@ def test_the_door_of_the_gate_returns_the_winner_and_where_its_model_is(at_work:
     returned = gate.gate.python_func(
         parameter({"candidate": "drift"}),
         scores(at_work / "vlm", 10),
+        no_champion(at_work / "champion"),
         [scores(at_work / "sft", 20), scores(at_work / "drift", right)],
         [artifact(dsl.Artifact, at_work / f"record-{name}") for name in ("sft", "drift")],
         out,

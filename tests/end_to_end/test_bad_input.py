@@ -210,7 +210,16 @@ STEPS = {
     ),
     "evaluate: missing model": (["evaluate", "--model", "/none/vlm", *ROLES, "--data", str(BENCHMARKS)], "/none/vlm"),
     "gate: missing scores": (["gate", "--baseline", "{}/none", "--candidate", "a={}/scores"], "none"),
-    "gate: no name": (["gate", "--baseline", "{}/scores", "--candidate", "{}/scores"], "NAME=FOLDER"),
+    "gate: no scores": (["gate", "--baseline", "{}/scores", "--candidate", "{}/data"], "data/scores.json"),
+    "gate: no name": (["gate", "--baseline", "{}/scores", "--candidate", "={}/scores"], "NAME=FOLDER"),
+    "gate: a name twice": (
+        ["gate", "--baseline", "{}/scores", "--candidate", "a={}/scores", "--arm", "a={}/scores"], "'a' is named twice",
+    ),
+    "gate: missing champion": (
+        ["gate", "--baseline", "{}/scores", "--candidate", "a={}/scores", "--champion", "{}/none"], "none/scores.json",
+    ),
+    "compare: other protocol": (["compare", "{}/scores", "{}/other_scores"], "measured with different protocols"),
+    "compare: missing scores": (["compare", "{}/scores", "{}/none"], "none/scores.json"),
     "gate: other data": (["gate", "--baseline", "{}/scores", "--candidate", "a={}/other_scores"], "other_scores"),
     "report: missing gate": (
         ["report", "--baseline", "{}/scores", "--arm", "a={}/scores", "--gate", "{}/none"], "none",

@@ -59,8 +59,8 @@ def test_every_step_has_an_executor_and_the_run_id_is_no_argument(documents: lis
     executors = spec["deploymentSpec"]["executors"]
     assert set(executors) == {
         f"exec-{name}" for name in (
-            "arm", "curate", "deltas", "evaluate-arm", "evaluate-vlm", "finalize", "gate", "generate", "ingest",
-            "register", "report",
+            "arm", "champion", "curate", "deltas", "evaluate-arm", "evaluate-champion", "evaluate-vlm", "finalize",
+            "gate", "generate", "ingest", "register", "report",
         )
     }  # fmt: skip
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

@@ -65,7 +65,8 @@ def test_every_expert_of_a_mixed_delta_is_an_input(raw: dict, tmp_path: Path):
 def test_every_step_gets_its_section_its_code_and_the_contents_it_reads(raw: dict):
     planned = plan(validate(Config, raw))
     assert list(planned.steps) == [
-        "ingest", "generate", "curate", "deltas", "evaluate_vlm", "evaluate_arm", "gate", "register", "report",
+        "ingest", "generate", "curate", "deltas", "evaluate_vlm", "evaluate_arm", "champion", "evaluate_champion",
+        "gate", "register", "report",
     ]  # fmt: skip
     ingest = json.loads(planned.steps["ingest"])
     assert ingest["config"]["source"] == raw["ingest"]["source"]
@@ -94,7 +95,7 @@ def test_the_same_configuration_gives_the_same_parameters(raw: dict):
     ("change", "reruns"),
     [
         ({"gate": {"candidate": "drift", "max_perception_loss": 3.0}}, {"gate"}),
-        ({"register": {"model": "other"}}, {"register"}),
+        ({"register": {"model": "other"}}, {"register", "champion"}),
         ({"curate": {"keep": 10}}, {"curate"}),
         ({"train": {"epochs": 1.0}}, {"arm/sft", "arm/drift"}),
         ({"deltas": {"paper": {"layers": "0-1"}, "other": {"minus": "base"}}}, {"deltas"}),
@@ -112,7 +113,7 @@ def test_changed_contents_of_an_input_change_the_steps_that_read_it(raw: dict, t
     (tmp_path / "base" / "config.json").write_text('"other"')
     after = plan(validate(Config, raw))
     assert {name for name in before.steps if before.steps[name] != after.steps[name]} == {
-        "evaluate_vlm", "evaluate_arm", "deltas",
+        "evaluate_vlm", "evaluate_arm", "evaluate_champion", "deltas",
     }  # fmt: skip
     assert {name for name in before.arms if before.arms[name] != after.arms[name]} == {"merged"}
 
@@ -166,7 +167,7 @@ def test_a_model_registered_in_one_store_is_not_registered_in_another(raw: dict)
 def test_the_expected_tasks_are_every_step_once_and_the_loop_per_arm(raw: dict):
     planned = plan(validate(Config, raw))
     tasks = planned.tasks(registers=True)
-    assert len(tasks) == 8 + 2 * 3
+    assert len(tasks) == 10 + 2 * 3
     assert ("arm", "drift") in tasks and ("evaluate_arm", "merged") in tasks and ("register", "") in tasks
     assert ("register", "") not in planned.tasks(registers=False)
     assert planned.parameter("arm", "sft") == planned.arms["sft"]

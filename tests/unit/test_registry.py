@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from drift.artifacts import content_sha256
 from drift.config import RegisterConfig
 from drift.errors import DataError, DriftError, ServiceError
-from drift.registry import register
+from drift.registry import Champion, fetch, find_champion, register
 from tests.mlflow_store import fresh_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -149,3 +149,38 @@ def test_a_registry_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(ServiceError, match="MLFLOW_TRACKING_URI is not set"):
         register(CONFIG, model=str(made), gate=decision)
+
+
+def test_the_champion_is_found_with_the_hash_of_its_contents_and_comes_back(client: MlflowClient, tmp_path: Path):
+    made = model(tmp_path / "model")
+    register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made))
+    champion = find_champion("drift-vlm")
+    assert champion == Champion("drift-vlm", 1, content_sha256(made))
+    (tmp_path / "into").mkdir()
+    assert content_sha256(fetch(champion, tmp_path / "into")) == content_sha256(made)
+
+
+def test_there_is_no_champion_without_the_model_or_without_the_alias(client: MlflowClient, tmp_path: Path):
+    assert find_champion("drift-vlm") is None
+    made = model(tmp_path / "model")
+    config = RegisterConfig(model="drift-vlm", promote=False)
+    register(config, model=str(made), gate=gate(tmp_path / "gate", made))
+    assert find_champion("drift-vlm") is None
+
+
+def test_a_champion_of_other_contents_than_were_registered_is_refused(client: MlflowClient, tmp_path: Path):
+    made = model(tmp_path / "model")
+    register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made))
+    with pytest.raises(DataError, match=r"models:/drift-vlm/1: its contents are \w{12}, not abab"):
+        fetch(Champion("drift-vlm", 1, "ab" * 32), tmp_path)
+    with pytest.raises(ServiceError, match="models:/drift-vlm/7: cannot be downloaded"):
+        fetch(Champion("drift-vlm", 7, "ab" * 32), tmp_path)
+
+
+def test_who_is_champion_is_not_guessed_where_no_registry_answers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(ServiceError, match=r"drift-vlm: MLflow at http://127\.0\.0\.1:9"):
+        find_champion("drift-vlm")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(ServiceError, match="MLFLOW_TRACKING_URI is not set"):
+        find_champion("drift-vlm")

@@ -1,0 +1,60 @@
+"""The champion in a run: evaluated from the registry under the run's own protocol, or said to be missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drift.artifacts import content_sha256
+from drift.champion import champion_scores, evaluate_champion, resolve
+from drift.config import EvaluateConfig, RegisterConfig
+from drift.errors import ConfigError
+from drift.evaluate.scores import read_scores
+from drift.registry import register
+from drift.validation import validate
+from tests.mlflow_store import fresh_store
+from tests.world import ASSETS, VLM
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+CONFIG = validate(
+    EvaluateConfig,
+    {
+        "data": str(ASSETS / "benchmarks"),
+        "benchmarks": {"MiniMath2": {"role": "reasoning"}, "MiniRead": {"role": "perception"}},
+        "limit": 3,
+        "max_new_tokens": 2,
+    },
+)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fresh_store(tmp_path))
+
+
+def test_without_a_champion_a_marker_says_so(tmp_path: Path) -> None:
+    found = resolve("drift-vlm")
+    assert (found.to_json(), found.metrics()) == ("", {"champion/version": 0})
+    report = evaluate_champion(CONFIG, champion="", out=tmp_path / "champion")
+    assert report.metrics() == {"champion/evaluated": 0}
+    assert champion_scores(tmp_path / "champion") is None
+
+
+def test_the_champion_is_evaluated_under_the_protocol_at_hand(tmp_path: Path) -> None:
+    (tmp_path / "gate").mkdir()
+    decision = {"passed": True, "winner": "drift", "model_sha256": content_sha256(VLM), "reasons": []}
+    (tmp_path / "gate" / "gate.json").write_text(json.dumps(decision))
+    register(RegisterConfig(model="drift-vlm"), model=str(VLM), gate=tmp_path / "gate")
+    report = evaluate_champion(CONFIG, champion=resolve("drift-vlm").to_json(), out=tmp_path / "champion")
+    assert report.metrics()["evaluate/n"] == 6
+    folder = champion_scores(tmp_path / "champion")
+    assert folder is not None
+    scores = read_scores(folder)
+    assert (scores.label, scores.model_sha256) == ("champion", content_sha256(VLM))
+
+
+def test_a_champion_that_is_no_answer_of_the_registry_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^champion: '\[\]' is not what the step champion returned"):
+        evaluate_champion(CONFIG, champion="[]", out=tmp_path / "champion")
+    assert not (tmp_path / "champion").exists()
