@@ -22,7 +22,7 @@ test: .venv/dev  ## no root, no services, under 10 minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an environment of its own
-	$(BIN)/python -m pytest tests/vlmeval
+	$(BIN)/python -m pytest -n 2 tests/vlmeval
 
 check: .venv/dev  ## style, types, architecture
 	$(BIN)/ruff check .

@@ -72,7 +72,11 @@ def test_thinking_that_never_ends_is_no_answer_and_is_counted(settings: Settings
     assert "so it is A" not in sent(judge)
 
 
-def test_predictions_of_another_run_are_never_used(settings: Settings, judge: OpenAIServer) -> None:
+def test_predictions_of_another_run_are_never_used(
+    settings: Settings, judge: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
     config = settings(judge.url, "RealWorldQA")
     first = judged_replies(config, "Not B nor C, rather A")
     asked = len(judge.requests)
@@ -80,7 +84,7 @@ def test_predictions_of_another_run_are_never_used(settings: Settings, judge: Op
     assert [sample.correct for sample in first] == [True, False, False, True]
     assert [sample.correct for sample in second] == [False, True, False, False]
     assert len(judge.requests) == 2 * asked
-    assert not list(Path(tempfile.gettempdir()).glob("drift-judge-*"))
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_a_missing_table_ends_with_an_error(
