@@ -24,6 +24,9 @@ test: .venv/dev  ## no root, no services, under 10 minutes
 test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an environment of its own
 	$(BIN)/python -m pytest -n 2 tests/vlmeval
 
+test-services: .venv/dev  ## the chain in containers; needs Docker and `make images`
+	$(BIN)/python -m pytest tests/services
+
 check: .venv/dev  ## style, types, architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,7 +75,7 @@ images:  ## the three images of the steps; DOCKER_ARGS="--build-arg BASE_IMAGE=.
 	docker build -f docker/Dockerfile -t drift-pipeline-python:$(VERSION) --build-arg EXTRAS=cluster $(LABELLED) .
 	docker build -f docker/Dockerfile -t drift-train-python:$(VERSION) --build-arg EXTRAS=$(TRAIN_EXTRAS) $(LABELLED) .
 	docker build -f docker/eval/Dockerfile -t drift-evaluate-python:$(VERSION) \
-	  --build-arg TRAIN_IMAGE=drift-train-python:$(VERSION) $(LABELLED) .
+	  --build-arg TRAIN_IMAGE=drift-train-python:$(VERSION) --build-arg VLMEVALKIT="$(VLMEVALKIT)" $(LABELLED) .
 
 clean:
 	rm -rf runs build dist *.egg-info
