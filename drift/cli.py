@@ -312,7 +312,7 @@ def evaluate(
         "data": data,
         "limit": limit,
         "benchmarks": chosen,
-        "judge": {"base_url": judge, "model": judge_model},
+        "judge": {"base_url": judge, "model": judge_model} if judge or judge_model else None,
     }
     section = load_section(EvaluateConfig, "evaluate", config, overrides or (), given)
     show_report(step(section, model=model, label=label or Path(model).name, out=out), out, as_json)
