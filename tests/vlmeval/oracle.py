@@ -10,6 +10,7 @@ equal    what its comparison of MathVision says of two texts
 import importlib.util
 import json
 import os
+import ssl
 import sys
 from pathlib import Path
 
@@ -89,5 +90,6 @@ if __name__ == "__main__":
     job = json.load(sys.stdin)
     os.environ["LMUData"] = sys.argv[1]  # noqa: SIM112
     kit.import_vlmevalkit()
+    assert ssl._create_default_https_context is not ssl._create_unverified_context, "TLS is not verified"
     answer = {"prompts": prompts, "sums": sums, "equal": equal}[job["do"]](kit, job["of"])
     Path(sys.argv[1], "oracle.json").write_text(json.dumps(answer))
