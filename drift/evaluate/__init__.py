@@ -99,7 +99,7 @@ def evaluate(config: EvaluateConfig, *, model: str, label: str, out: Path) -> Ev
         _check_truncated(samples, config)
         contents = "" if config.endpoint else content_sha256(Path(place))
         scores = _scores(label, protocol.describe(config), benchmarks, samples, config, contents)
-        _check_published(scores, config)
+        check_published(scores, config)
         _write(folder, config, benchmarks, place, samples, scores)
     return EvaluateReport(scores, time.monotonic() - started)
 
@@ -170,7 +170,8 @@ def _check_truncated(samples: Sequence[Sample], config: EvaluateConfig) -> None:
         )
 
 
-def _check_published(scores: Scores, config: EvaluateConfig) -> None:
+def check_published(scores: Scores, config: EvaluateConfig) -> None:
+    """Raise DataError for columns far from their published numbers, where `on_deviation` is `stop`."""
     found = deviations(scores)
     if found and config.on_deviation == "stop":
         raise DataError(

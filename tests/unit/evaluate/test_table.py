@@ -7,7 +7,8 @@ import pytest
 
 from drift.catalog import KNOWN, ROLES
 from drift.config import EvaluateConfig
-from drift.errors import ConfigError
+from drift.errors import ConfigError, DataError
+from drift.evaluate import EvaluateReport, check_published
 from drift.evaluate.scores import BenchmarkScore, Mean, Scores
 from drift.evaluate.table import comparable, deviations, write_table
 from drift.published import COLUMNS, ROWS
@@ -41,6 +42,17 @@ def test_judged_whole_unambiguous_columns_compare_and_far_ones_are_named() -> No
         "WeMath-loose is 49.0, -3.8 from the published 52.8",
         "MMStar is 66.8, +2.1 from the published 64.7",
     ]
+
+
+def test_a_far_column_is_a_warning_or_stops_the_run_where_that_is_asked_for() -> None:
+    far = scores({"MMStar": 60.0})
+    config = EvaluateConfig(data="x", benchmarks={"MMStar": {}}, published="qwen2_5_vl_7b")
+    assert EvaluateReport(far, 1.0).warnings == ["MMStar is 60.0, -4.7 from the published 64.7"]
+    check_published(far, config)
+    stop = config.model_copy(update={"on_deviation": "stop"})
+    with pytest.raises(DataError, match=r"evaluate\.published: MMStar is 60\.0.*on_deviation: warn"):
+        check_published(far, stop)
+    check_published(scores({"MMStar": 64.0}), stop)
 
 
 @pytest.mark.parametrize("how", [{"protocol": "rule"}, {"limit": 100}])
