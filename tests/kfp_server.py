@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.loopback import Loopback
 
 Body = dict[str, Any]
 API = "/apis/v2beta1"
 TIME = "2026-11-25T03:00:00Z"
 
 
-class KubeflowServer:
+class KubeflowServer(Loopback):
     """Use as a context manager; ``url`` is the host. ``status`` other than 200 answers every request with that error.
 
     ``states`` are a run's states at each poll; ``tasks`` its steps and their states at each poll. ``token``: what the
@@ -39,19 +39,8 @@ class KubeflowServer:
         self.experiments: dict[str, Body] = {}
         self.polls = 0
         self.calls: list[tuple[str, str]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> KubeflowServer:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_handler(self))
+        self.url = self.host
 
     def answer(self, method: str, path: str, body: Body, authorization: str | None) -> tuple[int, Body]:
         self.calls.append((method, path))

@@ -10,9 +10,10 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.loopback import Loopback
 
 Body = dict[str, Any]
 
@@ -32,7 +33,7 @@ def image_of(body: Body) -> bytes:
     return base64.b64decode(body["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2])
 
 
-class OpenAIServer:
+class OpenAIServer(Loopback):
     """Use as a context manager; ``url`` goes into `base_url`.
 
     ``answer`` makes a message (or a message with ``finish_reason``) of a request's body. ``status`` gets the number
@@ -52,18 +53,8 @@ class OpenAIServer:
         self.headers: list[dict[str, str]] = []
         self.in_flight = self.most_in_flight = 0
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-
-    def __enter__(self) -> OpenAIServer:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_handler(self))
+        self.url = f"{self.host}/v1"
 
     def complete(self, body: Body, headers: dict[str, str]) -> tuple[int, Body]:
         """Status and body of a completion, or of an injected error."""
@@ -85,15 +76,6 @@ class OpenAIServer:
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
         head = {"id": str(number), "object": "chat.completion", "created": 0, "model": body["model"]}
         return 200, {**head, "choices": [choice], "usage": usage}
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no news."""
 
 
 def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
