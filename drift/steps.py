@@ -151,7 +151,7 @@ def _parse(step: str, parameter: str, section: type[SectionType]) -> tuple[Secti
     """The section and the whole parameter; a section alone, from a pipeline that is not ours, is completed."""
     try:
         payload: dict[str, Any] = json.loads(parameter)
-        if payload.keys() != {"config", "code", "inputs"}:
+        if payload.get("config") is None:
             payload = {"config": payload, "code": "", "inputs": {}}
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"{step}: not a parameter that `drift run` or `drift compile` made, nor a section") from error
