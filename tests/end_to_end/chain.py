@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 IN_ORDER = [
     *((step, "") for step in ("ingest", "generate", "curate", "deltas", "evaluate_vlm")),
     ("champion", ""),
+    ("start", ""),
     ("evaluate_champion", ""),
     *((step, arm) for step in ("arm", "evaluate_arm") for arm in ("sft", "drift")),
     *((step, "") for step in ("gate", "report", "register")),
