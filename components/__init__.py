@@ -3,7 +3,12 @@
 import importlib
 from typing import Any
 
-ELSEWHERE = {"evaluate_vlm": "evaluate", "evaluate_arm": "evaluate", "evaluate_champion": "champion"}
+ELSEWHERE = {
+    "evaluate_vlm": "evaluate",
+    "evaluate_arm": "evaluate",
+    "evaluate_champion": "champion",
+    "start": "champion",
+}
 """Modules of steps that do not have one of their own name."""
 
 

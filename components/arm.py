@@ -11,6 +11,7 @@ def arm(
     step: str,
     training_set: Input[Dataset],
     deltas: Input[Artifact],
+    start: Input[Model],
     model: Output[Model],
     record: Output[Artifact],
     metrics: Output[Metrics],
@@ -22,7 +23,7 @@ def arm(
     from drift.plan import ArmStep
     from drift.steps import arm_of, run_step
 
-    inputs = {"training_set": Path(training_set.path), "deltas": Path(deltas.path)}
+    inputs = {"training_set": Path(training_set.path), "deltas": Path(deltas.path), "start": Path(start.path)}
     out, notes = Path(model.path), Path(record.path)
     report = run_step(
         "arm",

@@ -1,21 +1,30 @@
-"""Doors to `drift.champion`: who it is, and its scores under this run's protocol."""
+"""Doors to `drift.champion` and `drift.start`: who it is, its scores under this run's protocol, and its model where
+training starts from it."""
+
+from typing import NamedTuple
 
 from kfp import dsl
-from kfp.dsl import Artifact, Metrics, Output
+from kfp.dsl import Artifact, Metrics, Model, Output
 
 from components._images import IMAGES
 
 
 @dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
-def champion(step: str, metrics: Output[Metrics]) -> str:
-    """The registry's champion with the hash of its contents, as JSON; '' if there is none."""
+def champion(step: str, metrics: Output[Metrics]) -> NamedTuple("Outputs", [("champion", str), ("start", str)]):  # type: ignore[valid-type]  # as Kubeflow reads it
+    """The registry's champion with the hash of its contents, as JSON, and again if training starts from it; or ''."""
     from drift.champion import resolve
     from drift.plan import ChampionStep
     from drift.steps import run_step
 
-    found = run_step("champion", step, ChampionStep, lambda config: resolve(config.model), record=metrics.path)
+    found = run_step(
+        "champion",
+        step,
+        ChampionStep,
+        lambda config: resolve(config.model, starts=config.starts),
+        record=metrics.path,
+    )
     metrics.metadata.update(found.metrics())
-    return found.to_json()
+    return found.outputs()
 
 
 @dsl.component(base_image=IMAGES["evaluate"], install_kfp_package=False)
@@ -34,5 +43,26 @@ def evaluate_champion(step: str, champion: str, scores: Output[Artifact], metric
         lambda config: library(config, champion=champion, out=Path(scores.path)),
         record=metrics.path,
         files=[Path(scores.path) / "champion.json"],
+    )
+    metrics.metadata.update(report.metrics())
+
+
+@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+def start(step: str, champion: str, model: Output[Model], metrics: Output[Metrics]) -> None:
+    """The champion's model, where training starts from it; a folder that says so where not."""
+    from pathlib import Path
+
+    from drift.plan import StartStep
+    from drift.start import fetch_start
+    from drift.steps import run_step
+
+    out = Path(model.path)
+    report = run_step(
+        "start",
+        step,
+        StartStep,
+        lambda config: fetch_start(champion=champion, out=out),
+        record=metrics.path,
+        files=[out / "start.json"],
     )
     metrics.metadata.update(report.metrics())

@@ -6,12 +6,15 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drift.artifacts import staged, write_json
-from drift.deltafile import projection
+from drift.artifacts import START_MODEL, staged, write_json
+from drift.checkpoints import resolve
+from drift.config import ModelsConfig
+from drift.deltafile import load_delta, projection, require_made_from
 from drift.errors import DataError
 from drift.merge import merge
 from drift.plan import ArmStep
@@ -40,42 +43,64 @@ class ArmReport:
 
 
 def run_arm(
-    step: ArmStep, *, training_set: Path, deltas: Path, out: Path, record: Path, model_uri: str | None = None
+    step: ArmStep,
+    *,
+    training_set: Path,
+    deltas: Path,
+    start: Path,
+    out: Path,
+    record: Path,
+    model_uri: str | None = None,
 ) -> ArmReport:
     """Make the arm's model in ``out`` and its small record (`arm.json`, `history.jsonl`, `cosines.svg`) in ``record``.
 
-    ``deltas`` holds one folder per named Δ; ``model_uri`` is where the model can be found later (default: ``out``).
-    Raises what `merge` and `train` raise.
+    ``deltas`` holds one folder per named Δ, ``start`` is what `fetch_start` wrote; ``model_uri`` is where the model can
+    be found later (default: ``out``). Raises what `merge` and `train` raise, and PriorError for a start that was made
+    from another φ_VL than a Δ.
     """
-    started = time.monotonic()
-    trained = _make(step, training_set, deltas, out)
-    projections = {folder.name: projection(out, folder) for folder in sorted(deltas.iterdir()) if folder.is_dir()}
+    started, folders = time.monotonic(), sorted(folder for folder in deltas.iterdir() if folder.is_dir())
+    trained = _make(step, training_set, folders, start, out)
+    projections = {folder.name: projection(out, folder) for folder in folders}
     report = ArmReport(step.name, time.monotonic() - started, projections, trained)
     _write_record(step, report, record, model_uri or str(out), out)
     return report
 
 
-def _make(step: ArmStep, training_set: Path, deltas: Path, out: Path) -> TrainReport | None:
+def _make(step: ArmStep, training_set: Path, deltas: Sequence[Path], start: Path, out: Path) -> TrainReport | None:
+    if step.train is None:
+        _merged(step, out)
+        return None
+    from drift.train import train  # takes seconds, and a merge alone does not need it
+
     with tempfile.TemporaryDirectory(prefix="drift-merge-", dir=out.parent) as aside:
-        start = step.models.vlm
-        if step.merge is not None:
-            merged = Path(aside) / "merged" if step.train else out
-            models = step.models
-            merge(step.merge, expert=models.expert, vlm=models.vlm, base=models.base, out=merged)
-            start = str(merged)
-        if step.train is None:
-            return None
-        from drift.train import train  # takes seconds, and a merge alone does not need it
-
-        return train(step.train, model=start, training_set=training_set, delta=_delta(step, deltas), out=out)
+        model = _merged(step, Path(aside) / "merged") if step.merge else _start(step.models, start / START_MODEL)
+        for folder in deltas:
+            require_made_from(load_delta(folder), model)
+        return train(step.train, model=str(model), training_set=training_set, delta=_delta(step, deltas), out=out)
 
 
-def _delta(step: ArmStep, deltas: Path) -> Path | None:
+def _merged(step: ArmStep, out: Path) -> Path:
+    assert step.merge is not None  # an arm merges or trains
+    models = step.models
+    merge(step.merge, expert=models.expert, vlm=models.vlm, base=models.base, out=out)
+    return out
+
+
+def _start(models: ModelsConfig, champion: Path) -> Path:
+    """What training starts from: φ_VL, another checkpoint, or the champion if there is one."""
+    if models.start_at_champion:
+        return champion if champion.is_dir() else resolve(models.vlm)
+    return resolve(models.start or models.vlm)
+
+
+def _delta(step: ArmStep, deltas: Sequence[Path]) -> Path | None:
     if step.delta is None:
         return None
-    if not (deltas / step.delta).is_dir():
-        raise DataError(f"{deltas}: holds no delta '{step.delta}' for arm '{step.name}'; compute it with `drift delta`")
-    return deltas / step.delta
+    for folder in deltas:
+        if folder.name == step.delta:
+            return folder
+    known = ", ".join(folder.name for folder in deltas)
+    raise DataError(f"arm '{step.name}': no delta '{step.delta}' among {known}; compute it with `drift delta`")
 
 
 def _write_record(step: ArmStep, report: ArmReport, record: Path, model_uri: str, out: Path) -> None:

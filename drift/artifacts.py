@@ -22,6 +22,10 @@ SCHEMA = 1
 
 PROVENANCE = "provenance.json"
 
+START_MODEL = "model"
+"""Where the folder of the step `start` has the model that training starts from; absent if it starts at φ_VL or another
+checkpoint."""
+
 
 @contextlib.contextmanager
 def staged(out: Path, *, keep_partial: bool = False) -> Iterator[Path]:

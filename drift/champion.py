@@ -6,7 +6,6 @@ Scores that the champion got under an earlier protocol do not compare, so it is 
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 from drift import registry
 from drift.artifacts import read_json, staged, write_json
 from drift.config import EvaluateConfig
-from drift.errors import ConfigError
 from drift.evaluate import EvaluateReport, evaluate
 
 FILE = "champion.json"
@@ -23,17 +21,20 @@ SCORES = "scores"
 
 @dataclass(frozen=True)
 class Resolved:
-    """The registry's answer."""
+    """The registry's answer, and whether training starts from it."""
 
     champion: registry.Champion | None
+    starts: bool = False
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow: the version, 0 for none."""
         return {"champion/version": float(self.champion.version if self.champion else 0)}
 
-    def to_json(self) -> str:
-        """As a parameter of the next step; '' for none."""
-        return json.dumps(dataclasses.asdict(self.champion), sort_keys=True) if self.champion else ""
+    def outputs(self) -> tuple[str, str]:
+        """The parameters of `evaluate_champion` and of `start`; '' for none. An arm whose training starts elsewhere
+        sees no champion, so that none reruns because another one reigns."""
+        known = self.champion.to_json() if self.champion else ""
+        return known, known if self.starts else ""
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,17 @@ class ChampionReport:
         )
 
 
-def resolve(model: str) -> Resolved:
+def resolve(model: str, *, starts: bool = False) -> Resolved:
     """Ask the registry at MLFLOW_TRACKING_URI. Raises ServiceError if it does not answer."""
-    return Resolved(registry.find_champion(model))
+    return Resolved(registry.find_champion(model), starts)
 
 
 def evaluate_champion(config: EvaluateConfig, *, champion: str, out: Path) -> ChampionReport:
     """Write into ``out`` who the champion is (`champion.json`) and its scores; only the first, null, if there is none.
 
-    ``champion``: as `Resolved.to_json` has it. Raises ServiceError or DataError for a model that cannot be fetched.
+    ``champion``: as `Resolved.outputs` has it. Raises ServiceError or DataError for a model that cannot be fetched.
     """
-    known = _parse(champion) if champion else None
+    known = registry.parse_champion(champion)
     with staged(out) as folder:
         write_json(folder / FILE, {"champion": dataclasses.asdict(known) if known else None})
         return ChampionReport(_evaluated(config, known, folder / SCORES) if known else None)
@@ -74,10 +75,3 @@ def _evaluated(config: EvaluateConfig, champion: registry.Champion, out: Path) -
     with tempfile.TemporaryDirectory() as folder:
         model = registry.fetch(champion, Path(folder))
         return evaluate(config, model=str(model), label="champion", out=out)
-
-
-def _parse(champion: str) -> registry.Champion:
-    try:
-        return registry.Champion(**json.loads(champion))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"champion: '{champion}' is not what the step champion returned") from error

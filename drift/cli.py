@@ -41,6 +41,7 @@ from drift.display import (
     show_report,
     show_scores,
     show_text,
+    show_unchanged,
 )
 from drift.errors import ConfigError, DriftError
 from drift.published import ROWS
@@ -74,6 +75,10 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must no
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, from the headers; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
+Fresh = Annotated[bool, typer.Option(help="Use no cached step and continue no unfinished run.")]
+RunnerKind = Annotated[
+    Literal["subprocess", "docker"], typer.Option("--runner", help="docker: each step in its image (`make images`).")
+]
 
 
 Host = Annotated[str, typer.Option("--host", envvar="KF_PIPELINES_ENDPOINT", help="URL of Kubeflow Pipelines.")]
@@ -123,10 +128,8 @@ def _need_checkout() -> None:
 def run(
     overrides: Overrides = None,
     config: ConfigFile = DEFAULT_CONFIG,
-    fresh: Annotated[bool, typer.Option(help="Use no cached step and continue no unfinished run.")] = False,
-    runner: Annotated[
-        Literal["subprocess", "docker"], typer.Option(help="docker: each step in its image (`make images`).")
-    ] = "subprocess",
+    fresh: Fresh = False,
+    runner: RunnerKind = "subprocess",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -138,6 +141,27 @@ def run(
     with RunView(quiet=quiet or as_json) as view:
         result = run_locally(loaded, on_event=view.event, fresh=fresh, runner=runner)
     view.close(result, as_json=as_json)
+
+
+@app.command(rich_help_panel=CHAIN)
+def retrain(
+    overrides: Overrides = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    force: Annotated[bool, typer.Option(help="Run although nothing changed.")] = False,
+    fresh: Fresh = False,
+    runner: RunnerKind = "subprocess",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the chain if problems, models, code or configuration changed since its last finished run; else say so."""
+    _need_checkout()
+    from pipelines.retrain import unchanged
+
+    same = None if force or fresh else unchanged(load(config, overrides or ()), runner=runner)
+    if same:
+        show_unchanged(same, as_json)
+    else:
+        run(overrides, config, fresh, runner, as_json, quiet)
 
 
 @app.command("plan", rich_help_panel=CHAIN)

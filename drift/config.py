@@ -165,6 +165,18 @@ class ModelsConfig(Section):
     """φ_reason, the text model that reasons."""
     base: str | None = None
     """φ_base, the language model both come from; some merges and Δ = φ_reason − φ_base need it."""
+    start: str | None = None
+    """What training starts from: null is φ_VL; `champion` the registry's, if there is one; or a checkpoint made from
+    φ_VL. Δ, its projection and the gate's baseline stay φ_VL's. An arm that merges first starts from its merge."""
+
+    @property
+    def start_at_champion(self) -> bool:
+        """Whether the registry says what training starts from."""
+        return self.start == "champion"
+
+    def without_start(self) -> Self:
+        """For what does not depend on where training starts."""
+        return self.model_copy(update={"start": None})
 
 
 class ExpertConfig(Section):

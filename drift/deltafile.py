@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from drift.artifacts import PROVENANCE, read_json
-from drift.checkpoints import Checkpoint, read_header
+from drift.checkpoints import Checkpoint, original_vlm_sha256, read_header
 from drift.errors import CheckpointError, DataError, PriorError
 from drift.layout import layer_index, match_parameters, module_of
 from drift.streaming import dot, one_thread, progress
@@ -96,7 +96,8 @@ def projection(model: Path, delta: Path) -> float:
     Raises PriorError if Δ does not fit the model or belongs to another φ_VL.
     """
     prior, checkpoint = load_delta(delta), Checkpoint(model)
-    _require_same_original(prior, model)
+    if (model / PROVENANCE).is_file():
+        require_made_from(prior, model)
     partners = match_parameters(checkpoint.shapes, prior.shapes)
     moved = []
     total = sum(checkpoint.tensors[partners[name]].size_bytes for name in prior.names)
@@ -105,6 +106,16 @@ def projection(model: Path, delta: Path) -> float:
             moved.append(dot(checkpoint.tensor(partners[name]), prior.tensor(name)) - entry["vlm_dot_delta"])
             bar.update(checkpoint.tensors[partners[name]].size_bytes)
     return math.fsum(moved) / prior.squared_l2
+
+
+def require_made_from(prior: DeltaFile, model: Path) -> None:
+    """Raise PriorError unless ``model`` is the original φ_VL of Δ, or its provenance says that it was made from it."""
+    made_from, wanted = original_vlm_sha256(model), prior.original_vlm_sha256
+    if wanted is not None and made_from != wanted:
+        raise PriorError(
+            f"{model}: made from another φ_VL ({made_from[:12]}) than the Δ in {prior.folder} ({wanted[:12]}); "
+            "start from φ_VL itself or from a model trained from it, or compute Δ again"
+        )
 
 
 @dataclass(frozen=True)
@@ -153,13 +164,3 @@ def _stats_entry(entry: dict[str, Any]) -> TensorStats:
         numel=int(entry["numel"]),
         shape=tuple(entry["shape"]),
     )
-
-
-def _require_same_original(prior: DeltaFile, model: Path) -> None:
-    if not (model / PROVENANCE).is_file() or prior.original_vlm_sha256 is None:
-        return
-    original = read_json(model / PROVENANCE).get("original_vlm_sha256")
-    if original not in (None, prior.original_vlm_sha256):
-        raise PriorError(
-            f"{model}: made from another φ_VL than the Δ in {prior.folder}; their projection means nothing"
-        )

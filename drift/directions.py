@@ -19,6 +19,7 @@ from drift.deltafile import DeltaFile
 from drift.errors import PriorError
 from drift.layout import find_partners, match_parameters
 from drift.shards import Layout, Shard, whole_shape
+from drift.streaming import dot
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class LoraDirections:
         self._matrices = list(partners)
         factors = [_factors(runtime, adapters[runtime]) for runtime in partners.values()]
         self._scaling = [scaling for *_, scaling in factors]
+        self._bases = [adapters[runtime].base_layer.weight.detach() for runtime in partners.values()]
         self.names = [f"{name} ({factor})" for name in partners for factor in "AB"]
         self.parameters: list[Tensor] = [factor for a, b, _ in factors for factor in (a, b)]
 
@@ -126,6 +128,8 @@ class LoraDirections:
         self._deltas = [self.delta.tensor(name).to(device) for name, device in read]
         self._squares = torch.stack([_dot(delta, delta).double().cpu() for delta in self._deltas])
         check_norms(self.delta, self._matrices, self._squares)
+        at_start = zip(self._bases, self._deltas, self._matrices, strict=True)
+        self._start = sum(dot(w, d) - self.delta.stats[name]["vlm_dot_delta"] for w, d, name in at_start)
 
     @property
     def bytes(self) -> int:
@@ -146,8 +150,9 @@ class LoraDirections:
         raise PriorError("prior.rescale_to_weight: has no meaning under LoRA; remove it")
 
     def travel(self) -> dict[str, Tensor]:
-        """`projection` ⟨s·B·A, D⟩/‖D‖² and `update_cosine` cos(s·B·A, D): how much of Δ the rank lets through.
+        """`projection` ⟨W_t − φ_VL, D⟩/‖D‖² and `update_cosine` cos(s·B·A, D): how much of Δ the rank lets through.
 
+        ⟨W_t − φ_VL, D⟩ = ⟨W_0, D⟩ − ⟨φ_VL, D⟩ + ⟨s·B·A, D⟩, where W_0 may be further than φ_VL.
         ⟨s·B·A, D⟩ = ⟨B, s·D·Aᵀ⟩ and ‖B·A‖² = ⟨BᵀB, AAᵀ⟩, so the product is never formed.
         """
         moved, squared = [], []
@@ -158,7 +163,7 @@ class LoraDirections:
         total, length = torch.stack(moved).sum(), torch.stack(squared).sum().clamp(min=0).sqrt()
         whole = self._squares.sum().to(total.device)
         cosine = torch.where(length > 0, total / (length * whole.sqrt()), 0.0)
-        return {"projection": total / whole, "update_cosine": cosine}
+        return {"projection": (self._start + total) / whole, "update_cosine": cosine}
 
     def _pair(self, k: int) -> tuple[Tensor, Tensor]:
         a, b = self.parameters[2 * k : 2 * k + 2]

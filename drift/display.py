@@ -119,6 +119,14 @@ def show_records(records: Sequence[Any], as_json: bool) -> None:
     out.print(table)
 
 
+def show_unchanged(same: Any, as_json: bool) -> None:
+    """The run that a retraining would only repeat."""
+    if as_json:
+        show_json(json.dumps({"skipped": True, **asdict(same)}))
+    else:
+        show_text(f"nothing changed since {same.run} ({same.started}); skipped (--force runs anyway)")
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -259,6 +267,7 @@ def _places(result: Any) -> dict[str, str]:
 
 def _result_as_json(result: Any) -> dict[str, Any]:
     return {
+        "skipped": False,
         "passed": result.passed,
         **{name.replace(" ", "_").lower(): place for name, place in _places(result).items()},
         "mlflow_run_id": result.mlflow_run_id,

@@ -40,6 +40,7 @@ MODULES = {
     "deltas": "drift.deltas",
     "evaluate_vlm": "drift.evaluate",
     "champion": "drift.champion",
+    "start": "drift.start",
     "evaluate_champion": "drift.champion",
     "arm": "drift.arm",
     "evaluate_arm": "drift.evaluate",
@@ -77,9 +78,14 @@ class BaselineStep(Section):
 
 
 class ChampionStep(Section):
-    """Whose champion to ask the registry for."""
+    """Whose champion to ask the registry for, and whether training starts from it."""
 
     model: Name
+    starts: bool
+
+
+class StartStep(Section):
+    """Nothing but the answer of the step `champion` says what training starts from."""
 
 
 class ReportStep(Section):
@@ -132,7 +138,8 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     models = config.models
     baseline = BaselineStep(evaluate=config.evaluate, vlm=models.vlm)
     unpublished = config.evaluate.model_copy(update={"published": None})  # that row is the unmodified VLM's
-    deltas = DeltasStep(models=models, deltas=config.deltas)
+    deltas = DeltasStep(models=models.without_start(), deltas=config.deltas)
+    asked = ChampionStep(model=config.register_.model, starts=models.start_at_champion)
     steps = {
         "ingest": parameter("ingest", config.ingest, lambda: _local("ingest.source", config.ingest.source)),
         "generate": parameter("generate", config.generate, lambda: _teacher(config)),
@@ -142,7 +149,8 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
             "evaluate_vlm", baseline, lambda: _local("models.vlm", models.vlm) | _tables(config.evaluate)
         ),
         "evaluate_arm": parameter("evaluate_arm", unpublished, lambda: _tables(config.evaluate)),
-        "champion": parameter("champion", ChampionStep(model=config.register_.model), dict),
+        "champion": parameter("champion", asked, dict),
+        "start": parameter("start", StartStep(), dict),
         "evaluate_champion": parameter("evaluate_champion", unpublished, lambda: _tables(config.evaluate)),
         "gate": parameter("gate", config.gate, dict),
         "register": parameter("register", config.register_, lambda: {"store": store}),
@@ -155,7 +163,13 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
 def arm_steps(config: Config) -> list[ArmStep]:
     """Every arm with its overrides applied, in the configuration's order."""
     return [
-        ArmStep(name=name, models=config.models, merge=arm.merge, train=config.arm_train(name), delta=arm.delta)
+        ArmStep(
+            name=name,
+            models=config.models if arm.train is not None and arm.merge is None else config.models.without_start(),
+            merge=arm.merge,
+            train=config.arm_train(name),
+            delta=arm.delta,
+        )
         for name, arm in config.arms.items()
     ]
 
@@ -200,6 +214,8 @@ def _delta_models(step: DeltasStep) -> Inputs:
 
 def _arm_inputs(step: ArmStep) -> Inputs:
     inputs = _local("models.vlm", step.models.vlm)
+    if step.models.start and not step.models.start_at_champion:
+        inputs |= _local("models.start", step.models.start)
     if step.merge:
         inputs |= _local("models.expert", step.models.expert)
         inputs |= _local("models.base", step.models.base) if step.models.base else {}

@@ -6,6 +6,7 @@ and `champion` last.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from drift import tracking
 from drift.artifacts import content_sha256, read_json, staged, write_json
 from drift.config import RegisterConfig
-from drift.errors import DataError, DriftError, ServiceError
+from drift.errors import ConfigError, DataError, DriftError, ServiceError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,6 +79,18 @@ class Champion:
     version: int
     fingerprint: str
     """Hash of its contents; empty where it was registered by other means, then it cannot be checked."""
+
+    def to_json(self) -> str:
+        """As a parameter of the steps that need it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def parse_champion(text: str) -> Champion | None:
+    """The champion that `Champion.to_json` wrote; None for ''. Raises ConfigError for anything else."""
+    try:
+        return Champion(**json.loads(text)) if text else None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"champion: '{text}' is not what the step champion returned") from error
 
 
 def find_champion(model: str) -> Champion | None:

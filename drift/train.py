@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from drift.artifacts import content_sha256, read_json, staged, write_json, write_provenance
 from drift.checkpoints import Checkpoint, original_vlm_sha256, resolve
 from drift.config import TrainConfig
+from drift.deltafile import load_delta, require_made_from
 from drift.errors import ConfigError, DataError, PriorError
 from drift.fit import CHECKPOINTS, COMPLETE, Job, fit
 from drift.launch import default_processes, launch
@@ -92,6 +93,8 @@ def train(
     check_deepspeed(config)
     _check_liger(config)
     source, started = resolve(model), time.monotonic()
+    if delta is not None:
+        require_made_from(load_delta(delta), source)
     processes = config.processes or default_processes()
     with staged(out, keep_partial=config.save_steps is not None) as folder:
         checkpoint = _resume_point(config, source, training_set, delta, folder, processes)

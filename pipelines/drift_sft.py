@@ -3,7 +3,8 @@
     ingest → generate → curate ─┐
                        deltas ──┼→ for each arm: arm → evaluate ─→ gate → (if passed) register
                  evaluate(VLM) ─┴─────────────────────────────────→ gate → report
-      champion → evaluate ──────────────────────────────────────────→ gate
+      champion ─→ start (if training starts from it) ─→ for each arm
+               └→ evaluate ─────────────────────────────────────────→ gate
 
 The unmodified VLM is measured before anything is trained: a number far from its published one shows a wrong set-up.
 Every argument is the JSON of one step (`drift.plan`). Into the loop go its item, artifacts and arguments of the
@@ -17,6 +18,7 @@ from kfp import dsl
 from components.arm import arm
 from components.champion import champion as champion_step
 from components.champion import evaluate_champion as evaluate_champion_step
+from components.champion import start as start_step
 from components.curate import curate as curate_step
 from components.deltas import deltas as deltas_step
 from components.evaluate import evaluate_arm as evaluate_arm_step
@@ -47,6 +49,7 @@ def pipeline(resources: Resources) -> Any:
         deltas: str,
         evaluate_vlm: str,
         champion: str,
+        start: str,
         evaluate_champion: str,
         arms: list[str],
         evaluate_arm: str,
@@ -64,11 +67,14 @@ def pipeline(resources: Resources) -> Any:
             priors = placed(deltas_step(step=deltas)).outputs["deltas"]
             measured = placed(evaluate_vlm_step(step=evaluate_vlm))
             baseline = measured.outputs["scores"]
-            # Who is champion is asked anew in every run; the answer is a parameter, on which its evaluation is cached.
-            found = placed(champion_step(step=champion)).set_caching_options(False).outputs["Output"]
-            reigning = placed(evaluate_champion_step(step=evaluate_champion, champion=found)).outputs["scores"]
+            # Who is champion is asked anew in every run; the answer is a parameter, on which what uses it is cached.
+            found = placed(champion_step(step=champion)).set_caching_options(False).outputs
+            begin = placed(start_step(step=start, champion=found["start"])).outputs["model"]
+            reigning = placed(evaluate_champion_step(step=evaluate_champion, champion=found["champion"])).outputs[
+                "scores"
+            ]
             with dsl.ParallelFor(arms) as item:
-                made = placed(arm(step=item, training_set=training_set, deltas=priors)).after(measured)
+                made = placed(arm(step=item, training_set=training_set, deltas=priors, start=begin)).after(measured)
                 scored = placed(evaluate_arm_step(step=evaluate_arm, arm=item, model=made.outputs["model"]))
             scores, records = scored.outputs["scores"], made.outputs["record"]
             decided = placed(

@@ -56,13 +56,21 @@ def create_run(runs: Path, name: str, parameters_sha256: str) -> RunFolder:
 
 def unfinished_runs(runs: Path, name: str) -> list[RunFolder]:
     """Runs of that name that did not finish, the latest first."""
-    found = []
+    return [run for run in _runs_of(runs, name) if run.state["status"] not in OVER]
+
+
+def last_finished(runs: Path, name: str) -> RunFolder | None:
+    """The latest run of that name that finished; None if none did."""
+    return next((run for run in _runs_of(runs, name) if run.state["status"] == "finished"), None)
+
+
+def _runs_of(runs: Path, name: str) -> Iterator[RunFolder]:
+    """Runs of that name, the latest first."""
     for path in sorted(runs.glob(f"*/{STATE}"), key=lambda path: path.parent.name, reverse=True):
         with contextlib.suppress(DataError):
             state = read_json(path)
-            if state["name"] == name and state["status"] not in OVER:
-                found.append(RunFolder(path.parent, state))
-    return found
+            if state["name"] == name:
+                yield RunFolder(path.parent, state)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from pipelines.folders import RunFolder, create_run, only_one, unfinished_runs
 from pipelines.kubeflow import run_pipeline
 from pipelines.runner import Chain, Done, StepEvent
 
-__all__ = ["RunResult", "StepEvent", "StepResult", "run"]
+__all__ = ["RunResult", "Runner", "StepEvent", "StepResult", "parameters", "run"]
 
 GPU = Path("/dev/nvidia0")
 
@@ -85,9 +85,8 @@ def run(
     runs = Path(config.runs).resolve()
     with only_one(runs, config.name):
         uri = tracking.store_uri(runs)
-        tracking.check_server(uri)
-        experiment = config.tracking.experiment or config.name
-        planned = plan(config, store=tracking.store_identity(uri, experiment), codes=_codes(runner))
+        planned = parameters(config, uri, runner)
+        experiment = _experiment(config)
         folder = _folder(runs, config.name, planned, fresh=fresh, uri=uri, experiment=experiment)
         tracker = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
         (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
@@ -99,6 +98,19 @@ def run(
             cache = runs / "cache"
             run_pipeline(spec, planned.arguments(), chain, cache_root=cache, use_cache=not fresh, containers=settings)
             return _result(planned, folder.path, chain.done, tracker)
+
+
+def parameters(config: Config, uri: str, runner: Runner) -> Plan:
+    """The parameters that a run has on this machine now, with the MLflow store at ``uri``.
+
+    Raises ServiceError if MLflow does not answer, ConfigError for a missing input.
+    """
+    tracking.check_server(uri)
+    return plan(config, store=tracking.store_identity(uri, _experiment(config)), codes=_codes(runner))
+
+
+def _experiment(config: Config) -> str:
+    return config.tracking.experiment or config.name
 
 
 def _codes(runner: Runner) -> dict[str, str]:

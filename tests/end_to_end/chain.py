@@ -1,4 +1,4 @@
-"""`drift run` on the miniature world, cut down to seconds a step, as a person starts it: a process of its own."""
+"""A chain on the miniature world, cut down to seconds a step, as a person starts it: a process of its own."""
 
 import json
 import os
@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 IN_ORDER = [
     *((step, "") for step in ("ingest", "generate", "curate", "deltas", "evaluate_vlm")),
     ("champion", ""),
+    ("start", ""),
     ("evaluate_champion", ""),
     *((step, arm) for step in ("arm", "evaluate_arm") for arm in ("sft", "drift")),
     *((step, "") for step in ("gate", "report", "register")),
@@ -38,19 +39,19 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return folder / "config.yaml"
 
 
-def start(config: Path, *overrides: str) -> subprocess.Popen[str]:
-    """A `drift run` in the background."""
-    command = [*DRIFT, "run", "-c", str(config), *overrides]
+def start(config: Path, *overrides: str, command: str = "run") -> subprocess.Popen[str]:
+    """A `drift run`, or another command, in the background."""
+    arguments = [*DRIFT, command, "-c", str(config), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def run(config: Path, *overrides: str) -> dict[str, Any]:
-    """A `drift run` to its end."""
-    process = start(config, "--json", *overrides)
+def run(config: Path, *overrides: str, command: str = "run") -> dict[str, Any]:
+    """A `drift run`, or another command, to its end."""
+    process = start(config, "--json", *overrides, command=command)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     result: dict[str, Any] = json.loads(out)

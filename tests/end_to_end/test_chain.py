@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import mlflow
+import pyarrow.parquet as pq
 import pytest
 
 from tests.end_to_end import chain
+from tests.world import ASSETS
 
 ARMS = ("sft", "drift")
 STEPS = set(chain.IN_ORDER)
@@ -18,10 +20,17 @@ ASKED = {("champion", "")}
 DECIDED = {("gate", ""), ("report", ""), ("register", "")}
 
 
+def write_pool(path: Path, problems: int) -> None:
+    """The first so many problems of the shipped pool."""
+    pq.write_table(pq.read_table(ASSETS / "pool.parquet").slice(0, problems), path)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Path, dict]:
     """A configuration and its uninterrupted run."""
-    config = chain.write_config(tmp_path_factory.mktemp("whole"))
+    folder = tmp_path_factory.mktemp("whole")
+    write_pool(folder / "pool.parquet", 200)
+    config = chain.write_config(folder, ingest={"source": str(folder / "pool.parquet")})
     return config, chain.run(config)
 
 
@@ -122,3 +131,24 @@ def test_killed_in_every_step_the_run_goes_on_and_ends_the_same(whole, tmp_path)
     runs = runs_in_mlflow(config)
     assert len(runs) == 1 + len(STEPS) and {run.info.status for run in runs} == {"FINISHED"}
     assert len(versions(config)) == 1
+
+
+def test_a_retraining_with_nothing_new_runs_no_step_and_with_one_new_problem_trains_on_from_the_champion(whole):
+    config, result = whole
+    chain.run(config)
+    before = chain.events(config)
+    assert chain.run(config, command="retrain")["skipped"]
+    assert chain.events(config) == before
+
+    write_pool(config.parent / "pool.parquet", 201)
+    trained = chain.run(config, "models.start=champion", command="retrain")
+    assert not trained["skipped"]
+    assert {("ingest", ""), ("start", ""), ("arm", "sft"), ("arm", "drift")} <= chain.worked(trained)
+    assert not {("deltas", ""), ("evaluate_vlm", "")} & chain.worked(trained)
+    (vlm, sft, _), (first_vlm, first_sft, first_drift) = trained["summary"]["rows"], result["summary"]["rows"]
+    assert vlm == first_vlm, "the baseline is the original φ_VL"
+    assert sft["projection"]["base"] > (first_sft["projection"]["base"] + first_drift["projection"]["base"]) / 2
+
+    before = chain.events(config)
+    assert chain.run(config, "models.start=champion", command="retrain")["skipped"]
+    assert chain.events(config) == before, "another champion alone is no reason to train"

@@ -60,7 +60,7 @@ def test_every_step_has_an_executor_and_the_run_id_is_no_argument(documents: lis
     assert set(executors) == {
         f"exec-{name}" for name in (
             "arm", "champion", "curate", "deltas", "evaluate-arm", "evaluate-champion", "evaluate-vlm", "finalize",
-            "gate", "generate", "ingest", "register", "report",
+            "gate", "generate", "ingest", "register", "report", "start",
         )
     }  # fmt: skip
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

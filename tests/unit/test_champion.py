@@ -35,7 +35,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_champion_a_marker_says_so(tmp_path: Path) -> None:
     found = resolve("drift-vlm")
-    assert (found.to_json(), found.metrics()) == ("", {"champion/version": 0})
+    assert (found.outputs(), found.metrics()) == (("", ""), {"champion/version": 0})
     report = evaluate_champion(CONFIG, champion="", out=tmp_path / "champion")
     assert report.metrics() == {"champion/evaluated": 0}
     assert champion_scores(tmp_path / "champion") is None
@@ -46,7 +46,7 @@ def test_the_champion_is_evaluated_under_the_protocol_at_hand(tmp_path: Path) ->
     decision = {"passed": True, "winner": "drift", "model_sha256": content_sha256(VLM), "reasons": []}
     (tmp_path / "gate" / "gate.json").write_text(json.dumps(decision))
     register(RegisterConfig(model="drift-vlm"), model=str(VLM), gate=tmp_path / "gate")
-    report = evaluate_champion(CONFIG, champion=resolve("drift-vlm").to_json(), out=tmp_path / "champion")
+    report = evaluate_champion(CONFIG, champion=resolve("drift-vlm").outputs()[0], out=tmp_path / "champion")
     assert report.metrics()["evaluate/n"] == 6
     folder = champion_scores(tmp_path / "champion")
     assert folder is not None

@@ -14,6 +14,10 @@ def test_a_training_does_not_depend_on_the_report_or_the_tracking():
     assert not {"drift.report", "drift.tracking", "drift.registry", "drift.gate", "drift.cli"} & closure
 
 
+def test_fetching_what_training_starts_from_does_not_depend_on_the_evaluation():
+    assert not {"drift.evaluate", "drift.gate", "drift.train"} & import_closure("drift.start")
+
+
 def test_imports_inside_functions_count():
     assert "drift.evaluate.rule" in import_closure("drift.evaluate"), "evaluate imports its protocol when it runs"
 

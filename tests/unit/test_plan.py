@@ -65,8 +65,8 @@ def test_every_expert_of_a_mixed_delta_is_an_input(raw: dict, tmp_path: Path):
 def test_every_step_gets_its_section_its_code_and_the_contents_it_reads(raw: dict):
     planned = plan(validate(Config, raw))
     assert list(planned.steps) == [
-        "ingest", "generate", "curate", "deltas", "evaluate_vlm", "evaluate_arm", "champion", "evaluate_champion",
-        "gate", "register", "report",
+        "ingest", "generate", "curate", "deltas", "evaluate_vlm", "evaluate_arm", "champion", "start",
+        "evaluate_champion", "gate", "register", "report",
     ]  # fmt: skip
     ingest = json.loads(planned.steps["ingest"])
     assert ingest["config"]["source"] == raw["ingest"]["source"]
@@ -100,11 +100,13 @@ def test_the_same_configuration_gives_the_same_parameters(raw: dict):
         ({"train": {"epochs": 1.0}}, {"arm/sft", "arm/drift"}),
         ({"deltas": {"paper": {"layers": "0-1"}, "other": {"minus": "base"}}}, {"deltas"}),
         ({"runs": "elsewhere"}, set()),
+        ({"models": {"start": "champion"}}, {"arm/sft", "arm/drift", "champion"}),
+        ({"models": {"start": "org/trained"}}, {"arm/sft", "arm/drift"}),
         ({"tracking": {"experiment": "other"}}, set()),
     ],
 )
 def test_a_changed_key_changes_the_parameters_of_the_steps_that_read_it_and_no_others(raw, change, reruns):
-    assert changed(raw, raw | change) == reruns
+    assert changed(raw, raw | change | {"models": raw["models"] | change.get("models", {})}) == reruns
 
 
 def test_changed_contents_of_an_input_change_the_steps_that_read_it(raw: dict, tmp_path: Path):
@@ -123,6 +125,10 @@ def test_changed_contents_of_an_input_change_the_steps_that_read_it(raw: dict, t
     [
         ({"ingest": {"source": "no/such/file.parquet"}}, r"^ingest\.source: 'no/such/file\.parquet' does not exist"),
         ({"models": {"vlm": "/no/vlm", "expert": "/no/expert", "base": "/no/base"}}, r"^models\.vlm: '/no/vlm'"),
+        (
+            {"models": {"vlm": "a/b", "expert": "a/c", "base": "a/d", "start": "/no/start"}},
+            r"^models\.start: '/no/start'",
+        ),
         ({"generate": {"teacher": {"kind": "local", "model": "./none"}}}, r"^generate\.teacher\.model: '\./none'"),
     ],
 )
@@ -167,7 +173,7 @@ def test_a_model_registered_in_one_store_is_not_registered_in_another(raw: dict)
 def test_the_expected_tasks_are_every_step_once_and_the_loop_per_arm(raw: dict):
     planned = plan(validate(Config, raw))
     tasks = planned.tasks(registers=True)
-    assert len(tasks) == 10 + 2 * 3
+    assert len(tasks) == 11 + 2 * 3
     assert ("arm", "drift") in tasks and ("evaluate_arm", "merged") in tasks and ("register", "") in tasks
     assert ("register", "") not in planned.tasks(registers=False)
     assert planned.parameter("arm", "sft") == planned.arms["sft"]
