@@ -32,12 +32,16 @@ from drift.config import (
 from drift.configfile import load, load_section, schema
 from drift.display import (
     RunView,
+    findings_as_json,
+    rehearsal_as_json,
     show_comparison,
+    show_findings,
     show_forecast,
     show_json,
     show_plan,
     show_record,
     show_records,
+    show_rehearsal,
     show_report,
     show_scores,
     show_text,
@@ -73,6 +77,9 @@ SectionFile = Annotated[Path | None, typer.Option("--config", "-c", help="Take t
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, from the headers; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RunnerOption = Annotated[
+    Literal["subprocess", "docker"], typer.Option("--runner", help="docker: each step in its image (`make images`).")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
 
 
@@ -124,9 +131,7 @@ def run(
     overrides: Overrides = None,
     config: ConfigFile = DEFAULT_CONFIG,
     fresh: Annotated[bool, typer.Option(help="Use no cached step and continue no unfinished run.")] = False,
-    runner: Annotated[
-        Literal["subprocess", "docker"], typer.Option(help="docker: each step in its image (`make images`).")
-    ] = "subprocess",
+    runner: RunnerOption = "subprocess",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -152,6 +157,57 @@ def plan_(
     from drift.forecast import forecast
 
     show_forecast(forecast(load(config, overrides or ()), samples=samples, deltas=deltas), as_json)
+
+
+@app.command(rich_help_panel=CHAIN)
+def rehearse(
+    overrides: Overrides = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    runner: RunnerOption = "subprocess",
+    resources: ResourcesFile = None,
+    only_checks: Annotated[bool, typer.Option("--only-checks", help="Check; run nothing.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Rehearse in spite of problems; still ends with 2.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a configuration, then run all its steps small: wiring and permissions, before the GPUs are spent.
+
+    Exit code 0 if no check found a problem and every planned step ran; 2 otherwise.
+    """
+    _need_checkout()
+    from pipelines.preflight import preflight
+    from pipelines.rehearsal import rehearse as rehearse_
+
+    loaded = load(config, overrides or ())
+    findings = preflight(loaded, runner=runner, resources=resources)
+    problems = any(finding.is_problem for finding in findings)
+    if not as_json:
+        show_findings(findings)
+    rehearsal = None
+    if not only_checks and (anyway or not problems):
+        with RunView(quiet=quiet or as_json) as view:
+            rehearsal = rehearse_(loaded, runner=runner, on_event=view.event)
+    if as_json:
+        show_json(rehearsal_as_json(findings, rehearsal))
+    elif rehearsal:
+        show_rehearsal(rehearsal)
+    if problems:
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+@app.command(rich_help_panel=CHAIN)
+def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Check this machine: versions, GPU, disk, Docker, MLflow, Kubeflow. Exit code 2 if something needed is missing."""
+    _need_checkout()
+    from pipelines.doctor import examine
+
+    findings = examine(Path(load(config).runs))
+    if as_json:
+        show_json(findings_as_json(findings))
+    else:
+        show_findings(findings)
+    if any(finding.is_problem for finding in findings):
+        raise typer.Exit(EXIT_BAD_INPUT)
 
 
 @app.command(rich_help_panel=CHAIN)
