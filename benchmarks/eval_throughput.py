@@ -30,7 +30,7 @@ from drift.evaluate.generation import GreedyModel
 from drift.evaluate.judged import find_python
 from drift.evaluate.questions import batches, questions
 from drift.miniature import models
-from tests.published_tables import TABLES, image, write_table
+from drift.rehearsal_tables import TABLES, image, write_table
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "benchmarks" / "vlmevalkit_inference.py"

@@ -32,12 +32,16 @@ from drift.config import (
 from drift.configfile import load, load_section, schema
 from drift.display import (
     RunView,
+    findings_as_json,
+    rehearsal_as_json,
     show_comparison,
+    show_findings,
     show_forecast,
     show_json,
     show_plan,
     show_record,
     show_records,
+    show_rehearsal,
     show_report,
     show_scores,
     show_text,
@@ -176,6 +180,57 @@ def plan_(
     from drift.forecast import forecast
 
     show_forecast(forecast(load(config, overrides or ()), samples=samples, deltas=deltas), as_json)
+
+
+@app.command(rich_help_panel=CHAIN)
+def rehearse(
+    overrides: Overrides = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    runner: RunnerKind = "subprocess",
+    resources: ResourcesFile = None,
+    only_checks: Annotated[bool, typer.Option("--only-checks", help="Check; run nothing.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Rehearse in spite of problems; still ends with 2.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a configuration, then run all its steps small: wiring and permissions, before the GPUs are spent.
+
+    Exit code 0 if no check found a problem and every planned step ran; 2 otherwise.
+    """
+    _need_checkout()
+    from pipelines.preflight import preflight
+    from pipelines.rehearsal import rehearse as rehearse_
+
+    loaded = load(config, overrides or ())
+    findings = preflight(loaded, runner=runner, resources=resources)
+    problems = any(finding.is_problem for finding in findings)
+    if not as_json:
+        show_findings(findings)
+    rehearsal = None
+    if not only_checks and (anyway or not problems):
+        with RunView(quiet=quiet or as_json) as view:
+            rehearsal = rehearse_(loaded, runner=runner, on_event=view.event)
+    if as_json:
+        show_json(rehearsal_as_json(findings, rehearsal))
+    elif rehearsal:
+        show_rehearsal(rehearsal)
+    if problems:
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+@app.command(rich_help_panel=CHAIN)
+def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Check this machine: versions, GPU, disk, Docker, MLflow, Kubeflow. Exit code 2 if something needed is missing."""
+    _need_checkout()
+    from pipelines.doctor import examine
+
+    findings = examine(Path(load(config).runs))
+    if as_json:
+        show_json(findings_as_json(findings))
+    else:
+        show_findings(findings)
+    if any(finding.is_problem for finding in findings):
+        raise typer.Exit(EXIT_BAD_INPUT)
 
 
 @app.command(rich_help_panel=CHAIN)

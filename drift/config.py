@@ -6,6 +6,7 @@ Imports no torch, so that `drift --help` and the Kubeflow compiler stay fast.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from omegaconf import OmegaConf
@@ -447,6 +448,10 @@ class EvaluateConfig(Section):
     """Row of the paper's tables (`drift.published`) that the unmodified VLM should match."""
     on_deviation: Literal["warn", "stop"] = "warn"
     """What happens where it is more than 2 points away in a comparable column. Nothing is trained before that."""
+
+    def table(self, name: str) -> Path:
+        """The TSV file of a benchmark."""
+        return Path(self.data) / (self.benchmarks[name].file or f"{name}.tsv")
 
     @field_validator("published")
     @classmethod

@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from drift.catalog import ROLES
+from drift.findings import Finding
 from drift.steps import Report
 
 if TYPE_CHECKING:
@@ -163,6 +164,42 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
     for cells in rows(comparison):
         table.add_row(*cells, style="bold" if cells[0].endswith(" mean") else "")
     out.print(table)
+
+
+MARKS = {"passed": "[green]✓[/]", "problem": "[red]✗[/]", "note": "[yellow]–[/]"}
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """A line per check: what it saw, a problem with its remedy, or what is worth a note."""
+    width = max((len(finding.check) for finding in findings), default=0)
+    for finding in findings:
+        line = f"{finding.check:<{width}}  {finding.detail}".rstrip()
+        out.print(f"{MARKS[finding.state]} {escape(line)}", soft_wrap=True)
+
+
+def findings_as_json(findings: Sequence[Finding]) -> str:
+    return json.dumps({"findings": [asdict(finding) for finding in findings]})
+
+
+def show_rehearsal(rehearsal: Any) -> None:
+    """What was replaced, what ran, and whether registering was reached."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="replaced", title_justify="left")
+    for head in ("key", "configuration", "rehearsal"):
+        table.add_column(head, overflow="fold")
+    for key, values in rehearsal.replaced.items():
+        table.add_row(key, *(escape(json.dumps(value, ensure_ascii=False)) for value in values))
+    out.print(table)
+    result = rehearsal.result
+    show_text(f"rehearsed: all {len(result.steps)} planned steps ran")
+    for name, place in _places(result).items():
+        show_text(f"{name:<17} {place}")
+
+
+def rehearsal_as_json(findings: Sequence[Finding], rehearsal: Any) -> str:
+    """The findings, and of a rehearsal its steps, what it replaced, and what it registered."""
+    found = json.loads(findings_as_json(findings))
+    ran = {"replaced": rehearsal.replaced, **_result_as_json(rehearsal.result)} if rehearsal else {}
+    return json.dumps({**found, **ran})
 
 
 def number(value: Any) -> str:

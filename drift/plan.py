@@ -17,7 +17,6 @@ from typing import Any
 
 from drift.artifacts import content_sha256
 from drift.config import (
-    BenchmarkConfig,
     Config,
     DeltaConfig,
     EvaluateConfig,
@@ -183,10 +182,15 @@ def _local(key: str, reference: str) -> Inputs:
     path = Path(reference)
     if path.exists():
         return {key: content_sha256(path)}
-    looks_local = reference.startswith(("/", ".", "~")) or reference.count("/") > 1 or "/" not in reference
-    if looks_local or path.suffix in {".parquet", ".json", ".jsonl", ".tsv"}:
+    if looks_local(reference):
         raise ConfigError(f"{key}: '{reference}' does not exist; give a path that does, or a hub id (owner/name)")
     return {}
+
+
+def looks_local(reference: str) -> bool:
+    """Whether a reference is meant as a path here and not as a hub id (owner/name)."""
+    not_an_id = reference.startswith(("/", ".", "~")) or reference.count("/") > 1 or "/" not in reference
+    return not_an_id or Path(reference).suffix in {".parquet", ".json", ".jsonl", ".tsv"}
 
 
 def _teacher(config: Config) -> Inputs:
@@ -227,14 +231,9 @@ def _arm_inputs(step: ArmStep) -> Inputs:
 
 def _tables(evaluate: EvaluateConfig) -> Inputs:
     inputs: Inputs = {}
-    for name, benchmark in evaluate.benchmarks.items():
-        path = benchmark_path(evaluate, name, benchmark)
+    for name in evaluate.benchmarks:
+        path = evaluate.table(name)
         if not path.is_file():
             raise ConfigError(f"evaluate.benchmarks.{name}: {path} does not exist; set evaluate.data or file")
         inputs[f"evaluate.benchmarks.{name}"] = content_sha256(path)
     return inputs
-
-
-def benchmark_path(evaluate: EvaluateConfig, name: str, benchmark: BenchmarkConfig) -> Path:
-    """The TSV file of a benchmark."""
-    return Path(evaluate.data) / (benchmark.file or f"{name}.tsv")

@@ -104,6 +104,17 @@ def image_ids(client: docker.DockerClient) -> dict[str, str]:
     return {step: _image_id(client, image(step)) for step in MODULES}
 
 
+def check_images(client: docker.DockerClient) -> None:
+    """Raise ServiceError if drift cannot be imported in one of the images. Each is started once, without a network."""
+    for name in set(IMAGES.values()):
+        try:
+            client.containers.run(name, ["python3", "-c", "import drift"], remove=True, network_mode="none")
+        except docker.errors.DockerException as error:
+            raise ServiceError(
+                f"image {name}: drift cannot be imported in it ({_cause(error)}); build it with `make images`"
+            ) from None
+
+
 def clear(client: docker.DockerClient, run_id: str) -> None:
     """Remove what an earlier attempt at the run may have left at work."""
     for left in client.containers.list(all=True, filters={"label": f"{LABEL}={run_id}"}):

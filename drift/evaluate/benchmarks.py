@@ -89,8 +89,8 @@ def read_benchmark(name: str, config: EvaluateConfig) -> Benchmark:
     the name of a published benchmark and other contents.
     """
     benchmark = config.benchmarks[name]
-    path = Path(config.data) / (benchmark.file or f"{name}.tsv")
-    rows = list(_rows(path, COLUMNS + (KNOWN[benchmark.format].required if benchmark.format in KNOWN else ())))
+    path = config.table(name)
+    rows = list(_rows(path, _columns(benchmark)))
     _require_published(name, path)
     images = {row["index"]: row["image"] for row in rows}
     if not rows or len(images) < len(rows):
@@ -104,6 +104,23 @@ def read_benchmark(name: str, config: EvaluateConfig) -> Benchmark:
             f"more than evaluate.max_failed ({config.max_failed:g}); repair the table or raise the limit"
         )
     return table
+
+
+def check_table(name: str, config: EvaluateConfig) -> None:
+    """Raise what `read_benchmark` would raise for a missing file, column or row, or for other contents than published.
+
+    Decodes no image, so it takes seconds where reading takes minutes.
+    """
+    benchmark = config.benchmarks[name]
+    path = config.table(name)
+    if next(_rows(path, _columns(benchmark)), None) is None:
+        raise DataError(f"{path}: no rows; write one row per question")
+    _require_published(name, path)
+
+
+def _columns(benchmark: BenchmarkConfig) -> tuple[str, ...]:
+    """The columns that a table of this form has."""
+    return COLUMNS + (KNOWN[benchmark.format].required if benchmark.format in KNOWN else ())
 
 
 def examples(benchmark: Benchmark) -> list[Example]:

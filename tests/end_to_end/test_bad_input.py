@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from drift.artifacts import write_json
 from drift.cli import main
+from drift.rehearsal_tables import TABLES, write_table
 from tests.openai_server import OpenAIServer
-from tests.published_tables import TABLES, write_table
 from tests.tiny_models import tiny_family
 from tests.unit.test_config import MISTAKES
 from tests.world import ASSETS, EXPERT, TEACHER, VLM, training_set

@@ -10,8 +10,8 @@ import torch
 
 from drift.config import EvaluateConfig
 from drift.miniature import models
+from drift.rehearsal_tables import write_tables
 from tests.openai_server import OpenAIServer
-from tests.published_tables import write_tables
 from tests.vlmeval.judges import sensible
 
 Settings = Callable[..., EvaluateConfig]

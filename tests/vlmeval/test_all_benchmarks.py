@@ -11,9 +11,9 @@ from drift.evaluate import evaluate, judged
 from drift.evaluate.benchmarks import Item, read_benchmarks
 from drift.evaluate.samples import Sample, read_samples
 from drift.evaluate.scores import read_scores, score_benchmarks
+from drift.rehearsal_tables import SUFFIX, TABLES
 from drift.reply import Reply
 from tests.openai_server import Body, OpenAIServer
-from tests.published_tables import SUFFIX, TABLES
 from tests.vlmeval.conftest import Settings
 from tests.vlmeval.judges import kind, prompt
 

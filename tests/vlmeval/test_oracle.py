@@ -14,8 +14,8 @@ from drift.evaluate.benchmarks import Benchmark, read_benchmarks
 from drift.evaluate.judged import find_python
 from drift.evaluate.samples import Sample
 from drift.evaluate.scores import score_benchmarks
+from drift.rehearsal_tables import SUFFIX, TABLES, Row, write_table, write_tables
 from drift.reply import Reply
-from tests.published_tables import SUFFIX, TABLES, Row, write_table, write_tables
 
 ORACLE = Path(__file__).with_name("oracle.py")
 PROBLEMS = {2: 360, 3: 165}

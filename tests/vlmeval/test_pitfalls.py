@@ -14,9 +14,9 @@ from drift.evaluate import evaluate, judged
 from drift.evaluate.benchmarks import read_benchmarks
 from drift.evaluate.samples import JUDGE_FAILED, JUDGE_RANDOM, Sample
 from drift.evaluate.scores import score_benchmarks
+from drift.rehearsal_tables import TABLES, write_table
 from drift.reply import Reply
 from tests.openai_server import Body, OpenAIServer
-from tests.published_tables import TABLES, write_table
 from tests.vlmeval.conftest import Settings
 from tests.vlmeval.judges import kind, mute, prompt, sensible
 from tests.vlmeval.test_oracle import oracle

@@ -28,8 +28,8 @@ from drift.evaluate.samples import Sample, read_samples
 from drift.evaluate.scores import read_scores
 from drift.miniature import models
 from drift.parts import part_files
+from drift.rehearsal_tables import write_tables
 from tests.openai_server import Body, OpenAIServer, image_of, question
-from tests.published_tables import write_tables
 from tests.unit.evaluate.test_benchmarks import png, table
 
 KEY = "sk-very-secret-1234"

@@ -12,9 +12,9 @@ from drift.evaluate.columns import columns, metrics
 from drift.evaluate.rule import judge
 from drift.evaluate.samples import Sample
 from drift.evaluate.scores import role_mean, score_benchmarks
+from drift.rehearsal_tables import SUFFIX, TABLES, write_table, write_tables
 from drift.reply import Reply
 from drift.validation import validate
-from tests.published_tables import SUFFIX, TABLES, write_table, write_tables
 
 
 @pytest.fixture

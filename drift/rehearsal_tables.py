@@ -1,4 +1,7 @@
-"""Small tables in the true formats of the eight published benchmarks, with generated questions and images."""
+"""Small tables in the true formats of the eight published benchmarks, and in the plain one, with generated questions.
+
+For rehearsals (`drift rehearse`) and tests: their names are not the published ones, whose tables are known by MD5.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from drift.catalog import PLAIN
+
 Row = dict[str, str]
 
 SUFFIX = "_Tiny"
@@ -17,11 +22,16 @@ SUFFIX = "_Tiny"
 
 
 def write_tables(folder: Path) -> dict[str, dict[str, str]]:
-    """Write all eight tables; the section `evaluate.benchmarks` for them."""
+    """Write all eight published formats; the section `evaluate.benchmarks` for them."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in TABLES.items():
         write_table(folder / f"{name}{SUFFIX}.tsv", rows)
     return {f"{name}{SUFFIX}": {"format": name} for name in TABLES}
+
+
+def write_tiny_table(path: Path, form: str) -> None:
+    """A table in a published benchmark's format, or in the plain one."""
+    write_table(path, TABLES[form] if form != PLAIN else _choices())
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, str]]) -> None:

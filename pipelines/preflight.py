@@ -1,0 +1,194 @@
+"""Checks of a configuration before anything runs: all of them, so that one look shows all that is wrong.
+
+Each is the very check that the step itself would make, hours later, or asks the service that the step would ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import urllib3
+
+from drift import tracking
+from drift.checkpoints import Checkpoint, resolve
+from drift.config import Config, IngestConfig, key_variables
+from drift.data.sources import open_source
+from drift.errors import ConfigError
+from drift.evaluate.benchmarks import check_table
+from drift.findings import Finding, Noted, find
+from drift.forecast import forecast
+from drift.hub import on_hub
+from drift.plan import arm_steps, looks_local
+from drift.sizing import disk_bytes
+from drift.zero import check_deepspeed
+from pipelines.compile import compile_pipeline
+from pipelines.local import Runner
+from pipelines.namespace import cluster_checks
+from pipelines.placement import read_resources
+
+ANSWER_SECONDS = 5.0
+
+Check = tuple[str, Callable[[], str | None]]
+
+
+def preflight(config: Config, *, runner: Runner = "subprocess", resources: Path | None = None) -> list[Finding]:
+    """What every check found, in the order of the chain; `resources` is a cluster's profile, if the run is for one."""
+    return [find(name, look) for name, look in _checks(config, runner, resources)]
+
+
+def _checks(config: Config, runner: Runner, resources: Path | None) -> Iterator[Check]:
+    yield "runs", partial(_writable, Path(config.runs))
+    yield from ((f"key {name}", partial(_key, name)) for name in sorted(key_variables(config)))
+    yield "models", partial(_fit_together, config)
+    for key, reference in _models(config).items():
+        yield key, partial(_model, key, reference)
+    if config.generate.teacher.kind == "endpoint":
+        yield "generate.teacher.base_url", partial(_served, config.generate.teacher.base_url)
+    yield "ingest.source", partial(_problems, config.ingest, "ingest.source")
+    if config.curate.replay:
+        replay = config.ingest.model_copy(update={"source": config.curate.replay.source, "revision": None})
+        yield "curate.replay.source", partial(_problems, replay, "curate.replay.source")
+    yield from _tables(config)
+    yield "train.deepspeed", partial(_deepspeed, config)
+    yield "disk", partial(_disk, config)
+    yield "MLflow", _mlflow
+    if config.evaluate.judge:
+        yield "evaluate.judge", partial(_judge, config)
+    if runner == "docker":
+        yield "Docker", _images
+    if resources:
+        yield "resources", partial(_resources, config, resources)
+        yield from _cluster(resources)
+
+
+def _writable(runs: Path) -> None:
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=runs).close()
+    except OSError as error:
+        raise ConfigError(f"runs: {runs} cannot be written ({error.strerror}); set runs to another folder") from error
+
+
+def _key(name: str) -> None:
+    if not os.environ.get(name):
+        raise ConfigError(f"api_key_env: the environment variable '{name}' is not set; export it")
+
+
+def _models(config: Config) -> dict[str, str]:
+    """Every checkpoint that a step will load, by its key."""
+    models = {f"models.{role}": name for role, name in config.models.model_dump().items() if name}
+    for name, delta in config.deltas.items():
+        own = {reference for expert, minus, _ in delta.pairs for reference in (expert, minus)} - {None, "vlm", "base"}
+        models |= {f"deltas.{name}": str(reference) for reference in sorted(map(str, own))}
+    teacher = config.generate.teacher
+    return models | ({"generate.teacher.model": teacher.model} if teacher.kind == "local" else {})
+
+
+def _model(key: str, reference: str) -> None:
+    path = Path(reference).expanduser()
+    if path.exists():
+        Checkpoint(resolve(reference))
+    elif looks_local(reference):
+        raise ConfigError(f"{key}: '{reference}' does not exist; give a path that does, or a hub id (owner/name)")
+    else:
+        on_hub(key, reference, "model")
+
+
+def _served(base_url: str) -> None:
+    """No problem where it does not: it may be started later, or be reached from the cluster alone."""
+    try:
+        urllib3.request("GET", f"{base_url.rstrip('/')}/models", timeout=ANSWER_SECONDS, retries=False)
+    except urllib3.exceptions.HTTPError as error:
+        raise Noted(f"{base_url} does not answer from here ({type(error).__name__})") from None
+
+
+def _fit_together(config: Config) -> None:
+    if not all(Path(reference).expanduser().is_dir() for reference in config.models.model_dump().values() if reference):
+        raise Noted("not all are folders here, so whether they fit together is not known")
+    forecast(config, samples=1)
+
+
+def _problems(ingest: IngestConfig, key: str) -> None:
+    path = Path(ingest.source)
+    if path.exists() or looks_local(ingest.source):
+        try:
+            open_source(ingest, key)
+        except OSError as error:
+            raise ConfigError(f"{key}: {path} cannot be read ({error.strerror}); correct its rights") from error
+    else:
+        revision = f"@{ingest.revision}" if ingest.revision else ""
+        on_hub(key, f"{ingest.source}{revision}", "dataset")
+
+
+def _tables(config: Config) -> Iterator[Check]:
+    folder = Path(config.evaluate.data)
+    if not folder.is_dir():
+        yield "evaluate.data", partial(_no_folder, folder)
+        return
+    for name in config.evaluate.benchmarks:
+        yield f"evaluate.benchmarks.{name}", partial(check_table, name, config.evaluate)
+
+
+def _no_folder(folder: Path) -> None:
+    raise ConfigError(f"evaluate.data: {folder} is no folder; put the benchmarks' TSV files there, or name another")
+
+
+def _deepspeed(config: Config) -> None:
+    for step in arm_steps(config):
+        if step.train:
+            check_deepspeed(step.train)
+
+
+def _disk(config: Config) -> str:
+    vlm = Path(config.models.vlm).expanduser()
+    if not (vlm / "config.json").is_file():
+        raise Noted(f"{config.models.vlm} is not here, so it is not known how much a run writes")
+    needed, free = disk_bytes(config, Checkpoint(vlm)), shutil.disk_usage(_existing(Path(config.runs))).free
+    said = f"{free / 1e9:,.1f} GB free below {config.runs}; the run writes about {needed / 1e9:,.1f} GB"
+    if free < needed:
+        raise ConfigError(f"runs: only {said}; free some, or set runs to another disk")
+    return said
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or its nearest parent that is there."""
+    return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+
+
+def _mlflow() -> str:
+    if not (uri := os.environ.get(tracking.URI)):
+        return "a store in `runs`"
+    tracking.check_server(uri)
+    return tracking.redact(uri)
+
+
+def _judge(config: Config) -> None:
+    from drift.evaluate import judged
+
+    if config.evaluate.judge:
+        judged.check(config.evaluate.judge)
+
+
+def _images() -> None:
+    from pipelines import containers
+
+    with containers.engine() as client:
+        containers.image_ids(client)
+        containers.check_images(client)
+
+
+def _resources(config: Config, path: Path) -> None:
+    """The profile is read and the pipeline compiled with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        compile_pipeline(config, Path(folder) / "pipeline.yaml", read_resources(path))
+
+
+def _cluster(path: Path) -> Iterator[Check]:
+    with contextlib.suppress(ConfigError):  # a wrong profile is said where it is read
+        yield from cluster_checks(read_resources(path))
