@@ -82,7 +82,8 @@ def _key(name: str) -> None:
 
 def _models(config: Config) -> dict[str, str]:
     """Every checkpoint that a step will load, by its key."""
-    models = {f"models.{role}": name for role, name in config.models.model_dump().items() if name}
+    named = config.models.without_start() if config.models.start_at_champion else config.models
+    models = {f"models.{role}": name for role, name in named.model_dump().items() if name}
     for name, delta in config.deltas.items():
         own = {reference for expert, minus, _ in delta.pairs for reference in (expert, minus)} - {None, "vlm", "base"}
         models |= {f"deltas.{name}": str(reference) for reference in sorted(map(str, own))}
@@ -109,7 +110,11 @@ def _served(base_url: str) -> None:
 
 
 def _fit_together(config: Config) -> None:
-    if not all(Path(reference).expanduser().is_dir() for reference in config.models.model_dump().values() if reference):
+    if not all(
+        Path(reference).expanduser().is_dir()
+        for reference in config.models.without_start().model_dump().values()
+        if reference
+    ):
         raise Noted("not all are folders here, so whether they fit together is not known")
     forecast(config, samples=1)
 
