@@ -1,4 +1,4 @@
-"""Door to `drift.data.ingest`."""
+"""Doors to `drift.data`: what is in the pool of problems now, and the problems."""
 
 from kfp import dsl
 from kfp.dsl import Dataset, Metrics, Output
@@ -7,8 +7,20 @@ from components._images import IMAGES
 
 
 @dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
-def ingest(step: str, problems: Output[Dataset], metrics: Output[Metrics]) -> None:
-    """Problems in: one checked table of problem, gold answer and image."""
+def pool(step: str, metrics: Output[Metrics]) -> str:
+    """Hash of the pool's contents; '' for a dataset of the hub."""
+    from drift.config import IngestConfig
+    from drift.data.pool import pool_contents
+    from drift.steps import run_step
+
+    report = run_step("pool", step, IngestConfig, pool_contents, record=metrics.path)
+    metrics.metadata.update(report.metrics())
+    return report.sha256
+
+
+@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+def ingest(step: str, problems: Output[Dataset], metrics: Output[Metrics], pool: str = "") -> None:
+    """Problems in: one checked table of problem, gold answer and image. `pool`, its hash, is for Kubeflow's cache."""
     from pathlib import Path
 
     from drift.config import IngestConfig

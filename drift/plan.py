@@ -33,6 +33,7 @@ from drift.zero import check_deepspeed
 Inputs = dict[str, str]
 
 MODULES = {
+    "pool": "drift.data.pool",
     "ingest": "drift.data.ingest",
     "generate": "drift.data.generate",
     "curate": "drift.data.curate",
@@ -140,12 +141,13 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     deltas = DeltasStep(models=models.without_start(), deltas=config.deltas)
     asked = ChampionStep(model=config.register_.model, starts=models.start_at_champion)
     steps = {
-        "ingest": parameter("ingest", config.ingest, lambda: _local("ingest.source", config.ingest.source)),
+        "pool": parameter("pool", config.ingest, dict),
+        "ingest": parameter("ingest", config.ingest, lambda: local_inputs("ingest.source", config.ingest.source)),
         "generate": parameter("generate", config.generate, lambda: _teacher(config)),
         "curate": parameter("curate", config.curate, lambda: _replay(config)),
         "deltas": parameter("deltas", deltas, lambda: _delta_models(deltas)),
         "evaluate_vlm": parameter(
-            "evaluate_vlm", baseline, lambda: _local("models.vlm", models.vlm) | _tables(config.evaluate)
+            "evaluate_vlm", baseline, lambda: local_inputs("models.vlm", models.vlm) | _tables(config.evaluate)
         ),
         "evaluate_arm": parameter("evaluate_arm", unpublished, lambda: _tables(config.evaluate)),
         "champion": parameter("champion", asked, dict),
@@ -177,7 +179,7 @@ def _json(content: Any) -> str:
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def _local(key: str, reference: str) -> Inputs:
+def local_inputs(key: str, reference: str) -> Inputs:
     """The hash of a local file or folder; nothing for a hub id, whose revision is part of the reference."""
     path = Path(reference)
     if path.exists():
@@ -195,12 +197,12 @@ def looks_local(reference: str) -> bool:
 
 def _teacher(config: Config) -> Inputs:
     teacher = config.generate.teacher
-    return _local("generate.teacher.model", teacher.model) if teacher.kind == "local" else {}
+    return local_inputs("generate.teacher.model", teacher.model) if teacher.kind == "local" else {}
 
 
 def _replay(config: Config) -> Inputs:
     replay = config.curate.replay
-    return _local("curate.replay.source", replay.source) if replay else {}
+    return local_inputs("curate.replay.source", replay.source) if replay else {}
 
 
 def _delta_models(step: DeltasStep) -> Inputs:
@@ -209,23 +211,23 @@ def _delta_models(step: DeltasStep) -> Inputs:
     known = {None: ("models.expert", models.expert), "vlm": ("models.vlm", models.vlm)}
     if models.base:
         known["base"] = ("models.base", models.base)
-    inputs = _local(*known["vlm"])
+    inputs = local_inputs(*known["vlm"])
     for name, delta in step.deltas.items():
         for reference in (reference for expert, minus, _ in delta.pairs for reference in (expert, minus)):
-            inputs |= _local(*known.get(reference, (f"deltas.{name}:{reference}", str(reference))))
+            inputs |= local_inputs(*known.get(reference, (f"deltas.{name}:{reference}", str(reference))))
     return inputs
 
 
 def _arm_inputs(step: ArmStep) -> Inputs:
-    inputs = _local("models.vlm", step.models.vlm)
+    inputs = local_inputs("models.vlm", step.models.vlm)
     if step.models.start and not step.models.start_at_champion:
-        inputs |= _local("models.start", step.models.start)
+        inputs |= local_inputs("models.start", step.models.start)
     if step.merge:
-        inputs |= _local("models.expert", step.models.expert)
-        inputs |= _local("models.base", step.models.base) if step.models.base else {}
+        inputs |= local_inputs("models.expert", step.models.expert)
+        inputs |= local_inputs("models.base", step.models.base) if step.models.base else {}
     if step.train and step.train.deepspeed:
         check_deepspeed(step.train)  # before the teacher has worked for hours
-        inputs |= _local("train.deepspeed", step.train.deepspeed)
+        inputs |= local_inputs("train.deepspeed", step.train.deepspeed)
     return inputs
 
 

@@ -15,8 +15,8 @@ from tests.world import ASSETS
 
 ARMS = ("sft", "drift")
 STEPS = set(chain.IN_ORDER)
-ASKED = {("champion", "")}
-"""Who is champion is asked in every run."""
+ASKED = {("pool", ""), ("champion", "")}
+"""What is in the pool and who is champion is asked in every run."""
 DECIDED = {("gate", ""), ("report", ""), ("register", "")}
 
 
@@ -122,7 +122,8 @@ def test_killed_in_every_step_the_run_goes_on_and_ends_the_same(whole, tmp_path)
         done += kill_in(config, step)
     result = chain.run(config)
     done += [f"{step} {arm}" for step, arm in chain.worked(result)]
-    done = [name for name in done if name.strip() != "champion"] + ["champion"]  # asked in every attempt
+    asked = [step for step, _ in ASKED]
+    done = [name for name in done if name.strip() not in asked] + asked  # in every attempt
     assert sorted(name.strip() for name in done) == sorted(f"{step} {arm}".strip() for step, arm in STEPS)
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1
     assert without_times(result["summary"]) == without_times(expected["summary"])

@@ -40,13 +40,16 @@ def test_a_failed_run_is_continued_and_a_changed_one_starts_afresh(raw: dict[str
     events = []
     with pytest.raises(PipelineError, match=r"^step ingest: .*pool\.jsonl.*\(log: .*/tasks/ingest/log\.txt\)$"):
         run(validate(Config, raw), on_event=events.append)
-    assert [(event.step, event.state) for event in events] == [("ingest", "started"), ("ingest", "failed")]
+    assert [(event.step, event.state) for event in events] == [
+        ("pool", "started"), ("pool", "finished"), ("ingest", "started"), ("ingest", "failed"),
+    ]  # fmt: skip
     (state,) = states(raw)
     assert state["status"] == "failed"
     (folder,) = Path(raw["runs"]).glob("test-*")
     assert yaml.safe_load((folder / "config.yaml").read_text())["ingest"]["source"] == raw["ingest"]["source"]
     assert {name: status for name, (status, _) in mlflow_runs(raw).items()} == {
         folder.name: "FAILED",
+        "pool": "FINISHED",
         "ingest": "FAILED",
     }
 
@@ -99,13 +102,14 @@ def test_an_interrupted_run_ends_its_step_and_leaves_nothing_running(raw, tmp_pa
         command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ingest started\n"
+        begun = [process.stdout.readline() for _ in range(3)]
+        assert begun == ["pool started\n", "pool finished\n", "ingest started\n"]
         time.sleep(1)
         process.send_signal(number)
         process.communicate(timeout=30)
     assert process.returncode == code
     assert [state["status"] for state in states(raw)] == ["killed"]
-    assert {status for status, _ in mlflow_runs(raw).values()} == {"KILLED"}
+    assert {status for name, (status, _) in mlflow_runs(raw).items() if name != "pool"} == {"KILLED"}
 
 
 def slow_pool(folder: Path) -> Path:
@@ -154,5 +158,5 @@ def test_an_arm_that_ran_in_the_place_of_another_is_noticed(planned: Plan):
 def test_a_step_that_was_given_another_parameter_is_noticed(planned: Plan):
     happened = done(planned, registers=True)
     happened[1] = replace(happened[1], record=happened[1].record | {"parameter_sha256": "other"})
-    with pytest.raises(PipelineError, match="step generate : was given another parameter than planned"):
+    with pytest.raises(PipelineError, match="step ingest : was given another parameter than planned"):
         require_planned(planned, happened, passed=True)

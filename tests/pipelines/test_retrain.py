@@ -1,5 +1,6 @@
 """When a retraining has nothing to do: what counts as a change, and what does not."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,12 +11,18 @@ import pytest
 import yaml
 
 from drift.config import Config
-from drift.errors import ServiceError
+from drift.errors import PipelineError, ServiceError
+from drift.plan import plan
+from drift.steps import RUN_DIR, RUN_ID
 from drift.tracking import store_uri
 from drift.validation import validate
+from pipelines.drift_sft import drift_sft
 from pipelines.folders import RunFolder, create_run
+from pipelines.kubeflow import run_pipeline
 from pipelines.local import parameters
 from pipelines.retrain import unchanged
+from pipelines.runner import Chain
+from tests.pool_rows import pool_row, write_pool
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -98,3 +105,24 @@ def test_the_command_says_what_it_skipped_and_force_runs_anyway(raw: dict[str, A
     assert [path.name for path in before] == sorted(path.name for path in Path(raw["runs"]).iterdir())
     forced = drift(raw, "--force")
     assert (forced.returncode, "step ingest" in forced.stderr) == (2, True), "it ran, into the broken pool"
+
+
+def ingested(raw: dict[str, Any], folder: Path) -> str:
+    """What became of `ingest` in a run with a cluster's parameters, which hold no hash of the pool."""
+    ends: dict[str, str] = {}
+    planned = plan(validate(Config, raw), local=False)
+    folder.mkdir()
+    environment = {RUN_ID: folder.name, RUN_DIR: str(folder)}
+    chain = Chain(folder, folder.name, list(planned.arms), environment, lambda e: ends.update({e.step: e.state}))
+    with contextlib.closing(chain), pytest.raises(PipelineError, match="generate"):  # the teacher is an empty folder
+        run_pipeline(drift_sft.pipeline_spec, planned.arguments(), chain, cache_root=folder.parent / "cache")
+    return ends["ingest"]
+
+
+def test_with_a_cluster_s_parameters_a_pool_that_changed_under_its_name_is_read_again(
+    raw: dict[str, Any], tmp_path: Path
+):
+    raw["ingest"]["source"] = str(write_pool(tmp_path / "pool.parquet", [pool_row(number) for number in range(3)]))
+    assert [ingested(raw, tmp_path / name) for name in ("first", "again")] == ["finished", "cached"]
+    write_pool(tmp_path / "pool.parquet", [pool_row(number) for number in range(4)])
+    assert ingested(raw, tmp_path / "changed") == "finished"

@@ -65,7 +65,7 @@ def test_every_expert_of_a_mixed_delta_is_an_input(raw: dict, tmp_path: Path):
 def test_every_step_gets_its_section_its_code_and_the_contents_it_reads(raw: dict):
     planned = plan(validate(Config, raw))
     assert list(planned.steps) == [
-        "ingest", "generate", "curate", "deltas", "evaluate_vlm", "evaluate_arm", "champion", "start",
+        "pool", "ingest", "generate", "curate", "deltas", "evaluate_vlm", "evaluate_arm", "champion", "start",
         "evaluate_champion", "gate", "register", "report",
     ]  # fmt: skip
     ingest = json.loads(planned.steps["ingest"])
@@ -173,7 +173,7 @@ def test_a_model_registered_in_one_store_is_not_registered_in_another(raw: dict)
 def test_the_expected_tasks_are_every_step_once_and_the_loop_per_arm(raw: dict):
     planned = plan(validate(Config, raw))
     tasks = planned.tasks(registers=True)
-    assert len(tasks) == 11 + 2 * 3
+    assert len(tasks) == 12 + 2 * 3
     assert ("arm", "drift") in tasks and ("evaluate_arm", "merged") in tasks and ("register", "") in tasks
     assert ("register", "") not in planned.tasks(registers=False)
     assert planned.parameter("arm", "sft") == planned.arms["sft"]
