@@ -92,7 +92,7 @@ def test_a_missing_table_ends_with_an_error(
 ) -> None:
     given = ["--model", str(model), "--data", str(tmp_path), "--judge", judge.url, "--judge-model", "judge"]
     with pytest.raises(SystemExit) as end:
-        main(["evaluate", *given, "--reasoning", "WeMath", "--out", str(tmp_path / "out")])
+        main(["evaluate", *given, "--suite", "WeMath", "--out", str(tmp_path / "out")])
     assert end.value.code == 2
     assert "WeMath.tsv: no such file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
