@@ -140,6 +140,13 @@ def test_all_faults_are_shown_at_once(tmp_path: Path) -> None:
     assert len(problems(changed(tmp_path, spoil))) == 5
 
 
+def test_every_checkpoint_of_a_delta_is_looked_for(tmp_path: Path) -> None:
+    experts = [{"model": "/no/code"}, {"model": "/no/maths", "minus": "/no/base"}]
+    config = changed(tmp_path, lambda raw: raw["deltas"].update(paper={"experts": experts}))
+    said = [problem for problem in problems(config) if problem.startswith("deltas.paper: ")]
+    assert [problem.split("'")[1] for problem in said] == ["/no/base", "/no/code", "/no/maths"]
+
+
 def test_a_good_configuration_has_no_problem(tmp_path: Path) -> None:
     assert problems(changed(tmp_path, lambda raw: None)) == []
 
@@ -162,6 +169,18 @@ def test_what_cannot_be_looked_at_is_a_note_and_no_problem(tmp_path: Path) -> No
         "generate.teacher.base_url", "claim drift-benchmarks", "claim drift-models", "secret huggingface",
     ]  # fmt: skip
     assert "no cluster: neither a kubeconfig" in notes[1].detail
+
+
+def test_what_lies_on_a_claim_is_not_looked_for_here(tmp_path: Path) -> None:
+    def on_the_cluster(raw: dict[str, Any]) -> None:
+        raw["models"]["vlm"], raw["evaluate"]["data"] = "/models/vlm", "/benchmarks/tables"
+        raw["train"]["deepspeed"] = "/models/zero2.json"
+
+    config = changed(tmp_path, on_the_cluster)
+    assert problems(config, resources=EXAMPLE) == []
+    notes = {finding.check: finding.detail for finding in preflight(load(config), resources=EXAMPLE)}
+    assert notes["evaluate.data"] == "/benchmarks/tables lies on the claim 'drift-benchmarks', not here"
+    assert len(problems(config)) == 3
 
 
 def test_a_server_that_answers_is_found(tmp_path: Path) -> None:
