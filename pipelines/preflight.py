@@ -19,7 +19,7 @@ from drift import tracking
 from drift.checkpoints import Checkpoint, resolve
 from drift.config import Config, IngestConfig, JudgeConfig, key_variables
 from drift.data.sources import open_source
-from drift.errors import ConfigError
+from drift.errors import CheckpointError, ConfigError
 from drift.evaluate.benchmarks import check_table
 from drift.findings import Finding, Noted, find
 from drift.forecast import forecast
@@ -143,8 +143,11 @@ def _served(base_url: str) -> None:
 
 
 def _fit_together(config: Config) -> None:
-    if not all(Path(reference).expanduser().is_dir() for reference in config.models.model_dump().values() if reference):
-        raise Noted("not all are folders here, so whether they fit together is not known")
+    try:
+        for reference in filter(None, config.models.model_dump().values()):
+            Checkpoint(Path(reference).expanduser())
+    except CheckpointError:
+        raise Noted("not all can be read here, so whether they fit together is not known") from None
     forecast(config, samples=1)
 
 

@@ -100,7 +100,9 @@ def contradiction(raw: dict[str, Any]) -> None:
 
 
 def no_runs(raw: dict[str, Any]) -> None:
-    raw["runs"] = "/proc/runs"
+    raw["runs"] += "/config.yaml/runs"
+    Path(raw["runs"]).parents[1].mkdir()
+    Path(raw["runs"]).parent.touch()
 
 
 FAULTS = {
@@ -113,9 +115,9 @@ FAULTS = {
     no_column: "Mine.tsv: no column 'ID'",
     no_model: "models.vlm: './no/vlm' does not exist; give a path that does, or a hub id",
     not_cached: "models.expert: 'nobody/no-such-model' is not in the hub's cache, and HF_HUB_OFFLINE is set",
-    no_weights: "base: ",
+    no_weights: "base: no weights (model.safetensors",
     contradiction: "zero.json: gradient_clipping is 1, but train.max_grad_norm is 0.5; set it to 'auto'",
-    no_runs: "runs: /proc/runs cannot be written",
+    no_runs: "config.yaml/runs cannot be written (Not a directory); set runs to another folder",
 }
 
 
@@ -128,7 +130,7 @@ def test_a_planted_fault_is_found_and_nothing_runs(
         main(["rehearse", "-c", str(config)])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("✗")]
     assert end.value.code == 2
-    assert FAULTS[fault] in lines[0]
+    assert len(lines) == 1 and FAULTS[fault] in lines[0]
     assert not list(tmp_path.glob("runs/rehearsal")), "a rehearsal began"
 
 
