@@ -176,10 +176,12 @@ def plan_(
     deltas: Annotated[Path | None, typer.Option(help="Folder with one folder per Δ; default: a sample of Δ.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what each arm will do, and how far Adam can take it along its Δ; runs nothing."""
+    """Say what each arm will do, how far Adam can take it along its Δ, and the memory it needs; runs nothing."""
     from drift.forecast import forecast
+    from drift.sizing import memory_of
 
-    show_forecast(forecast(load(config, overrides or ()), samples=samples, deltas=deltas), as_json)
+    loaded = load(config, overrides or ())
+    show_forecast(forecast(loaded, samples=samples, deltas=deltas), memory_of(loaded), as_json)
 
 
 @app.command(rich_help_panel=CHAIN)

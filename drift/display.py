@@ -20,6 +20,7 @@ from drift.steps import Report
 
 if TYPE_CHECKING:
     from drift.evaluate import EvaluateReport
+    from drift.sizing import Memory
     from drift.statistics import Comparison
 
 out = Console(highlight=False)
@@ -134,10 +135,10 @@ def _cell(value: Any) -> str:
     return "\n".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def show_forecast(arms: Sequence[Any], as_json: bool) -> None:
-    """What each arm will do, and how far it can go."""
+def show_forecast(arms: Sequence[Any], memory: Sequence[Memory], as_json: bool) -> None:
+    """What each arm will do, how far it can go, and what its training takes of each GPU."""
     if as_json:
-        show_json(json.dumps([asdict(arm) for arm in arms]))
+        show_json(json.dumps({"arms": [asdict(arm) for arm in arms], "memory": [asdict(stage) for stage in memory]}))
         return
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in ("arm", "does", "steps", "sum of rates", ""):
@@ -146,6 +147,19 @@ def show_forecast(arms: Sequence[Any], as_json: bool) -> None:
         trains = (str(arm.steps), f"{arm.sum_of_rates:.3g}") if arm.steps else ("", "")
         table.add_row(arm.arm, arm.does, *trains, arm.remark)
     out.print(table)
+    if memory:
+        out.print(_memory(memory))
+
+
+def _memory(memory: Sequence[Memory]) -> Table:
+    caption = "GB per GPU of a full fine-tuning in bf16: weights, gradients, optimizer; activations come on top"
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("")
+    for ranks in memory[0].bytes_per_rank:
+        table.add_column(f"{ranks} GPU{'s' if ranks > 1 else ''}", justify="right")
+    for stage in memory:
+        table.add_row(f"ZeRO-{stage.stage}", *(f"{size / 1e9:.3g}" for size in stage.bytes_per_rank.values()))
+    return table
 
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:

@@ -8,11 +8,15 @@ buffers and Δ's shard come on top.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
-from drift.checkpoints import Checkpoint, pair_decoders
+from drift.checkpoints import Checkpoint, pair_decoders, resolve
 from drift.config import Config
+from drift.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 WEIGHT, GRADIENT, OPTIMIZER = 2, 2, 12
 RANKS = (1, 2, 4, 8)
@@ -53,6 +57,16 @@ def count(vlm: Checkpoint, expert: Checkpoint, *, freeze_vision: bool) -> Weight
     total = sum(map(math.prod, vlm.shapes.values()))
     decoder = sum(math.prod(vlm.shapes[own]) for own in pair_decoders(expert, vlm).values())
     return Weights(total, decoder if freeze_vision else total)
+
+
+def memory_of(config: Config) -> list[Memory]:
+    """Of the configuration's own VLM, trained in full; empty, with a warning, where its headers cannot be read."""
+    try:
+        vlm, expert = (Checkpoint(resolve(model)) for model in (config.models.vlm, config.models.expert))
+    except CheckpointError as error:
+        logger.warning("memory per GPU: not known (%s)", error)
+        return []
+    return memory(count(vlm, expert, freeze_vision=config.train.freeze_vision))
 
 
 def disk_bytes(config: Config, vlm: Checkpoint) -> int:

@@ -20,14 +20,20 @@ from docker.types import DeviceRequest, Mount
 import docker
 from components import image
 from components._images import IMAGES
+from drift.config import Config
 from drift.errors import ServiceError
 from drift.plan import MODULES
 from drift.steps import LIFELINE
+from drift.validation import to_json
 
 GPU = Path("/dev/nvidia0")
 LABEL = "drift.run"
 PASSED = ("HF_TOKEN", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 """Variables of this process that every step gets; those that the configuration names for keys come on top."""
+
+
+READS = "import sys; from drift import config, validation; validation.from_json(config.Config, sys.argv[1])"
+"""Run in an image: fails unless its drift reads the configuration of the first argument."""
 
 
 class ContainerWork:
@@ -104,15 +110,22 @@ def image_ids(client: docker.DockerClient) -> dict[str, str]:
     return {step: _image_id(client, image(step)) for step in MODULES}
 
 
-def check_images(client: docker.DockerClient) -> None:
-    """Raise ServiceError if drift cannot be imported in one of the images. Each is started once, without a network."""
-    for name in set(IMAGES.values()):
+def check_images(client: docker.DockerClient, config: Config) -> None:
+    """Raise ServiceError if the drift in one of the images does not read the configuration, or there is none.
+
+    Each is started once, without a network: an image of an earlier commit would fail at its first step.
+    """
+    for name in sorted(set(IMAGES.values())):
+        command = ["python3", "-c", READS, to_json(config)]
         try:
-            client.containers.run(name, ["python3", "-c", "import drift"], remove=True, network_mode="none")
-        except docker.errors.DockerException as error:
+            client.containers.run(name, command, remove=True, network_mode="none")
+        except docker.errors.ContainerError as error:
+            said = (error.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
             raise ServiceError(
-                f"image {name}: drift cannot be imported in it ({_cause(error)}); build it with `make images`"
+                f"image {name}: its drift does not read this configuration ({said:.200}); `make images` builds it anew"
             ) from None
+        except docker.errors.DockerException as error:
+            raise ServiceError(f"image {name}: does not start ({_cause(error)}); `make images` builds it") from None
 
 
 def clear(client: docker.DockerClient, run_id: str) -> None:

@@ -18,7 +18,7 @@ DEFAULT = "kubeflow"
 
 def cluster_checks(resources: Resources) -> Iterator[tuple[str, Callable[[], None]]]:
     """A check per claim, and per secret with the keys that steps take from it."""
-    placements = _placements(resources)
+    placements = placements_of(resources)
     claims = {volume.claim for placement in placements for volume in placement.volumes}
     keys: dict[str, set[str]] = {name: set() for name in resources.pull_secrets}
     for secret in (secret for placement in placements for secret in placement.secrets):
@@ -27,7 +27,7 @@ def cluster_checks(resources: Resources) -> Iterator[tuple[str, Callable[[], Non
     yield from ((f"secret {name}", partial(_secret, name, keys[name])) for name in sorted(keys))
 
 
-def _placements(resources: Resources) -> list[Placement]:
+def placements_of(resources: Resources) -> list[Placement]:
     """What any step may get: of each role, and each step's own in every role."""
     own = [resources.of(step, role) for step in resources.steps for role in resources.roles or ("pipeline",)]
     return [*resources.roles.values(), *own]

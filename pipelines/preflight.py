@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +17,9 @@ import urllib3
 
 from drift import tracking
 from drift.checkpoints import Checkpoint, resolve
-from drift.config import Config, IngestConfig, key_variables
+from drift.config import Config, IngestConfig, JudgeConfig, key_variables
 from drift.data.sources import open_source
-from drift.errors import ConfigError
+from drift.errors import CheckpointError, ConfigError
 from drift.evaluate.benchmarks import check_table
 from drift.findings import Finding, Noted, find
 from drift.forecast import forecast
@@ -29,7 +29,7 @@ from drift.sizing import disk_bytes
 from drift.zero import check_deepspeed
 from pipelines.compile import compile_pipeline
 from pipelines.local import Runner
-from pipelines.namespace import cluster_checks
+from pipelines.namespace import cluster_checks, placements_of
 from pipelines.placement import read_resources
 
 ANSWER_SECONDS = 5.0
@@ -43,28 +43,62 @@ def preflight(config: Config, *, runner: Runner = "subprocess", resources: Path 
 
 
 def _checks(config: Config, runner: Runner, resources: Path | None) -> Iterator[Check]:
+    mounts = _mounts(resources)
     yield "runs", partial(_writable, Path(config.runs))
     yield from ((f"key {name}", partial(_key, name)) for name in sorted(key_variables(config)))
-    yield "models", partial(_fit_together, config)
-    for key, reference in _models(config).items():
-        yield key, partial(_model, key, reference)
-    if config.generate.teacher.kind == "endpoint":
-        yield "generate.teacher.base_url", partial(_served, config.generate.teacher.base_url)
-    yield "ingest.source", partial(_problems, config.ingest, "ingest.source")
-    if config.curate.replay:
-        replay = config.ingest.model_copy(update={"source": config.curate.replay.source, "revision": None})
-        yield "curate.replay.source", partial(_problems, replay, "curate.replay.source")
-    yield from _tables(config)
-    yield "train.deepspeed", partial(_deepspeed, config)
+    yield from _model_checks(config, mounts)
+    yield from _data_checks(config, mounts)
+    yield "train.deepspeed", _here(mounts, config.train.deepspeed or "", partial(_deepspeed, config))
     yield "disk", partial(_disk, config)
-    yield "MLflow", _mlflow
-    if config.evaluate.judge:
-        yield "evaluate.judge", partial(_judge, config)
-    if runner == "docker":
-        yield "Docker", _images
+    yield from _service_checks(config, runner)
     if resources:
         yield "resources", partial(_resources, config, resources)
         yield from _cluster(resources)
+
+
+def _model_checks(config: Config, mounts: Mapping[str, str]) -> Iterator[Check]:
+    yield "models", partial(_fit_together, config)
+    for key, reference in _models(config):
+        yield key, _here(mounts, reference, partial(_model, key, reference))
+
+
+def _data_checks(config: Config, mounts: Mapping[str, str]) -> Iterator[Check]:
+    ingest, replay = config.ingest, config.curate.replay
+    yield "ingest.source", _here(mounts, ingest.source, partial(_problems, ingest, "ingest.source"))
+    if replay:
+        read = ingest.model_copy(update={"source": replay.source, "revision": None})
+        key = "curate.replay.source"
+        yield key, _here(mounts, replay.source, partial(_problems, read, key))
+    for name, look in _tables(config):
+        yield name, _here(mounts, config.evaluate.data, look)
+
+
+def _service_checks(config: Config, runner: Runner) -> Iterator[Check]:
+    yield "MLflow", _mlflow
+    if config.generate.teacher.kind == "endpoint":
+        yield "generate.teacher.base_url", partial(_served, config.generate.teacher.base_url)
+    if config.evaluate.judge:
+        yield "evaluate.judge", partial(_judge, config.evaluate.judge)
+    if runner == "docker":
+        yield "Docker", partial(_images, config)
+
+
+def _mounts(resources: Path | None) -> dict[str, str]:
+    """The claim behind each path that the profile's steps mount."""
+    with contextlib.suppress(ConfigError):  # a wrong profile is said where it is read
+        placements = placements_of(read_resources(resources))
+        return {volume.path: volume.claim for placement in placements for volume in placement.volumes}
+    return {}
+
+
+def _here(mounts: Mapping[str, str], reference: str, look: Callable[[], str | None]) -> Callable[[], str | None]:
+    """The check, or a note where what it looks at lies on a claim of the cluster."""
+    claims = [claim for path, claim in mounts.items() if Path(reference).is_relative_to(path)]
+    return partial(_elsewhere, f"{reference} lies on the claim '{claims[0]}', not here") if claims else look
+
+
+def _elsewhere(said: str) -> None:
+    raise Noted(said)
 
 
 def _writable(runs: Path) -> None:
@@ -80,15 +114,15 @@ def _key(name: str) -> None:
         raise ConfigError(f"api_key_env: the environment variable '{name}' is not set; export it")
 
 
-def _models(config: Config) -> dict[str, str]:
-    """Every checkpoint that a step will load, by its key."""
+def _models(config: Config) -> list[tuple[str, str]]:
+    """Every checkpoint that a step will load, with its key."""
     named = config.models.without_start() if config.models.start_at_champion else config.models
-    models = {f"models.{role}": name for role, name in named.model_dump().items() if name}
+    models = [(f"models.{role}", name) for role, name in named.model_dump().items() if name]
     for name, delta in config.deltas.items():
         own = {reference for expert, minus, _ in delta.pairs for reference in (expert, minus)} - {None, "vlm", "base"}
-        models |= {f"deltas.{name}": str(reference) for reference in sorted(map(str, own))}
+        models += [(f"deltas.{name}", reference) for reference in sorted(map(str, own))]
     teacher = config.generate.teacher
-    return models | ({"generate.teacher.model": teacher.model} if teacher.kind == "local" else {})
+    return [*models, *([("generate.teacher.model", teacher.model)] if teacher.kind == "local" else [])]
 
 
 def _model(key: str, reference: str) -> None:
@@ -110,12 +144,11 @@ def _served(base_url: str) -> None:
 
 
 def _fit_together(config: Config) -> None:
-    if not all(
-        Path(reference).expanduser().is_dir()
-        for reference in config.models.without_start().model_dump().values()
-        if reference
-    ):
-        raise Noted("not all are folders here, so whether they fit together is not known")
+    try:
+        for reference in filter(None, config.models.without_start().model_dump().values()):
+            Checkpoint(Path(reference).expanduser())
+    except CheckpointError:
+        raise Noted("not all can be read here, so whether they fit together is not known") from None
     forecast(config, samples=1)
 
 
@@ -173,19 +206,18 @@ def _mlflow() -> str:
     return tracking.redact(uri)
 
 
-def _judge(config: Config) -> None:
+def _judge(judge: JudgeConfig) -> None:
     from drift.evaluate import judged
 
-    if config.evaluate.judge:
-        judged.check(config.evaluate.judge)
+    judged.check(judge)
 
 
-def _images() -> None:
+def _images(config: Config) -> None:
     from pipelines import containers
 
     with containers.engine() as client:
         containers.image_ids(client)
-        containers.check_images(client)
+        containers.check_images(client, config)
 
 
 def _resources(config: Config, path: Path) -> None:

@@ -100,7 +100,9 @@ def contradiction(raw: dict[str, Any]) -> None:
 
 
 def no_runs(raw: dict[str, Any]) -> None:
-    raw["runs"] = "/proc/runs"
+    raw["runs"] += "/config.yaml/runs"
+    Path(raw["runs"]).parents[1].mkdir()
+    Path(raw["runs"]).parent.touch()
 
 
 FAULTS = {
@@ -113,9 +115,9 @@ FAULTS = {
     no_column: "Mine.tsv: no column 'ID'",
     no_model: "models.vlm: './no/vlm' does not exist; give a path that does, or a hub id",
     not_cached: "models.expert: 'nobody/no-such-model' is not in the hub's cache, and HF_HUB_OFFLINE is set",
-    no_weights: "base: ",
+    no_weights: "base: no weights (model.safetensors",
     contradiction: "zero.json: gradient_clipping is 1, but train.max_grad_norm is 0.5; set it to 'auto'",
-    no_runs: "runs: /proc/runs cannot be written",
+    no_runs: "config.yaml/runs cannot be written (Not a directory); set runs to another folder",
 }
 
 
@@ -128,7 +130,7 @@ def test_a_planted_fault_is_found_and_nothing_runs(
         main(["rehearse", "-c", str(config)])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("✗")]
     assert end.value.code == 2
-    assert FAULTS[fault] in lines[0]
+    assert len(lines) == 1 and FAULTS[fault] in lines[0]
     assert not list(tmp_path.glob("runs/rehearsal")), "a rehearsal began"
 
 
@@ -138,6 +140,13 @@ def test_all_faults_are_shown_at_once(tmp_path: Path) -> None:
             fault(raw)
 
     assert len(problems(changed(tmp_path, spoil))) == 5
+
+
+def test_every_checkpoint_of_a_delta_is_looked_for(tmp_path: Path) -> None:
+    experts = [{"model": "/no/code"}, {"model": "/no/maths", "minus": "/no/base"}]
+    config = changed(tmp_path, lambda raw: raw["deltas"].update(paper={"experts": experts}))
+    said = [problem for problem in problems(config) if problem.startswith("deltas.paper: ")]
+    assert [problem.split("'")[1] for problem in said] == ["/no/base", "/no/code", "/no/maths"]
 
 
 def test_a_good_configuration_has_no_problem(tmp_path: Path) -> None:
@@ -162,6 +171,18 @@ def test_what_cannot_be_looked_at_is_a_note_and_no_problem(tmp_path: Path) -> No
         "generate.teacher.base_url", "claim drift-benchmarks", "claim drift-models", "secret huggingface",
     ]  # fmt: skip
     assert "no cluster: neither a kubeconfig" in notes[1].detail
+
+
+def test_what_lies_on_a_claim_is_not_looked_for_here(tmp_path: Path) -> None:
+    def on_the_cluster(raw: dict[str, Any]) -> None:
+        raw["models"]["vlm"], raw["evaluate"]["data"] = "/models/vlm", "/benchmarks/tables"
+        raw["train"]["deepspeed"] = "/models/zero2.json"
+
+    config = changed(tmp_path, on_the_cluster)
+    assert problems(config, resources=EXAMPLE) == []
+    notes = {finding.check: finding.detail for finding in preflight(load(config), resources=EXAMPLE)}
+    assert notes["evaluate.data"] == "/benchmarks/tables lies on the claim 'drift-benchmarks', not here"
+    assert len(problems(config)) == 3
 
 
 def test_a_server_that_answers_is_found(tmp_path: Path) -> None:
