@@ -406,7 +406,7 @@ def evaluate(
         "endpoint": {"base_url": endpoint} if endpoint else None,
         "benchmarks": {name: {"format": name} for name in KNOWN} if suite else {},
         "published": published,
-        "judge": {"base_url": judge, "model": judge_model},
+        "judge": {"base_url": judge, "model": judge_model} if judge or judge_model else None,
     }
     section = load_section(EvaluateConfig, "evaluate", config, overrides or (), given)
     chosen = _chosen(section, suite) if suite else section
