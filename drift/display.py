@@ -197,15 +197,12 @@ def findings_as_json(findings: Sequence[Finding]) -> str:
 
 def show_rehearsal(rehearsal: Any) -> None:
     """What was replaced, what ran, and whether registering was reached."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="replaced", title_justify="left")
-    for head in ("key", "configuration", "rehearsal"):
-        table.add_column(head, overflow="fold")
+    width = max(map(len, rehearsal.replaced))
     for key, values in rehearsal.replaced.items():
-        table.add_row(key, *(escape(json.dumps(value, ensure_ascii=False)) for value in values))
-    out.print(table)
-    result = rehearsal.result
-    show_text(f"rehearsed: all {len(result.steps)} planned steps ran")
-    for name, place in _places(result).items():
+        before, after = (json.dumps(value, ensure_ascii=False) for value in values)
+        show_text(f"replaced  {key:<{width}}  {before} → {after}")
+    show_text(f"rehearsed: all {len(rehearsal.result.steps)} planned steps ran")
+    for name, place in _places(rehearsal.result).items():
         show_text(f"{name:<17} {place}")
 
 

@@ -10,8 +10,11 @@ import pytest
 import yaml
 
 from drift.configfile import load
+from drift.display import show_rehearsal
 from drift.plan import plan
 from drift.rehearsal import rehearsal_of, replaced
+from pipelines.local import RunResult, StepResult
+from pipelines.rehearsal import Rehearsal
 from tests.end_to_end import chain
 
 PAPER = chain.ROOT / "configs" / "paper_equation.yaml"
@@ -85,6 +88,19 @@ def test_every_replaced_key_is_told(tmp_path: Path) -> None:
     assert told["train.deepspeed"] == ("configs/deepspeed/zero2.json", None)
     assert told["models.vlm"] == ("Qwen/Qwen2.5-VL-7B-Instruct", f"{tmp_path}/vlm")
     assert not any(key.startswith(("train.prior", "deltas", "register.promote", "seed")) for key in told)
+
+
+def test_a_person_is_told_what_was_replaced_and_that_registering_was_not_reached(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = load(PAPER)
+    step = StepResult("ingest", "", 1.0, False)
+    result = RunResult(tmp_path, (step,), {"passed": False}, {}, None, tmp_path / "report.html", "sqlite:///x", "1")
+    show_rehearsal(Rehearsal(result, replaced(config, rehearsal_of(config, tmp_path, gpu=False))))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "replaced train.epochs 3.0 → 1.0" in lines
+    assert lines[-5] == "rehearsed: all 1 planned steps ran"
+    assert lines[-1] == "registered model none: the gate refused"
 
 
 def test_an_arms_own_settings_do_not_undo_what_is_shortened(tmp_path: Path) -> None:
