@@ -131,7 +131,7 @@ def _containers(config: Config, chain: Chain, runner: Runner) -> Iterator[Mappin
         return
     from pipelines import containers
 
-    writable = (chain.folder.parent.parent, Path(chain.environment["TMPDIR"]))
+    writable = (chain.folder.parent, Path(chain.environment["TMPDIR"]))
     with containers.engine() as client:
         containers.clear(client, chain.environment[RUN_ID])
         yield containers.settings(chain.environment[RUN_ID], writable, chain.environment, key_variables(config))
