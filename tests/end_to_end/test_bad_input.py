@@ -166,7 +166,7 @@ STEPS = {
     "train: delta with NaN": (["train", *TRAIN, "--data", "{}/data", "--delta", "{}/nan_delta"], "layers.0."),
     "train: delta of zeros": (["train", *TRAIN, "--data", "{}/data", "--delta", "{}/zero_delta"], "zero_delta"),
     "train: delta of another model": (
-        ["train", *TRAIN, "--data", "{}/data", "--delta", "{}/strange_delta"], "is Δ for another model?",
+        ["train", *TRAIN, "--data", "{}/data", "--delta", "{}/strange_delta"], "made from another φ_VL",
     ),
     "train: image that does not decode": (["train", *TRAIN, "--data", "{}/broken_image"], "does not decode"),
     "train: deepspeed contradicts": (
