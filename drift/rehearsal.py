@@ -45,7 +45,7 @@ def rehearsal_of(config: Config, world: Path, *, gpu: bool) -> Config:
     raw = config.model_dump(mode="json", by_alias=True)
     shortened = _shortened(raw["train"], gpu)
     raw |= {"name": f"{config.name}-{NAME}", "runs": str(Path(config.runs).resolve() / NAME)}
-    raw["models"] = {role: str(world / role) if model else None for role, model in raw["models"].items()}
+    raw["models"] = {role: _model(role, reference, world) for role, reference in raw["models"].items()}
     raw["deltas"] = {name: _delta(delta, world) for name, delta in raw["deltas"].items()}
     raw["train"] |= shortened
     raw["arms"] = {name: _arm(arm, shortened) for name, arm in raw["arms"].items()}
@@ -69,6 +69,13 @@ def _shortened(train: Raw, gpu: bool) -> Raw:
     """What every training takes instead: one epoch over a few rows, and a checkpoint on the way where it saves any."""
     short = {"epochs": 1.0, "per_device_batch_size": min(2, train["per_device_batch_size"]), "max_skipped": 1.0}
     return short | ({"save_steps": 2} if train["save_steps"] else {}) | ({} if gpu else WITHOUT_GPU)
+
+
+def _model(role: str, reference: str | None, world: Path) -> str | None:
+    """The miniature's of that role; training starts from the rehearsals' champion, or from φ_VL for a checkpoint."""
+    if reference is None or reference == "champion":
+        return reference
+    return str(world / ("vlm" if role == "start" else role))
 
 
 def _delta(delta: Raw, world: Path) -> Raw:

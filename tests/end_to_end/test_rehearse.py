@@ -114,3 +114,11 @@ def test_an_arms_own_settings_do_not_undo_what_is_shortened(tmp_path: Path) -> N
     mixed = small.deltas["mixed"]
     assert (mixed.experts[0].model, mixed.experts[0].minus) == (f"{tmp_path}/expert", f"{tmp_path}/base")
     assert mixed.layers is None
+
+
+@pytest.mark.parametrize(
+    ("start", "rehearsed"), [(None, None), ("champion", "champion"), ("org/own-checkpoint", "/world/vlm")]
+)
+def test_training_starts_from_the_rehearsals_own_champion_or_vlm(start: str | None, rehearsed: str | None) -> None:
+    config = load(PAPER, [f"models.start={start}"] if start else [])
+    assert rehearsal_of(config, Path("/world"), gpu=True).models.start == rehearsed
