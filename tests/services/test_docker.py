@@ -23,7 +23,7 @@ from tests.end_to_end import chain
 
 USER = os.getuid() or 10002
 SOCKET = Path("/var/run/docker.sock")
-SAME = ("problems.parquet", "training_set.parquet", "delta.safetensors", "model.safetensors", "samples.parquet")
+SAME = ("problems.parquet", "train.parquet", "delta.safetensors", "model.safetensors", "samples.parquet")
 """Files that must be equal to the byte, wherever the steps ran."""
 
 
@@ -80,7 +80,7 @@ def test_the_whole_chain_in_containers_gives_what_it_gives_in_processes(client: 
     assert {path.stat().st_uid for path in (folder / "containers").rglob("*")} == {USER}
     again = finished(drift_run(client, config, "--runner", "docker", f"runs={folder / 'containers'}"))
     assert chain.worked(again) == set()
-    ids = pq.read_table(next((folder / "containers").rglob("training_set.parquet")), columns=["id"])["id"]
+    ids = pq.read_table(next((folder / "containers").rglob("train.parquet")), columns=["id"])["id"]
     assert len(ids) >= 64
 
 
