@@ -53,7 +53,7 @@ class Endpoint(Generic[Asked]):
         """
         self.server, self.model, self.where = server, model, where
         self.settings, self.image_max_pixels = settings, image_max_pixels
-        self.key = _api_key(server, where)
+        self.key = api_key(server.api_key_env, where)
         for name in ("httpx2", "httpx", "openai"):
             logging.getLogger(name).setLevel(logging.WARNING)  # one line per request otherwise
 
@@ -155,13 +155,14 @@ async def _until_all_end(
             yield item
 
 
-def _api_key(server: EndpointConfig, where: str) -> str | None:
-    if server.api_key_env is None:
+def api_key(variable: str | None, where: str) -> str | None:
+    """The key in an environment variable; None where none is named. Raises ConfigError if it is not set."""
+    if variable is None:
         return None
-    key = os.environ.get(server.api_key_env)
+    key = os.environ.get(variable)
     if not key:
         raise ConfigError(
-            f"{where}.api_key_env: the environment variable '{server.api_key_env}' is not set; export it, "
+            f"{where}.api_key_env: the environment variable '{variable}' is not set; export it, "
             "or remove api_key_env for a server without keys"
         )
     return key

@@ -25,8 +25,8 @@ from drift.errors import ServiceError
 from drift.plan import MODULES
 from drift.steps import LIFELINE
 from drift.validation import to_json
+from pipelines.runner import GPU
 
-GPU = Path("/dev/nvidia0")
 LABEL = "drift.run"
 PASSED = ("HF_TOKEN", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 """Variables of this process that every step gets; those that the configuration names for keys come on top."""

@@ -23,6 +23,7 @@ from drift.config import JudgeConfig
 from drift.errors import ConfigError
 from drift.evaluate.judged import find_python
 from drift.findings import Finding, Noted, find, optional
+from pipelines.preflight import existing
 
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 NEEDED = ("torch", "transformers", "mlflow", "kfp")
@@ -84,7 +85,7 @@ def _requirement(name: str) -> tuple[SpecifierSet, str]:
 
 
 def _disk(runs: Path) -> str:
-    place = next(path for path in (runs.resolve(), *runs.resolve().parents) if path.exists())
+    place = existing(runs)
     free = shutil.disk_usage(place).free
     if free < MINIMUM_FREE:
         raise ConfigError(f"only {free / 1e9:.1f} GB free below {place}; free some, or set runs to another disk")

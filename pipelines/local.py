@@ -29,11 +29,10 @@ from pipelines.check import require_honest
 from pipelines.drift_sft import drift_sft
 from pipelines.folders import RunFolder, create_run, only_one, unfinished_runs
 from pipelines.kubeflow import run_pipeline
-from pipelines.runner import Chain, Done, StepEvent
+from pipelines.runner import GPU, Chain, Done, StepEvent
 
 __all__ = ["RunResult", "Runner", "StepEvent", "StepResult", "parameters", "run"]
 
-GPU = Path("/dev/nvidia0")
 
 Runner = Literal["subprocess", "docker"]
 

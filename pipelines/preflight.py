@@ -187,14 +187,14 @@ def _disk(config: Config) -> str:
     vlm = Path(config.models.vlm).expanduser()
     if not (vlm / "config.json").is_file():
         raise Noted(f"{config.models.vlm} is not here, so it is not known how much a run writes")
-    needed, free = disk_bytes(config, Checkpoint(vlm)), shutil.disk_usage(_existing(Path(config.runs))).free
+    needed, free = disk_bytes(config, Checkpoint(vlm)), shutil.disk_usage(existing(Path(config.runs))).free
     said = f"{free / 1e9:,.1f} GB free below {config.runs}; the run writes about {needed / 1e9:,.1f} GB"
     if free < needed:
         raise ConfigError(f"runs: only {said}; free some, or set runs to another disk")
     return said
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
     """The path itself, or its nearest parent that is there."""
     return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
 

@@ -11,8 +11,8 @@ from typing import Any
 from drift.config import Config
 from drift.errors import ConfigError
 from drift.rehearsal import NAME, rehearsal_of, replaced, write_world
-from pipelines.local import GPU, Runner, RunResult, run
-from pipelines.runner import StepEvent
+from pipelines.local import Runner, RunResult, run
+from pipelines.runner import GPU, StepEvent
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ from drift.steps import LIFELINE, step_key
 
 LOG = "log.txt"
 EXIT_TASK = "finalize"
+GPU = Path("/dev/nvidia0")
+"""There where this machine has one."""
+
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL when a run is stopped."""
 

@@ -126,10 +126,12 @@ def _write(
 
 def _protocol(config: EvaluateConfig) -> Protocol:
     """By rule, or with a judge that is known to answer."""
-    from drift.evaluate import judged, rule
-
     if config.judge is None:
+        from drift.evaluate import rule
+
         return rule
+    from drift.evaluate import judged  # the client of a server, which the rules do not need
+
     judged.check(config.judge)
     return judged
 

@@ -23,6 +23,7 @@ import openai
 
 from drift.config import EvaluateConfig, JudgeConfig
 from drift.data.extract import split_thinking
+from drift.endpoint import api_key
 from drift.errors import ConfigError, DataError, ServiceError
 from drift.evaluate import rule, vlmevalkit
 from drift.evaluate.benchmarks import Benchmark, Item
@@ -237,13 +238,7 @@ def _installed(judge: JudgeConfig) -> str:
 
 
 def _key(judge: JudgeConfig) -> str | None:
-    key = os.environ.get(judge.api_key_env) if judge.api_key_env else None
-    if judge.api_key_env and not key:
-        raise ConfigError(
-            f"evaluate.judge.api_key_env: the environment variable '{judge.api_key_env}' is not set; export it, or "
-            "remove api_key_env for a judge without keys"
-        )
-    return key
+    return api_key(judge.api_key_env, "evaluate.judge")
 
 
 def _scrubbed(message: str, key: str | None) -> str:
