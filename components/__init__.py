@@ -16,8 +16,3 @@ ELSEWHERE = {
 def component(step: str) -> Any:
     """The component of a step of `drift.plan`."""
     return getattr(importlib.import_module(f"components.{ELSEWHERE.get(step, step)}"), step)
-
-
-def image(step: str) -> str:
-    """The image that the step's component runs in."""
-    return str(component(step).component_spec.implementation.container.image)

@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
-from components._images import IMAGES
+from components._images import image
 
 
-@dsl.component(base_image=IMAGES["train"], install_kfp_package=False)
+@dsl.component(base_image=image("arm"), install_kfp_package=False)
 def arm(
     step: str,
     training_set: Input[Dataset],

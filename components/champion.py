@@ -6,10 +6,10 @@ from typing import NamedTuple
 from kfp import dsl
 from kfp.dsl import Artifact, Metrics, Model, Output
 
-from components._images import IMAGES
+from components._images import image
 
 
-@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+@dsl.component(base_image=image("champion"), install_kfp_package=False)
 def champion(step: str, metrics: Output[Metrics]) -> NamedTuple("Outputs", [("champion", str), ("start", str)]):  # type: ignore[valid-type]  # as Kubeflow reads it
     """The registry's champion with the hash of its contents, as JSON, and again if training starts from it; or ''."""
     from drift.champion import resolve
@@ -27,7 +27,7 @@ def champion(step: str, metrics: Output[Metrics]) -> NamedTuple("Outputs", [("ch
     return found.outputs()
 
 
-@dsl.component(base_image=IMAGES["evaluate"], install_kfp_package=False)
+@dsl.component(base_image=image("evaluate_champion"), install_kfp_package=False)
 def evaluate_champion(step: str, champion: str, scores: Output[Artifact], metrics: Output[Metrics]) -> None:
     """Scores of the champion; a folder that says so where there is none."""
     from pathlib import Path
@@ -47,7 +47,7 @@ def evaluate_champion(step: str, champion: str, scores: Output[Artifact], metric
     metrics.metadata.update(report.metrics())
 
 
-@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+@dsl.component(base_image=image("start"), install_kfp_package=False)
 def start(step: str, champion: str, model: Output[Model], metrics: Output[Metrics]) -> None:
     """The champion's model, where training starts from it; a folder that says so where not."""
     from pathlib import Path

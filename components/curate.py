@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Output
 
-from components._images import IMAGES
+from components._images import image
 
 
-@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+@dsl.component(base_image=image("curate"), install_kfp_package=False)
 def curate(
     step: str,
     problems: Input[Dataset],

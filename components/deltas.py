@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Metrics, Output
 
-from components._images import IMAGES
+from components._images import image
 
 
-@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+@dsl.component(base_image=image("deltas"), install_kfp_package=False)
 def deltas(step: str, deltas: Output[Artifact], metrics: Output[Metrics]) -> None:
     """Every named prior Δ, in a folder of its name."""
     from pathlib import Path

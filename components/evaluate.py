@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Metrics, Model, Output
 
-from components._images import IMAGES
+from components._images import image
 
 
-@dsl.component(base_image=IMAGES["evaluate"], install_kfp_package=False)
+@dsl.component(base_image=image("evaluate_vlm"), install_kfp_package=False)
 def evaluate_vlm(step: str, scores: Output[Artifact], metrics: Output[Metrics]) -> None:
     """Scores of the unmodified VLM: what every arm is compared with."""
     from pathlib import Path
@@ -27,7 +27,7 @@ def evaluate_vlm(step: str, scores: Output[Artifact], metrics: Output[Metrics]) 
     metrics.metadata.update(report.metrics())
 
 
-@dsl.component(base_image=IMAGES["evaluate"], install_kfp_package=False)
+@dsl.component(base_image=image("evaluate_arm"), install_kfp_package=False)
 def evaluate_arm(step: str, arm: str, model: Input[Model], scores: Output[Artifact], metrics: Output[Metrics]) -> None:
     """Scores of an arm's model."""
     from pathlib import Path

@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import PipelineTaskFinalStatus
 
-from components._images import IMAGES
+from components._images import image
 
 
-@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+@dsl.component(base_image=image("finalize"), install_kfp_package=False)
 def finalize(status: PipelineTaskFinalStatus) -> None:
     """Close the run in MLflow: its state, and KILLED for steps that never ended."""
     from drift.steps import finish_pipeline

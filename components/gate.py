@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Metrics, Output
 
-from components._images import IMAGES
+from components._images import image
 
 
-@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+@dsl.component(base_image=image("gate"), install_kfp_package=False)
 def gate(
     step: str,
     baseline: Input[Artifact],

@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Output
 
-from components._images import IMAGES
+from components._images import image
 
 
-@dsl.component(base_image=IMAGES["evaluate"], install_kfp_package=False)
+@dsl.component(base_image=image("generate"), install_kfp_package=False)
 def generate(step: str, problems: Input[Dataset], generations: Output[Dataset], metrics: Output[Metrics]) -> None:
     """The teacher writes chains of thought."""
     from pathlib import Path

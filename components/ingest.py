@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import Dataset, Metrics, Output
 
-from components._images import IMAGES
+from components._images import image
 
 
-@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+@dsl.component(base_image=image("pool"), install_kfp_package=False)
 def pool(step: str, metrics: Output[Metrics]) -> str:
     """Hash of the pool's contents; '' for a dataset of the hub."""
     from drift.config import IngestConfig
@@ -18,7 +18,7 @@ def pool(step: str, metrics: Output[Metrics]) -> str:
     return report.sha256
 
 
-@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+@dsl.component(base_image=image("ingest"), install_kfp_package=False)
 def ingest(step: str, problems: Output[Dataset], metrics: Output[Metrics], pool: str = "") -> None:
     """Problems in: one checked table of problem, gold answer and image. `pool`, its hash, is for Kubeflow's cache."""
     from pathlib import Path

@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Metrics, Output
 
-from components._images import IMAGES
+from components._images import image
 
 
-@dsl.component(base_image=IMAGES["pipeline"], install_kfp_package=False)
+@dsl.component(base_image=image("register"), install_kfp_package=False)
 def register(step: str, gate: Input[Artifact], registered: Output[Artifact], metrics: Output[Metrics]) -> None:
     """The winner becomes a version in MLflow's registry; `gate` says where its weights are."""
     from pathlib import Path

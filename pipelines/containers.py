@@ -18,8 +18,7 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, Mount
 
 import docker
-from components import image
-from components._images import IMAGES
+from components._images import IMAGES, image
 from drift.config import Config
 from drift.errors import ServiceError
 from drift.plan import MODULES

@@ -13,7 +13,7 @@ from kfp import dsl, kubernetes
 from omegaconf import OmegaConf
 from pydantic import Field, model_validator
 
-from components._images import IMAGES
+from components._images import IMAGES, role
 from drift.configfile import read_yaml
 from drift.plan import MODULES
 from drift.validation import Section, suggest, validate
@@ -84,12 +84,12 @@ class Resources(Section):
                 if name not in known:
                     raise ValueError(f"{what}.{name}: no such {what.removesuffix('s')}{suggest(name, known)}")
         for step in self.steps:
-            self.of(step, "pipeline")
+            self.of(step)
         return self
 
-    def of(self, step: str, role: str) -> Placement:
-        """What a step of a role gets."""
-        common = self.roles.get(role, Placement()).model_dump(mode="json", exclude_unset=True)
+    def of(self, step: str) -> Placement:
+        """What a step gets: its role's, and its own in place of it."""
+        common = self.roles.get(role(step), Placement()).model_dump(mode="json", exclude_unset=True)
         return validate(Placement, {**common, **self.steps.get(step, {})}, where=f"steps.{step}")
 
 
@@ -105,18 +105,12 @@ def read_resources(path: Path | None) -> Resources:
 def place(task: dsl.PipelineTask, resources: Resources) -> dsl.PipelineTask:
     """Give a task's pod what its step is due."""
     step = task.name.replace("-", "_")
-    placement = resources.of(step, role_of(task))
+    placement = resources.of(step)
     for apply in (_size, _storage, _scheduling, _patience):
         apply(task, placement)
     if resources.pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(resources.pull_secrets))
     return task
-
-
-def role_of(task: dsl.PipelineTask) -> str:
-    """The role whose image the task runs in."""
-    image = task.container_spec.image if task.container_spec else ""
-    return next((role for role, name in IMAGES.items() if name == image), "pipeline")
 
 
 def _size(task: dsl.PipelineTask, placement: Placement) -> None:
