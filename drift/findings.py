@@ -8,6 +8,9 @@ from typing import Literal
 
 from drift.errors import DriftError
 
+Check = tuple[str, Callable[[], str | None]]
+"""A name, and a look that returns what it saw, raises DriftError for a problem, or Noted."""
+
 
 class Noted(Exception):  # noqa: N818
     """No problem: what could not be looked at here and why, or what is not here and not needed."""

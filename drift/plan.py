@@ -189,6 +189,11 @@ def local_inputs(key: str, reference: str) -> Inputs:
     return {}
 
 
+def is_path(reference: str) -> bool:
+    """Whether a reference is a file or folder, by its looks or because it is there."""
+    return looks_local(reference) or Path(reference).expanduser().exists()
+
+
 def looks_local(reference: str) -> bool:
     """Whether a reference is meant as a path here and not as a hub id (owner/name)."""
     not_an_id = reference.startswith(("/", ".", "~")) or reference.count("/") > 1 or "/" not in reference

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from drift.checkpoints import Checkpoint, pair_decoders, resolve
 from drift.config import Config
@@ -77,3 +79,9 @@ def disk_bytes(config: Config, vlm: Checkpoint) -> int:
     saving = [train for name in config.arms if (train := config.arm_train(name)) and train.save_steps]
     checkpoint = CHECKPOINT_BYTES * sum(map(math.prod, vlm.shapes.values()))
     return size * (len(config.arms) + len(config.deltas)) + (KEPT_CHECKPOINTS + 1) * checkpoint * len(saving)
+
+
+def free_below(path: Path) -> tuple[Path, int]:
+    """The path or its nearest parent that is there, and the bytes free on its disk."""
+    place = next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+    return place, shutil.disk_usage(place).free

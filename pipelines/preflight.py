@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,24 +16,23 @@ import urllib3
 
 from drift import tracking
 from drift.checkpoints import Checkpoint, resolve
-from drift.config import Config, IngestConfig, JudgeConfig, key_variables
+from drift.config import Config, IngestConfig, JudgeConfig
 from drift.data.sources import open_source
 from drift.errors import CheckpointError, ConfigError
 from drift.evaluate.benchmarks import check_table
-from drift.findings import Finding, Noted, find
+from drift.findings import Check, Finding, Noted, find
 from drift.forecast import forecast
 from drift.hub import on_hub
-from drift.plan import arm_steps, looks_local
-from drift.sizing import disk_bytes
+from drift.plan import arm_steps, is_path, looks_local
+from drift.sizing import disk_bytes, free_below
 from drift.zero import check_deepspeed
 from pipelines.compile import compile_pipeline
 from pipelines.local import Runner
-from pipelines.namespace import cluster_checks, placements_of
-from pipelines.placement import read_resources
+from pipelines.namespace import cluster_checks
+from pipelines.needs import check_secret, claim_of, keys_of
+from pipelines.placement import Resources, read_resources
 
 ANSWER_SECONDS = 5.0
-
-Check = tuple[str, Callable[[], str | None]]
 
 
 def preflight(config: Config, *, runner: Runner = "subprocess", resources: Path | None = None) -> list[Finding]:
@@ -43,34 +41,36 @@ def preflight(config: Config, *, runner: Runner = "subprocess", resources: Path 
 
 
 def _checks(config: Config, runner: Runner, resources: Path | None) -> Iterator[Check]:
-    mounts = _mounts(resources)
+    profile = _profile(resources)
     yield "runs", partial(_writable, Path(config.runs))
-    yield from ((f"key {name}", partial(_key, name)) for name in sorted(key_variables(config)))
-    yield from _model_checks(config, mounts)
-    yield from _data_checks(config, mounts)
-    yield "train.deepspeed", _here(mounts, config.train.deepspeed or "", partial(_deepspeed, config))
+    for name, steps in keys_of(config):
+        yield f"key {name}", partial(check_secret, profile, name, steps) if profile else partial(_key, name)
+    yield from _model_checks(config, profile)
+    yield from _data_checks(config, profile)
+    if config.train.deepspeed:
+        yield _here(profile, "train.deepspeed", config.train.deepspeed, partial(_deepspeed, config))
     yield "disk", partial(_disk, config)
     yield from _service_checks(config, runner)
     if resources:
         yield "resources", partial(_resources, config, resources)
-        yield from _cluster(resources)
+    if profile:
+        yield from cluster_checks(profile)
 
 
-def _model_checks(config: Config, mounts: Mapping[str, str]) -> Iterator[Check]:
+def _model_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     yield "models", partial(_fit_together, config)
     for key, reference in _models(config):
-        yield key, _here(mounts, reference, partial(_model, key, reference))
+        yield _here(profile, key, reference, partial(_model, key, reference))
 
 
-def _data_checks(config: Config, mounts: Mapping[str, str]) -> Iterator[Check]:
+def _data_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     ingest, replay = config.ingest, config.curate.replay
-    yield "ingest.source", _here(mounts, ingest.source, partial(_problems, ingest, "ingest.source"))
+    yield _here(profile, "ingest.source", ingest.source, partial(_problems, ingest, "ingest.source"))
     if replay:
         read = ingest.model_copy(update={"source": replay.source, "revision": None})
         key = "curate.replay.source"
-        yield key, _here(mounts, replay.source, partial(_problems, read, key))
-    for name, look in _tables(config):
-        yield name, _here(mounts, config.evaluate.data, look)
+        yield _here(profile, key, replay.source, partial(_problems, read, key))
+    yield from _table_checks(config, profile)
 
 
 def _service_checks(config: Config, runner: Runner) -> Iterator[Check]:
@@ -83,22 +83,20 @@ def _service_checks(config: Config, runner: Runner) -> Iterator[Check]:
         yield "Docker", partial(_images, config)
 
 
-def _mounts(resources: Path | None) -> dict[str, str]:
-    """The claim behind each path that the profile's steps mount."""
-    with contextlib.suppress(ConfigError):  # a wrong profile is said where it is read
-        placements = placements_of(read_resources(resources))
-        return {volume.path: volume.claim for placement in placements for volume in placement.volumes}
-    return {}
+def _profile(resources: Path | None) -> Resources | None:
+    """The cluster's, if the run is for one; a wrong one is said where it is compiled."""
+    with contextlib.suppress(ConfigError):
+        return read_resources(resources) if resources else None
+    return None
 
 
-def _here(mounts: Mapping[str, str], reference: str, look: Callable[[], str | None]) -> Callable[[], str | None]:
-    """The check, or a note where what it looks at lies on a claim of the cluster."""
-    claims = [claim for path, claim in mounts.items() if Path(reference).is_relative_to(path)]
-    return partial(_elsewhere, f"{reference} lies on the claim '{claims[0]}', not here") if claims else look
+def _here(profile: Resources | None, key: str, reference: str, look: Callable[[], str | None]) -> Check:
+    """The check; for a cluster, where what the key names is no id of the hub, whether the pods will see it."""
+    return key, partial(_on_claim, profile, key, reference) if profile and is_path(reference) else look
 
 
-def _elsewhere(said: str) -> None:
-    raise Noted(said)
+def _on_claim(profile: Resources, key: str, path: str) -> None:
+    raise Noted(f"{path} lies on the claim '{claim_of(profile, key, path)}', not here")
 
 
 def _writable(runs: Path) -> None:
@@ -154,7 +152,7 @@ def _fit_together(config: Config) -> None:
 
 def _problems(ingest: IngestConfig, key: str) -> None:
     path = Path(ingest.source)
-    if path.exists() or looks_local(ingest.source):
+    if is_path(ingest.source):
         try:
             open_source(ingest, key)
         except OSError as error:
@@ -164,17 +162,19 @@ def _problems(ingest: IngestConfig, key: str) -> None:
         on_hub(key, f"{ingest.source}{revision}", "dataset")
 
 
-def _tables(config: Config) -> Iterator[Check]:
-    folder = Path(config.evaluate.data)
-    if not folder.is_dir():
-        yield "evaluate.data", partial(_no_folder, folder)
-        return
-    for name in config.evaluate.benchmarks:
-        yield f"evaluate.benchmarks.{name}", partial(check_table, name, config.evaluate)
+def _table_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
+    data = config.evaluate.data
+    if profile:
+        yield "evaluate.data", partial(_on_claim, profile, "evaluate.data", data)
+    elif not Path(data).is_dir():
+        yield "evaluate.data", partial(_no_folder, data)
+    else:
+        for name in config.evaluate.benchmarks:
+            yield f"evaluate.benchmarks.{name}", partial(check_table, name, config.evaluate)
 
 
-def _no_folder(folder: Path) -> None:
-    raise ConfigError(f"evaluate.data: {folder} is no folder; put the benchmarks' TSV files there, or name another")
+def _no_folder(data: str) -> None:
+    raise ConfigError(f"evaluate.data: {data} is no folder; put the benchmarks' TSV files there, or name another")
 
 
 def _deepspeed(config: Config) -> None:
@@ -187,16 +187,11 @@ def _disk(config: Config) -> str:
     vlm = Path(config.models.vlm).expanduser()
     if not (vlm / "config.json").is_file():
         raise Noted(f"{config.models.vlm} is not here, so it is not known how much a run writes")
-    needed, free = disk_bytes(config, Checkpoint(vlm)), shutil.disk_usage(existing(Path(config.runs))).free
+    needed, (_, free) = disk_bytes(config, Checkpoint(vlm)), free_below(Path(config.runs))
     said = f"{free / 1e9:,.1f} GB free below {config.runs}; the run writes about {needed / 1e9:,.1f} GB"
     if free < needed:
         raise ConfigError(f"runs: only {said}; free some, or set runs to another disk")
     return said
-
-
-def existing(path: Path) -> Path:
-    """The path itself, or its nearest parent that is there."""
-    return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
 
 
 def _mlflow() -> str:
@@ -224,8 +219,3 @@ def _resources(config: Config, path: Path) -> None:
     """The profile is read and the pipeline compiled with it."""
     with tempfile.TemporaryDirectory() as folder:
         compile_pipeline(config, Path(folder) / "pipeline.yaml", read_resources(path))
-
-
-def _cluster(path: Path) -> Iterator[Check]:
-    with contextlib.suppress(ConfigError):  # a wrong profile is said where it is read
-        yield from cluster_checks(read_resources(path))

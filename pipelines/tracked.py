@@ -4,6 +4,7 @@ from kfp import dsl, kubernetes
 
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 CONFIG_MAP = "drift-mlflow"
+FROM_CONFIG_MAP = ("MLFLOW_TRACKING_URI", "DRIFT_EXPERIMENT")
 
 
 def tracked(task: dsl.PipelineTask) -> dsl.PipelineTask:
@@ -13,6 +14,5 @@ def tracked(task: dsl.PipelineTask) -> dsl.PipelineTask:
     address there could send a pod's token to anyone.
     """
     kubernetes.use_field_path_as_env(task, env_name="DRIFT_RUN_ID", field_path=RUN_LABEL)
-    keys = {"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI", "DRIFT_EXPERIMENT": "DRIFT_EXPERIMENT"}
-    kubernetes.use_config_map_as_env(task, CONFIG_MAP, keys, optional=True)
+    kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in FROM_CONFIG_MAP}, optional=True)
     return task

@@ -14,7 +14,7 @@ from drift.configfile import load
 from drift.rehearsal_tables import write_tiny_table
 from pipelines.preflight import preflight
 from tests.end_to_end import chain
-from tests.kubernetes_server import namespace
+from tests.kubernetes_server import BOUND, MLFLOW, namespace
 from tests.openai_server import OpenAIServer
 
 ROOT = chain.ROOT
@@ -163,26 +163,61 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest_name(
     assert "no benchmark 'MMStarr'; did you mean 'MMStar'?" in capsys.readouterr().err
 
 
+def on_the_cluster(raw: dict[str, Any]) -> None:
+    """What the steps read lies on the example's claims, or comes from the hub."""
+    raw["models"] = {"vlm": "/models/vlm", "expert": "/models/expert", "base": "/models/base"}
+    raw["ingest"]["source"], raw["evaluate"]["data"] = "/models/pool.parquet", "/benchmarks/tables"
+    raw["curate"]["replay"]["source"] = "/models/replay.parquet"
+    raw["generate"]["teacher"] = {"kind": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+    raw["train"]["deepspeed"] = "/models/zero2.json"
+
+
 def test_what_cannot_be_looked_at_is_a_note_and_no_problem(tmp_path: Path) -> None:
-    served = {"kind": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
-    config = changed(tmp_path, lambda raw: raw["generate"].update(teacher=served))
-    notes = [finding for finding in preflight(load(config), resources=EXAMPLE) if finding.state == "note"]
-    assert [note.check for note in notes] == [
-        "generate.teacher.base_url", "claim drift-benchmarks", "claim drift-models", "secret huggingface",
-    ]  # fmt: skip
-    assert "no cluster: neither a kubeconfig" in notes[1].detail
+    config = changed(tmp_path, on_the_cluster)
+    findings = preflight(load(config), resources=EXAMPLE)
+    assert [finding for finding in findings if finding.is_problem] == []
+    notes = {finding.check: finding.detail for finding in findings if finding.state == "note"}
+    assert "does not answer from here" in notes["generate.teacher.base_url"]
+    assert "no cluster: neither a kubeconfig" in notes["claim drift-models"]
+    assert {"claim drift-benchmarks", "secret huggingface", "config map drift-mlflow"} < set(notes)
 
 
 def test_what_lies_on_a_claim_is_not_looked_for_here(tmp_path: Path) -> None:
-    def on_the_cluster(raw: dict[str, Any]) -> None:
-        raw["models"]["vlm"], raw["evaluate"]["data"] = "/models/vlm", "/benchmarks/tables"
-        raw["train"]["deepspeed"] = "/models/zero2.json"
-
     config = changed(tmp_path, on_the_cluster)
-    assert problems(config, resources=EXAMPLE) == []
     notes = {finding.check: finding.detail for finding in preflight(load(config), resources=EXAMPLE)}
     assert notes["evaluate.data"] == "/benchmarks/tables lies on the claim 'drift-benchmarks', not here"
-    assert len(problems(config)) == 3
+    assert notes["models.vlm"] == "/models/vlm lies on the claim 'drift-models', not here"
+    assert len(problems(config)) >= 6
+
+
+def test_a_path_that_some_step_does_not_mount_is_found(tmp_path: Path) -> None:
+    def elsewhere(raw: dict[str, Any]) -> None:
+        on_the_cluster(raw)
+        raw["ingest"]["source"], raw["models"]["expert"] = "drift/miniature/assets/pool.parquet", "/benchmarks/expert"
+
+    assert problems(changed(tmp_path, elsewhere), resources=EXAMPLE) == [
+        "models.expert: /benchmarks/expert lies on the claim 'drift-benchmarks', which the step 'deltas' does not "
+        "mount; give the volume to roles.pipeline or steps.deltas",
+        "ingest.source: drift/miniature/assets/pool.parquet lies on no claim of the profile, and pods see no other "
+        "folder; add a volume",
+    ]
+
+
+def test_a_key_that_no_secret_gives_a_step_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_key(raw: dict[str, Any]) -> None:
+        on_the_cluster(raw)
+        raw["generate"]["teacher"]["api_key_env"] = "KEY"
+
+    monkeypatch.setenv("KEY", "only here")
+    config, profile = changed(tmp_path, with_key), tmp_path / "profile.yaml"
+    assert problems(config, resources=EXAMPLE) == [
+        "api_key_env: no secret gives the step 'generate' the variable 'KEY'; name one in roles.evaluate.secrets or "
+        "steps.generate.secrets"
+    ]
+    raw = yaml.safe_load(EXAMPLE.read_text())
+    raw["steps"]["generate"]["secrets"] = [{"name": "teacher", "env": {"key": "KEY"}}]
+    profile.write_text(yaml.safe_dump(raw))
+    assert problems(config, resources=profile) == []
 
 
 def test_a_server_that_answers_is_found(tmp_path: Path) -> None:
@@ -202,14 +237,17 @@ def test_an_unknown_key_of_the_resources_is_found(tmp_path: Path) -> None:
 
 
 def test_claims_and_secrets_that_the_cluster_lacks_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = changed(tmp_path, lambda raw: None)
-    with namespace(tmp_path, {"drift-models"}, {"huggingface": ["password"]}) as kubeconfig:
+    config = changed(tmp_path, on_the_cluster)
+    with namespace(tmp_path, claims={"drift-models": BOUND}, secrets={"huggingface": {"password": "x"}}) as kubeconfig:
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
         assert problems(config, resources=EXAMPLE) == [
             "volumes: claim 'drift-benchmarks' is not in the namespace 'kubeflow'; create it, or correct its name",
             "secrets: 'huggingface' has no key 'token'; it has password",
+            "config map 'drift-mlflow' is not in the namespace 'kubeflow'; create it, or correct its name",
         ]
-    with namespace(tmp_path, {"drift-models", "drift-benchmarks"}, {"huggingface": ["token"]}) as kubeconfig:
+    claims = {"drift-models": BOUND, "drift-benchmarks": BOUND}
+    whole = {"claims": claims, "secrets": {"huggingface": {"token": "x"}}, "config": {MLFLOW: "http://mlflow:5000"}}
+    with namespace(tmp_path, **whole) as kubeconfig:
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
         assert problems(config, resources=EXAMPLE) == []
 
