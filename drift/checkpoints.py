@@ -252,9 +252,12 @@ def fingerprint(path: Path) -> str:
 
 def original_vlm_sha256(path: Path) -> str:
     """Fingerprint of the φ_VL a model was made from, as its provenance says; its own where it says nothing."""
-    if (path / PROVENANCE).is_file() and (known := read_provenance(path).get("original_vlm_sha256")):
-        return str(known)
-    return fingerprint(path)
+    return recorded_vlm_sha256(path) or fingerprint(path)
+
+
+def recorded_vlm_sha256(path: Path) -> str | None:
+    """Fingerprint of the φ_VL that a model was trained or merged from here; None for one that was not made here."""
+    return read_provenance(path).get("original_vlm_sha256") if (path / PROVENANCE).is_file() else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -211,7 +211,7 @@ class DeltaConfig(Section):
     """`0-27`, `4,8-11`; null for all."""
     include_bias: bool = True
     force: bool = False
-    """Go on although the two checkpoints do not look like fine-tunes of one base."""
+    """Go on although the checkpoints do not look like fine-tunes of one base, or φ_VL was made from another here."""
 
     @property
     def pairs(self) -> tuple[tuple[str | None, str, float], ...]:

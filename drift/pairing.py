@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from drift.checkpoints import Checkpoint, pair_decoders, resolve
+from drift.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256, resolve
 from drift.config import DeltaConfig, parse_layers
 from drift.errors import CheckpointError, ConfigError
 from drift.layout import (
@@ -117,7 +117,8 @@ class DeltaPlan:
 def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> DeltaPlan:
     """Pair the tensors of the checkpoints by their headers; no tensor is read.
 
-    Raises CheckpointError if the models do not fit together, ConfigError if the selection is empty.
+    Raises CheckpointError if the models do not fit together or (without `force`) φ_VL was itself made from another
+    one here, ConfigError if the selection is empty.
     """
     opened = functools.cache(lambda reference: Checkpoint(resolve(reference)))
     pairs = tuple(
@@ -125,6 +126,7 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
         for own, minus, weight in config.pairs
     )
     visual: Checkpoint = opened(vlm)
+    _require_original(visual, config.force)
     partners = [pair_decoders(pair.expert, visual) for pair in pairs]
     selected = select_modules(list(pairs[0].in_expert), config.modules, config.layers, config.include_bias)
     sources = tuple(_source(name, pairs, (visual, partners[0])) for name in sorted(selected, key=_reading_order))
@@ -165,6 +167,15 @@ def sampled_cosine(expert: Checkpoint, other: Checkpoint) -> float:
     pairs = [(expert, own), (other, partners)]
     rows = [[model.first_rows(names[name], SAMPLED_ELEMENTS) for model, names in pairs] for name in sample]
     return sum(cosine(a, b) for a, b in rows) / len(rows)
+
+
+def _require_original(vlm: Checkpoint, force: bool) -> None:
+    """Projection and retention count from φ_VL: over several cycles an overshoot would add up unseen."""
+    if not force and recorded_vlm_sha256(vlm.path):
+        raise CheckpointError(
+            f"{vlm.path}: trained or merged from another φ_VL; name that one as the VLM, and let training start from "
+            "this (models.start); force: true goes on"
+        )
 
 
 def _require_whole(config: DeltaConfig, vlm: Checkpoint, partners: Sequence[Mapping[str, str]]) -> None:

@@ -405,6 +405,17 @@ def test_another_rope_theta_is_a_warning(family: Family, tmp_path: Path) -> None
     assert report.warnings == ("the expert's configuration differs in rope_theta: 500000.0 against 10000.0",)
 
 
+def test_a_vlm_that_was_itself_trained_here_is_refused_unless_forced(family: Family, tmp_path: Path) -> None:
+    trained = Path(shutil.copytree(family.vlm, tmp_path / "trained"))
+    write_provenance(trained, "train", config={}, inputs={}, original_vlm_sha256=fingerprint(family.vlm))
+    message = refused(family, tmp_path / "delta", CheckpointError, vlm=str(trained))
+    assert message.startswith(f"{trained}: trained or merged from another φ_VL; name that one as the VLM")
+    report = compute_delta(
+        DeltaConfig(force=True), **{**family.references, "vlm": str(trained)}, out=tmp_path / "delta"
+    )
+    assert report.tensors
+
+
 def test_minus_base_without_a_base_is_refused(family: Family, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"minus: 'base' needs models\.base"):
         compute_delta(
