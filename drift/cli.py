@@ -53,6 +53,7 @@ from drift.validation import suggest, to_json
 
 EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
+ROOT = Path(__file__).parent.parent
 DEFAULT_CONFIG = Path("configs/miniature.yaml")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
@@ -119,10 +120,13 @@ def root(
 
 def _need_checkout() -> None:
     """Make `pipelines` importable: it stands beside the library in a checkout, and is no part of the wheel."""
-    root = Path(__file__).parent.parent
-    if not (root / "pipelines" / "drift_sft.py").is_file():
+    if not _in_checkout():
         raise ConfigError("this command runs from a checkout: clone the repository then `pip install -e .[cluster]`")
-    sys.path.insert(0, str(root))
+    sys.path.insert(0, str(ROOT))
+
+
+def _in_checkout() -> bool:
+    return (ROOT / "pipelines" / "drift_sft.py").is_file()
 
 
 # ---------------------------------------------------------------------------------------- whole chain
@@ -221,12 +225,31 @@ def rehearse(
 
 
 @app.command(rich_help_panel=CHAIN)
-def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Check this machine: versions, GPU, disk, Docker, MLflow, Kubeflow. Exit code 2 if something needed is missing."""
-    _need_checkout()
-    from pipelines.doctor import examine
+def doctor(
+    overrides: Overrides = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    resources: ResourcesFile = None,
+    pod: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROLE", help="Also look from a pod of this role, made for a moment; may be repeated."),
+    ] = None,
+    service_account: ServiceAccount = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: versions, GPU, disk, Docker, MLflow, Kubeflow; with --resources, the cluster's namespace.
 
-    findings = examine(Path(load(config).runs))
+    Exit code 2 if something needed is missing. In an image, which holds the library alone, what the library needs.
+    """
+    loaded = load(config, overrides or ())
+    if resources or pod or _in_checkout():
+        _need_checkout()
+        from pipelines.doctor import examine
+
+        findings = examine(loaded, resources=resources, pods=tuple(pod or ()), service_account=service_account)
+    else:
+        from drift import doctor as library
+
+        findings = library.examine(loaded)
     if as_json:
         show_json(findings_as_json(findings))
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 FINGERPRINT = "drift.fingerprint"
+CHECKED = "drift.checked"
 MODEL_TYPE = "vlm"
 
 
@@ -109,6 +111,40 @@ def find_champion(model: str) -> Champion | None:
             return None
         raise ServiceError(f"{model}: MLflow at {tracking.redact(uri)} {tracking.first_line(error)}") from error
     return Champion(model, int(found.version), found.tags.get(FINGERPRINT, ""))
+
+
+def check_rights(model: str) -> str:
+    """What the user of MLFLOW_TRACKING_URI may do with a registered model, by doing it and taking it back.
+
+    A tag is set and removed, which needs the same right as moving an alias; where the model does not exist yet, one of
+    another name is made and deleted. Raises ServiceError if MLflow refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    uri, client = _open(f"asked about {model}")
+    try:
+        if _exists(client, model):
+            client.set_registered_model_tag(model, CHECKED, "now")
+            client.delete_registered_model_tag(model, CHECKED)
+            return f"{model} may be changed"
+        client.create_registered_model(made := f"{model}-{uuid.uuid4().hex[:8]}")
+        client.delete_registered_model(made)
+        return f"{model} may be made"
+    except MlflowException as error:
+        said = tracking.first_line(error)
+        raise ServiceError(f"{model}: MLflow at {tracking.redact(uri)} refuses ({said}); ask for the right") from error
+
+
+def _exists(client: MlflowClient, model: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
 
 
 def fetch(champion: Champion, into: Path) -> Path:

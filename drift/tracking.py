@@ -67,6 +67,19 @@ def check_server(uri: str) -> None:
         os.environ.update(_POLITE)
 
 
+def server_version(uri: str) -> str:
+    """The version that the server at `uri` says it has; '' for a store without one. Raises ServiceError."""
+    if not uri.startswith("http"):
+        return ""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(get_default_host_creds(uri), "/version", "GET", max_retries=1, timeout=4)
+    if not answer.ok:
+        raise ServiceError(f"{URI}: {redact(uri)}/version answers {answer.status_code}; is it an MLflow server?")
+    return answer.text.strip()
+
+
 def open_client(uri: str, settings: dict[str, str] = _POLITE) -> MlflowClient:
     """A client of the store at `uri`. Opening an SQLite store for the first time is done by one process only."""
     for name, value in (_POLITE | settings).items():

@@ -116,23 +116,35 @@ def connected(target: Target) -> Iterator[kfp.Client]:
 
     Raises ConfigError without a host. What Kubeflow's client prints goes to standard error.
     """
-    if not target.host:
-        raise ConfigError(f"--host: no Kubeflow Pipelines server given; name its URL, or export {HOST}")
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), _on_one_line(target.host):
         warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
-        try:
-            yield _client(target)
-        except kfp_server_api.ApiException as error:
-            raise ServiceError(_refusal(target.host, error.status, error.reason)) from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            reason = type(getattr(error, "reason", None) or error).__name__
-            raise ServiceError(f"{target.host} does not answer ({reason}); check --host and the network") from None
+        yield _client(target)
+
+
+def server_version(target: Target) -> str:
+    """What the target's server says of its release, such as `2.17.0`; '' if it says nothing. Raises ServiceError."""
+    with _on_one_line(target.host):
+        said = _probe(target)
+    return str(said.get("tag_name") or said.get("apiServerTagName") or "")
+
+
+@contextlib.contextmanager
+def _on_one_line(host: str) -> Iterator[None]:
+    if not host:
+        raise ConfigError(f"--host: no Kubeflow Pipelines server given; name its URL, or export {HOST}")
+    try:
+        yield
+    except kfp_server_api.ApiException as error:
+        raise ServiceError(_refusal(host, error.status, error.reason)) from None
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        reason = type(getattr(error, "reason", None) or error).__name__
+        raise ServiceError(f"{host} does not answer ({reason}); check --host and the network") from None
 
 
 def _client(target: Target) -> kfp.Client:
     """Kubeflow's client, after one request of ours: its own start repeats a failing one for half a minute."""
+    _probe(target)
     token, mounted = os.environ.get(TOKEN), _service_account_token()
-    _probe(target, token or mounted)
     return kfp.Client(
         host=target.host,
         namespace=target.namespace or "kubeflow",
@@ -147,13 +159,20 @@ def _service_account_token() -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
-def _probe(target: Target, token: str | None) -> None:
+def _probe(target: Target) -> dict[str, Any]:
+    """What the server says of itself; a page to log in at is no answer."""
+    token = os.environ.get(TOKEN) or _service_account_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     ca_certs = str(target.ca_cert) if target.ca_cert else None
     with urllib3.PoolManager(ca_certs=ca_certs, timeout=PROBE_SECONDS, retries=False) as pool:
         answer = pool.request("GET", f"{target.host.rstrip('/')}/apis/v2beta1/healthz", headers=headers)
     if answer.status >= 400:
         raise ServiceError(_refusal(target.host, answer.status, answer.reason))
+    try:
+        said: dict[str, Any] = answer.json()
+    except ValueError:
+        raise ServiceError(f"{target.host} answers, but not as Kubeflow; check --host, or export {TOKEN}") from None
+    return said
 
 
 def _refusal(host: str, status: int, reason: str | None) -> str:

@@ -1,104 +1,45 @@
-"""What this machine has for a run: versions, GPU, disk, Docker, and the servers that the environment names.
+"""What this machine and a cluster have for a run: the library's own checks, Docker, and Kubeflow with its namespace.
 
-A server is needed if its variable is set. Docker, a GPU and VLMEvalKit are needed by some runs only: they are noted.
+Kubeflow is looked at where its variable is set, the namespace where a resources profile is given.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
-import shutil
-import tomllib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
-from drift import tracking
-from drift.config import JudgeConfig
+from components._images import IMAGES
+from drift import doctor
+from drift.config import Config
 from drift.errors import ConfigError
-from drift.evaluate.judged import find_python
-from drift.findings import Finding, Noted, find, optional
-from pipelines.preflight import existing
+from drift.findings import Check, Finding, Noted, find, optional
+from drift.validation import suggest
+from pipelines.namespace import cluster_checks, surroundings
+from pipelines.placement import read_resources
+from pipelines.pod import examine_in_pod
 
-PROJECT = Path(__file__).parent.parent / "pyproject.toml"
-NEEDED = ("torch", "transformers", "mlflow", "kfp")
-OPTIONAL = ("deepspeed",)
-MINIMUM_FREE = 1e9
-"""Bytes below `runs` that even the miniature's run should find."""
-
-
-def examine(runs: Path) -> list[Finding]:
-    """Every check, the needed ones first."""
-    checks: dict[str, Callable[[], str | None]] = {
-        "Python": _python,
-        **{name: partial(_package, name) for name in NEEDED},
-        **{name: partial(optional, partial(_package, name)) for name in OPTIONAL},
-        "disk": partial(_disk, runs),
-        "GPU": _gpu,
-        "Docker": partial(optional, _docker),
-        "VLMEvalKit": partial(optional, _vlmevalkit),
-        "MLflow": _mlflow,
-        "Kubeflow": _kubeflow,
-    }
-    return [find(name, look) for name, look in checks.items()]
+SERVER = SpecifierSet(">=2.14")
+"""Kubeflow Pipelines that collect artifacts from a loop and tell an exit handler how the run ended: 2.14.0's notes."""
 
 
-def _project() -> dict[str, Any]:
-    project: dict[str, Any] = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
-    return project
+def examine(
+    config: Config, *, resources: Path | None = None, pods: tuple[str, ...] = (), service_account: str | None = None
+) -> list[Finding]:
+    """Every check here, in the namespace if there is a profile, and all of a machine's in a pod of each role.
 
-
-def _python() -> str:
-    wanted = _project()["requires-python"]
-    if platform.python_version() not in SpecifierSet(wanted):
-        raise ConfigError(f"Python {platform.python_version()} is not {wanted}; make .venv with `make run PYTHON=...`")
-    return platform.python_version()
-
-
-def _package(name: str) -> str:
-    """Its version. Raises ConfigError if it is missing or outside pyproject.toml's range."""
-    wanted, extra = _requirement(name)
-    remedy = f"pip install -e '.{f'[{extra}]' if extra else ''}'"
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        raise ConfigError(f"{name} is not installed; {remedy}") from None
-    if not wanted.contains(version, prereleases=True):
-        raise ConfigError(f"{name} {version} is not {wanted}; {remedy}")
-    return version
-
-
-def _requirement(name: str) -> tuple[SpecifierSet, str]:
-    """The range of a package in pyproject.toml, and the extra that brings it."""
-    project = _project()
-    groups = {"": project["dependencies"], **project["optional-dependencies"]}
-    for extra, lines in groups.items():
-        for requirement in map(Requirement, lines):
-            if requirement.name == name:
-                return requirement.specifier, extra
-    raise KeyError(name)
-
-
-def _disk(runs: Path) -> str:
-    place = existing(runs)
-    free = shutil.disk_usage(place).free
-    if free < MINIMUM_FREE:
-        raise ConfigError(f"only {free / 1e9:.1f} GB free below {place}; free some, or set runs to another disk")
-    return f"{free / 1e9:,.0f} GB free below {place}"
-
-
-def _gpu() -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise Noted("none visible to torch; everything but the miniature needs one")
-    found = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
-    return ", ".join(f"{one.name} {one.total_memory / 1e9:.0f} GB" for one in found)
+    Raises ConfigError for a role that there is not, or a profile that cannot be read.
+    """
+    for role in set(pods) - set(IMAGES):
+        raise ConfigError(f"--pod: no role '{role}'{suggest(role, IMAGES)}")
+    profile = read_resources(resources)
+    cluster = [*cluster_checks(profile), *surroundings()] if resources else []
+    here: list[Check] = [*doctor.checks(config), ("Docker", partial(optional, _docker)), ("Kubeflow", _kubeflow)]
+    found = [find(name, look) for name, look in [*here, *cluster]]
+    return [*found, *(one for role in pods for one in examine_in_pod(role, config, profile, service_account))]
 
 
 def _docker() -> str:
@@ -109,21 +50,15 @@ def _docker() -> str:
         return f"{client.version()['Version']}, with the images of the steps"
 
 
-def _vlmevalkit() -> str:
-    return find_python(JudgeConfig(base_url="", model=""))
-
-
-def _mlflow() -> str:
-    if not (uri := os.environ.get(tracking.URI)):
-        raise Noted(f"{tracking.URI} is not set: a store in `runs` is used")
-    tracking.check_server(uri)
-    return tracking.redact(uri)
-
-
 def _kubeflow() -> str:
-    from pipelines.cluster import HOST, Target, connected
+    from pipelines.cluster import HOST, Target, server_version
 
     if not (host := os.environ.get(HOST)):
         raise Noted(f"{HOST} is not set: needed for `drift submit` and `drift schedule` alone")
-    with connected(Target(host)):
-        return host
+    version = server_version(Target(host))
+    try:
+        if Version(version) not in SERVER:
+            raise ConfigError(f"{host} is Kubeflow Pipelines {version}, not {SERVER}; upgrade it")
+    except InvalidVersion:
+        raise Noted(f"{host} does not say its version; needed is {SERVER}") from None
+    return f"{host} {version}"

@@ -22,7 +22,7 @@ class KubeflowServer(Loopback):
     """Use as a context manager; ``url`` is the host. ``status`` other than 200 answers every request with that error.
 
     ``states`` are a run's states at each poll; ``tasks`` its steps and their states at each poll. ``token``: what the
-    server asks for.
+    server asks for. ``version``: of its release.
     """
 
     def __init__(
@@ -32,8 +32,10 @@ class KubeflowServer(Loopback):
         tasks: dict[str, tuple[str, ...]] | None = None,
         status: int = 200,
         token: str | None = None,
+        version: str = "2.17.0",
     ) -> None:
         self.states, self.tasks, self.status, self.token = states, tasks or {}, status, token
+        self.version = version
         self.runs: dict[str, Body] = {}
         self.recurring: dict[str, Body] = {}
         self.experiments: dict[str, Body] = {}
@@ -56,7 +58,7 @@ class KubeflowServer(Loopback):
 
 
 def _health(server: KubeflowServer, body: Body) -> tuple[int, Body]:
-    return 200, {"multi_user": False}
+    return 200, {"multi_user": False, "tag_name": server.version}
 
 
 def _list_experiments(server: KubeflowServer, body: Body) -> tuple[int, Body]:
