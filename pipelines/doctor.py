@@ -23,7 +23,7 @@ from drift.config import JudgeConfig
 from drift.errors import ConfigError
 from drift.evaluate.judged import find_python
 from drift.findings import Finding, Noted, find, optional
-from pipelines.preflight import existing
+from drift.sizing import existing
 
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 NEEDED = ("torch", "transformers", "mlflow", "kfp")

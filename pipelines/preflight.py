@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -25,7 +24,7 @@ from drift.findings import Finding, Noted, find
 from drift.forecast import forecast
 from drift.hub import on_hub
 from drift.plan import arm_steps, looks_local
-from drift.sizing import disk_bytes
+from drift.sizing import disk_of
 from drift.zero import check_deepspeed
 from pipelines.compile import compile_pipeline
 from pipelines.local import Runner
@@ -187,16 +186,10 @@ def _disk(config: Config) -> str:
     vlm = Path(config.models.vlm).expanduser()
     if not (vlm / "config.json").is_file():
         raise Noted(f"{config.models.vlm} is not here, so it is not known how much a run writes")
-    needed, free = disk_bytes(config, Checkpoint(vlm)), shutil.disk_usage(existing(Path(config.runs))).free
-    said = f"{free / 1e9:,.1f} GB free below {config.runs}; the run writes about {needed / 1e9:,.1f} GB"
-    if free < needed:
-        raise ConfigError(f"runs: only {said}; free some, or set runs to another disk")
-    return said
-
-
-def existing(path: Path) -> Path:
-    """The path itself, or its nearest parent that is there."""
-    return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+    disk = disk_of(config, Checkpoint(vlm))
+    if disk.writes and disk.free < disk.writes:
+        raise ConfigError(f"runs: only {disk}; free some, or set runs to another disk")
+    return str(disk)
 
 
 def _mlflow() -> str:
