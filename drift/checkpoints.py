@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drift.artifacts import PROVENANCE, content_sha256, read_json, read_provenance
-from drift.errors import CheckpointError, DataError
+from drift.errors import CheckpointError, DataError, MissingCheckpointError
 from drift.layout import canonical_names, check_architecture, depth, explain_missing, find_partners, match_parameters
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
 def resolve(reference: str) -> Path:
     """The local directory of a checkpoint: `reference` itself, or the download of a hub id (`id` or `id@revision`).
 
-    Raises CheckpointError if it is neither, or the hub cannot be reached and has not been before.
+    Raises MissingCheckpointError if it is neither, or the hub cannot be reached and has not been before, and
+    CheckpointError for a file.
     """
     path = Path(reference).expanduser()
     if reference and path.is_dir():
@@ -53,14 +54,14 @@ def resolve(reference: str) -> Path:
     if reference and path.exists():
         raise CheckpointError(f"{reference}: a file; give the model's directory")
     if not reference or path.is_absolute() or not _HUB_ID.match(reference):
-        raise CheckpointError(f"'{reference}': no such directory; give a model directory or a hub id")
+        raise MissingCheckpointError(f"'{reference}': no such directory; give a model directory or a hub id")
     from huggingface_hub import snapshot_download
 
     repository, _, revision = reference.partition("@")
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_HUB_FILES))
     except Exception as error:  # huggingface_hub and httpx raise many kinds
-        raise CheckpointError(
+        raise MissingCheckpointError(
             f"{reference}: no such directory, and no such model on the hub or the hub is out of reach "
             f"({type(error).__name__}); check the name"
         ) from error

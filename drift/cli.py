@@ -6,6 +6,7 @@ that may import `pipelines`, and only inside the commands that run the whole cha
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
@@ -17,6 +18,7 @@ import typer
 from drift import __version__
 from drift.catalog import KNOWN, SUITES, expand
 from drift.config import (
+    Config,
     CurateConfig,
     DeltaConfig,
     EvaluateConfig,
@@ -49,7 +51,7 @@ from drift.display import (
 )
 from drift.errors import ConfigError, DriftError
 from drift.published import ROWS
-from drift.validation import suggest, to_json
+from drift.validation import suggest, to_json, validate
 
 EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
@@ -178,14 +180,52 @@ def plan_(
     config: ConfigFile = DEFAULT_CONFIG,
     samples: Annotated[int | None, typer.Option(min=1, help="Rows of the training set; default: curate.keep.")] = None,
     deltas: Annotated[Path | None, typer.Option(help="Folder with one folder per Δ; default: a sample of Δ.")] = None,
+    tokens_per_row: Annotated[int | None, typer.Option(help="Mean of a training row; default: the cutoff.")] = None,
+    tokens_per_answer: Annotated[int | None, typer.Option(help="Mean of an answer; default: max_new_tokens.")] = None,
+    tflops: Annotated[float | None, typer.Option(help="That a GPU reaches; default: 40 % of an H100's 989.")] = None,
+    tokens_per_second: Annotated[float | None, typer.Option(help="Answers, of a GPU or of the endpoint.")] = None,
+    resources: ResourcesFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what each arm will do, how far Adam can take it along its Δ, and the memory it needs; runs nothing."""
+    """Say what each arm will do, how far Adam can take it along its Δ, and what the run costs; runs nothing."""
+    from drift.cost import Assumptions, cost
     from drift.forecast import forecast
-    from drift.sizing import memory_of
+    from drift.sizing import disk_of, headers, memory_of
 
     loaded = load(config, overrides or ())
-    show_forecast(forecast(loaded, samples=samples, deltas=deltas), memory_of(loaded), as_json)
+    given = {
+        "tokens_per_row": tokens_per_row,
+        "tokens_per_answer": tokens_per_answer,
+        "tflops": tflops,
+        "tokens_per_second": tokens_per_second,
+    }
+    assumed = validate(Assumptions, {name: value for name, value in given.items() if value is not None})
+    gpus = _gpus(resources)
+    arms = forecast(loaded, samples=samples, deltas=deltas, gpus=gpus.get("arm"))
+    models = headers(loaded)
+    phases = cost(loaded, assumed, models, samples=samples, gpus=gpus, last=_last_hours(loaded))
+    disk = disk_of(loaded, models[0] if models else None)
+    show_forecast(arms, memory_of(loaded, models), phases, disk, assumed, as_json)
+
+
+def _gpus(resources: Path | None) -> dict[str, int]:
+    """GPUs that a cluster gives its steps; nothing without a profile."""
+    if resources is None:
+        return {}
+    _need_checkout()
+    from pipelines.placement import gpus_of, read_resources
+
+    return gpus_of(read_resources(resources))
+
+
+def _last_hours(config: Config) -> dict[str, float]:
+    """What the last finished run took; nothing where the chain cannot run, without a checkout."""
+    with contextlib.suppress(ConfigError):
+        _need_checkout()
+        from pipelines.folders import measured_hours
+
+        return measured_hours(Path(config.runs), config.name)
+    return {}
 
 
 @app.command(rich_help_panel=CHAIN)

@@ -339,6 +339,9 @@ class TrainConfig(Section):
     """The gradient bias; null is plain SFT."""
 
 
+KEPT_CHECKPOINTS = 2
+"""Of a training with `save_steps`: its latest."""
+
 MergeMethod = Literal["linear", "task_arithmetic", "ties", "dare_ties", "dare_linear", "layer_swap"]
 
 

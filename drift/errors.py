@@ -4,6 +4,7 @@ DriftError
 ├── ConfigError       a key of the configuration: names the dotted key, the value and the remedy
 ├── DataError         problems, generations, training rows or benchmark tables
 ├── CheckpointError   a model directory or a tensor in it
+│   └── MissingCheckpointError   not here, and not to be had from the hub
 ├── PriorError        Δ does not fit the model, or nothing of it could be bound
 ├── ServiceError      an endpoint or MLflow server that does not answer
 └── PipelineError     a step of a pipeline run that failed, or was silently left out
@@ -24,6 +25,10 @@ class DataError(DriftError):
 
 class CheckpointError(DriftError):
     """A model directory is missing, broken, or its tensors do not pair with another's."""
+
+
+class MissingCheckpointError(CheckpointError):
+    """A model is not here, and the hub does not give it."""
 
 
 class PriorError(DriftError):

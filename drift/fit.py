@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from drift.callback import PriorCallback
 from drift.collate import AnswerCollator, TrainingRows
-from drift.config import TrainConfig
+from drift.config import KEPT_CHECKPOINTS, TrainConfig
 from drift.deltafile import load_delta
 from drift.modeling import load_processor, load_vlm, stored_dtype
 from drift.network import reloaded, trainable_network, trained_elements
@@ -28,7 +28,6 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback  # i
 CHECKPOINTS = "checkpoints"
 COMPLETE = "complete"
 """An empty file that a checkpoint gets when every rank has written its part."""
-KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,21 @@ of where training ends: gradients that agree reach it, others stay below.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from drift.config import Config, MergeConfig, TrainConfig
 from drift.deltafile import load_delta
-from drift.errors import ConfigError
+from drift.errors import ConfigError, MissingCheckpointError
+from drift.launch import processes_of
 from drift.merge import plan_merge
 from drift.pairing import DeltaPlan, plan
 from drift.streaming import chunks
+
+logger = logging.getLogger(__name__)
 
 TOO_SHORT = 0.05
 """Below this reach the weights stay at φ_VL whatever α is."""
@@ -37,13 +42,31 @@ class ArmForecast:
     remark: str = ""
 
 
-def forecast(config: Config, *, samples: int | None = None, deltas: Path | None = None) -> list[ArmForecast]:
+def forecast(
+    config: Config, *, samples: int | None = None, deltas: Path | None = None, gpus: int | None = None
+) -> list[ArmForecast]:
     """Every arm in the configuration's order; reads headers, and a few megabytes of a Δ that is not in `deltas`.
 
     `samples`: rows of the training set (default: what `curate` is asked to keep). `deltas`: a folder with one folder
-    per named Δ. Raises what a run would raise for models that do not fit together.
+    per named Δ. `gpus`: of the machine that trains; default: those torch sees here. Raises what a run would raise for
+    models that do not fit together; of models that are not here only the reach is left out, with a warning.
     """
-    return [_arm(config, name, samples, deltas) for name in config.arms]
+    arm = functools.partial(_arm, config, samples=samples, deltas=deltas, gpus=gpus)
+    try:
+        return [arm(name) for name in config.arms]
+    except MissingCheckpointError as error:
+        logger.warning("reach: not known (%s)", error)
+        return [arm(name, headers=False) for name in config.arms]
+
+
+def expected_rows(config: Config, samples: int | None = None) -> int:
+    """Rows of the training set: ``samples``, else those that `curate` keeps, and its replay. Raises ConfigError."""
+    keep, replay = config.curate.keep, config.curate.replay
+    if samples:
+        return samples
+    if keep is None:
+        raise ConfigError("curate.keep: null keeps all, so the number of steps is not known; give --samples")
+    return round(keep / (1 - replay.fraction)) if replay else keep
 
 
 def sum_of_rates(train: TrainConfig, steps: int) -> float:
@@ -63,35 +86,33 @@ def remark(reach: float, train: TrainConfig) -> str:
     return f"Adam can reach {reach:.2g} of Δ"
 
 
-def _arm(config: Config, name: str, samples: int | None, deltas: Path | None) -> ArmForecast:
+def _arm(
+    config: Config, name: str, *, samples: int | None, deltas: Path | None, gpus: int | None, headers: bool = True
+) -> ArmForecast:
     arm, train = config.arms[name], config.arm_train(name)
-    first = f"{_merge(config, arm.merge)}, then " if arm.merge else ""
+    merge = _merge(config, arm.merge, headers) if arm.merge else ""
     if train is None:
-        return ArmForecast(name, first.removesuffix(", then "))
-    steps = _steps(train, samples or _expected_samples(config))
+        return ArmForecast(name, merge)
+    does = f"{merge}, then " * bool(merge) + (f"DRIFT along '{arm.delta}'" if arm.delta else "SFT")
+    steps = _steps(train, expected_rows(config, samples), processes_of(train.processes, gpus))
     rates = sum_of_rates(train, steps)
-    if arm.delta is None:
-        return ArmForecast(name, f"{first}SFT", steps, rates)
+    if arm.delta is None or not (headers or deltas):
+        return ArmForecast(name, does, steps, rates)
     reach = rates * _ratio(config, arm.delta, deltas)
-    return ArmForecast(name, f"{first}DRIFT along '{arm.delta}'", steps, rates, reach, remark(reach, train))
+    return ArmForecast(name, does, steps, rates, reach, remark(reach, train))
 
 
-def _merge(config: Config, merge: MergeConfig) -> str:
+def _merge(config: Config, merge: MergeConfig, headers: bool) -> str:
+    if not headers:
+        return merge.method
     models = config.models
     todo = plan_merge(merge, expert=models.expert, vlm=models.vlm, base=models.base)
     return f"{merge.method} of {len(todo.canonical)} tensors"
 
 
-def _expected_samples(config: Config) -> int:
-    keep, replay = config.curate.keep, config.curate.replay
-    if keep is None:
-        raise ConfigError("curate.keep: null keeps all, so the number of steps is not known; give --samples")
-    return round(keep / (1 - replay.fraction)) if replay else keep
-
-
-def _steps(train: TrainConfig, samples: int) -> int:
-    a_step = train.per_device_batch_size * train.gradient_accumulation * (train.processes or 1)
-    return math.ceil(train.epochs * math.ceil(samples / a_step))
+def _steps(train: TrainConfig, rows: int, processes: int) -> int:
+    a_step = train.per_device_batch_size * train.gradient_accumulation * processes
+    return math.ceil(train.epochs * math.ceil(rows / a_step))
 
 
 def _ratio(config: Config, delta: str, deltas: Path | None) -> float:

@@ -19,9 +19,12 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def default_processes() -> int:
-    """One per GPU; one on a machine without."""
-    return max(1, torch.cuda.device_count())
+def processes_of(asked: int | None, gpus: int | None = None) -> int:
+    """Ranks of a step: as many as the configuration asks for, else one per GPU, and one on a machine without.
+
+    ``gpus``: of the machine it will run on; default: those torch sees here.
+    """
+    return asked or max(1, torch.cuda.device_count() if gpus is None else gpus)
 
 
 def launch(work: Callable[[Any], Result], job: Any, *, processes: int, deepspeed: bool = False) -> Result:

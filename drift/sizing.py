@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drift.checkpoints import Checkpoint, pair_decoders, resolve
-from drift.config import Config
+from drift.config import KEPT_CHECKPOINTS, Config, LoraConfig
 from drift.errors import CheckpointError
+from drift.layout import module_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,20 +62,29 @@ def count(vlm: Checkpoint, expert: Checkpoint, *, freeze_vision: bool) -> Weight
     return Weights(total, decoder if freeze_vision else total)
 
 
-def memory_of(config: Config) -> list[Memory]:
-    """Of the configuration's own VLM, trained in full; empty, with a warning, where its headers cannot be read."""
+def adapters(vlm: Checkpoint, expert: Checkpoint, lora: LoraConfig) -> int:
+    """Weights of LoRA's adapters: rank · (rows + columns) of every matrix that gets one."""
+    pairs = pair_decoders(expert, vlm).items()
+    chosen = [own for name, own in pairs if module_of(name) in lora.modules and name.endswith(".weight")]
+    return sum(lora.rank * sum(vlm.shapes[own]) for own in chosen)
+
+
+def memory_of(config: Config, models: tuple[Checkpoint, Checkpoint] | None) -> list[Memory]:
+    """Of the configuration's own VLM, trained in full; empty where its `headers` cannot be read."""
+    return memory(count(*models, freeze_vision=config.train.freeze_vision)) if models else []
+
+
+def headers(config: Config) -> tuple[Checkpoint, Checkpoint] | None:
+    """The configuration's VLM and expert; None, with a warning, where their headers cannot be read."""
     try:
-        vlm, expert = (Checkpoint(resolve(model)) for model in (config.models.vlm, config.models.expert))
+        return Checkpoint(resolve(config.models.vlm)), Checkpoint(resolve(config.models.expert))
     except CheckpointError as error:
-        logger.warning("memory per GPU: not known (%s)", error)
-        return []
-    return memory(count(vlm, expert, freeze_vision=config.train.freeze_vision))
+        logger.warning("memory per GPU, FLOPs and disk: not known (%s)", error)
+        return None
 
 
 def disk_bytes(config: Config, vlm: Checkpoint) -> int:
     """What a run writes below `runs`, at most: a model per arm, Δs as large, and the checkpoints trainings keep."""
-    from drift.fit import KEPT_CHECKPOINTS  # torch and transformers, which `drift plan` does not need for this
-
     size = sum(info.size_bytes for info in vlm.tensors.values())
     saving = [train for name in config.arms if (train := config.arm_train(name)) and train.save_steps]
     checkpoint = CHECKPOINT_BYTES * sum(map(math.prod, vlm.shapes.values()))
@@ -85,3 +95,22 @@ def free_below(path: Path) -> tuple[Path, int]:
     """The path or its nearest parent that is there, and the bytes free on its disk."""
     place = next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
     return place, shutil.disk_usage(place).free
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes that a run writes below its folder `runs`, at most, and those free there; None: not known."""
+
+    runs: str
+    writes: int | None
+    free: int
+
+    def __str__(self) -> str:
+        written = "?" if self.writes is None else f"{self.writes / 1e9:,.1f}"
+        return f"{self.free / 1e9:,.1f} GB free below {self.runs}; the run writes about {written} GB"
+
+
+def disk_of(config: Config, vlm: Checkpoint | None) -> Disk:
+    """What a run needs and finds; ``vlm`` is None where its headers cannot be read."""
+    writes = disk_bytes(config, vlm) if vlm else None
+    return Disk(config.runs, writes, free_below(Path(config.runs))[1])

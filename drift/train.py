@@ -24,7 +24,7 @@ from drift.config import TrainConfig
 from drift.deltafile import load_delta, require_made_from
 from drift.errors import ConfigError, DataError, PriorError
 from drift.fit import CHECKPOINTS, COMPLETE, Job, fit
-from drift.launch import default_processes, launch
+from drift.launch import launch, processes_of
 from drift.zero import check_deepspeed
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def train(
     source, started = resolve(model), time.monotonic()
     if delta is not None:
         require_made_from(load_delta(delta), source)
-    processes = config.processes or default_processes()
+    processes = processes_of(config.processes)
     with staged(out, keep_partial=config.save_steps is not None) as folder:
         checkpoint = _resume_point(config, source, training_set, delta, folder, processes)
         job = Job(config, source, training_set, delta, folder, checkpoint)

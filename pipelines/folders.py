@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import Any
 
 from drift.artifacts import SCHEMA, read_json, write_json
 from drift.errors import ConfigError, DataError, PipelineError
+from drift.journal import read
 
 STATE = "run.json"
 OVER = ("finished", "superseded")
@@ -62,6 +64,20 @@ def unfinished_runs(runs: Path, name: str) -> list[RunFolder]:
 def last_finished(runs: Path, name: str) -> RunFolder | None:
     """The latest run of that name that finished; None if none did."""
     return next((run for run in _runs_of(runs, name) if run.state["status"] == "finished"), None)
+
+
+def measured_hours(runs: Path, name: str) -> dict[str, float]:
+    """Hours of each step of the last finished run of that name, `arm NAME` for an arm's, all evaluations together.
+
+    A step from the cache counts as it did when it ran. Empty if no run of that name finished.
+    """
+    last = last_finished(runs, name)
+    events = [event for event, _ in read(last.path)] if last else []
+    seconds = {(event["step"], event["arm"]): event["seconds"] for event in events if "seconds" in event}
+    hours: defaultdict[str, float] = defaultdict(float)
+    for (step, arm), spent in seconds.items():
+        hours["evaluate" if step.startswith("evaluate") else f"{step} {arm}".strip()] += spent / 3600
+    return dict(hours)
 
 
 def _runs_of(runs: Path, name: str) -> Iterator[RunFolder]:

@@ -102,6 +102,11 @@ def read_resources(path: Path | None) -> Resources:
     return validate(Resources, OmegaConf.to_container(read_yaml(path)), where=str(path)) if path else NOTHING
 
 
+def gpus_of(resources: Resources) -> dict[str, int]:
+    """GPUs of the pods of training and evaluation, by step."""
+    return {step: resources.of(step).gpus for step in ("arm", "evaluate_arm")}
+
+
 def place(task: dsl.PipelineTask, resources: Resources) -> dsl.PipelineTask:
     """Give a task's pod what its step is due."""
     step = task.name.replace("-", "_")

@@ -24,7 +24,7 @@ from drift.findings import Check, Finding, Noted, find
 from drift.forecast import forecast
 from drift.hub import on_hub
 from drift.plan import arm_steps, is_path, looks_local
-from drift.sizing import disk_bytes, free_below
+from drift.sizing import disk_of
 from drift.zero import check_deepspeed
 from pipelines.compile import compile_pipeline
 from pipelines.local import Runner
@@ -187,11 +187,10 @@ def _disk(config: Config) -> str:
     vlm = Path(config.models.vlm).expanduser()
     if not (vlm / "config.json").is_file():
         raise Noted(f"{config.models.vlm} is not here, so it is not known how much a run writes")
-    needed, (_, free) = disk_bytes(config, Checkpoint(vlm)), free_below(Path(config.runs))
-    said = f"{free / 1e9:,.1f} GB free below {config.runs}; the run writes about {needed / 1e9:,.1f} GB"
-    if free < needed:
-        raise ConfigError(f"runs: only {said}; free some, or set runs to another disk")
-    return said
+    disk = disk_of(config, Checkpoint(vlm))
+    if disk.writes and disk.free < disk.writes:
+        raise ConfigError(f"runs: only {disk}; free some, or set runs to another disk")
+    return str(disk)
 
 
 def _mlflow() -> str:

@@ -150,7 +150,7 @@ class Chain:
         now = time.time()
         metrics = [(name, value, int(now * 1000), 0) for name, value in record["metrics"].items()]
         about = {"key": key, "step": task.step, "arm": task.arm, "event": "cached", "time": now, "pid": os.getpid()}
-        append(self.folder, {**about, "upstream": record["key"], "metrics": metrics})
+        append(self.folder, {**about, "upstream": record["key"], "seconds": record["seconds"], "metrics": metrics})
 
     def _fail(self, task: _Task, message: str) -> None:
         event = StepEvent(task.step, task.arm, "failed", time.monotonic() - task.started, message, task.log)

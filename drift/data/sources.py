@@ -39,6 +39,15 @@ def open_source(config: IngestConfig, key: str = "ingest.source") -> Source:
     return _open_dataset(config, key)
 
 
+def count_problems(config: IngestConfig) -> int | None:
+    """Rows of a file here that would be read; of any other source the limit, which may be None: not known."""
+    if not Path(config.source).is_file():
+        return config.limit
+    source = open_source(config)
+    rows = sum(1 for _ in itertools.islice(source.rows, config.limit)) if source.count is None else source.count
+    return min(rows, config.limit or rows)
+
+
 def needed_columns(config: IngestConfig) -> list[str]:
     """The columns that the configuration names, in its order."""
     named = [config.problem_column, config.answer_column, config.image_column, config.choices_column]

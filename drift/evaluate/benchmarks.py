@@ -118,6 +118,15 @@ def check_table(name: str, config: EvaluateConfig) -> None:
     _require_published(name, path)
 
 
+def count_questions(name: str, config: EvaluateConfig) -> int | None:
+    """Rows of a benchmark that are asked: known of a published one, else counted; without a table the limit, if any."""
+    path = config.table(name)
+    if name not in KNOWN and not path.is_file():
+        return config.limit
+    rows = KNOWN[name].rows if name in KNOWN else sum(1 for _ in _rows(path, _columns(config.benchmarks[name])))
+    return min(rows, config.limit or rows)
+
+
 def _columns(benchmark: BenchmarkConfig) -> tuple[str, ...]:
     """The columns that a table of this form has."""
     return COLUMNS + (KNOWN[benchmark.format].required if benchmark.format in KNOWN else ())

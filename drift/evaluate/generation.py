@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from drift.config import EvaluateConfig
 from drift.errors import DriftError, PipelineError
 from drift.evaluate.questions import Question
-from drift.launch import default_processes
+from drift.launch import processes_of
 from drift.modeling import (
     conversation,
     decode_image,
@@ -34,7 +34,7 @@ Answered = tuple[Question, Reply]
 
 def answers(config: EvaluateConfig, model: Path, batches: Sequence[list[Question]]) -> Generator[Answered, None, None]:
     """A reply per question, batch by batch, in any order. Raises CheckpointError, PipelineError (a process ended)."""
-    processes = min(config.processes or default_processes(), len(batches))
+    processes = min(processes_of(config.processes), len(batches))
     if processes > 1:
         yield from _spread(config, model, batches, processes)
         return

@@ -131,6 +131,8 @@ def test_a_second_run_takes_every_step_from_the_cache_and_links_to_the_first(tmp
     assert [event.warnings for event in watched.events] == [("the value is small",), ()]
     links = [(event["event"], event["key"], event["upstream"]) for event, _ in read(tmp_path / "r2")]
     assert links == [("cached", "r2/first", "r1/first"), ("cached", "r2/second", "r1/second")]
+    seconds = [event["seconds"] for event, _ in read(tmp_path / "r2")]
+    assert seconds == [done.record["seconds"] for done in watched.chain.done]
 
 
 def test_a_changed_parameter_reruns_its_step_and_what_follows(tmp_path: Path):

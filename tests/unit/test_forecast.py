@@ -1,5 +1,6 @@
 """What `drift plan` says: Ση, the bound on the projection worked by hand, and a real Adam that stays below it."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -115,6 +116,31 @@ def test_an_unknown_number_of_steps_asks_for_samples(raw: dict) -> None:
     with pytest.raises(ConfigError, match=r"^curate\.keep: .* give --samples"):
         forecast(validate(Config, raw))
     assert forecast(validate(Config, raw), samples=8)[0].steps == 2
+
+
+def test_the_steps_are_those_of_the_gpus_that_train(raw: dict) -> None:
+    # 100 rows in steps of 8 a rank: on 8 GPUs 2 steps an epoch, 4 in all; on 2 processes 7 and 14
+    def steps(**options: int) -> set[int]:
+        return {arm.steps for arm in forecast(validate(Config, raw), **options) if arm.steps}
+
+    assert (steps(gpus=8), steps(gpus=0)) == ({4}, {26})
+    assert steps() == {2 * math.ceil(100 / 8 / max(1, torch.cuda.device_count()))}
+    raw["train"]["processes"] = 2
+    assert steps(gpus=8) == {14}
+
+
+def test_of_models_that_are_not_here_only_the_reach_is_left_out(
+    raw: dict, family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = {arm.arm: arm for arm in forecast(validate(Config, raw))}
+    compute_delta(DeltaConfig(), **family.references, out=tmp_path / "paper")
+    raw["models"] = {role: f"/no/{role}" for role in raw["models"]}
+    arms = {arm.arm: arm for arm in forecast(validate(Config, raw))}
+    assert arms["drift"] == dataclasses.replace(known["drift"], reach=None, remark="")
+    assert (arms["sft"], arms["both"].does) == (known["sft"], "linear, then SFT")
+    assert "reach: not known ('/no/" in caplog.text
+    stored = {arm.arm: arm for arm in forecast(validate(Config, raw), deltas=tmp_path)}
+    assert stored["drift"].reach == pytest.approx(known["drift"].reach)
 
 
 # -------------------------------------------------------------------------------------------- dry runs
