@@ -185,13 +185,15 @@ def _memory(memory: Sequence[Memory]) -> Table:
 
 def _cost(phases: Sequence[Phase], sums: Mapping[str, Total], assumed: Assumptions) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_assumptions(assumed), caption_justify="left")
-    for head in ("phase", "what", "M tokens", "PFLOP", "GPUs", "hours", "last run"):
-        table.add_column(head, justify="left" if head in ("phase", "what") else "right", no_wrap=head != "what")
+    for head in ("phase", "what", "M tokens", "PFLOP", "GPUs", "hours"):
+        table.add_column(head, justify="left" if head in ("phase", "what") else "right", no_wrap=True)
+    if any(phase.last_hours is not None for phase in phases):
+        table.add_column("last run", justify="right", no_wrap=True)
     for phase in phases:
-        table.add_row(*_phase(phase))
+        table.add_row(*_phase(phase)[: len(table.columns)])
     tokens, flop, hours = _summed(sums["tokens"], 1e6), _summed(sums["training_flop"], 1e15), _summed(sums["hours"])
     bound = "≤ " * any(phase.at_most for phase in phases)
-    table.add_row("total", "", bound + tokens, flop, "", hours, "", style="bold")
+    table.add_row("total", "", bound + tokens, flop, "", hours, style="bold")
     return table
 
 
