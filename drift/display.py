@@ -192,16 +192,20 @@ def _cost(phases: Sequence[Phase], sums: Mapping[str, Total], assumed: Assumptio
     for phase in phases:
         table.add_row(*_phase(phase)[: len(table.columns)])
     tokens, flop, hours = _summed(sums["tokens"], 1e6), _summed(sums["training_flop"], 1e15), _summed(sums["hours"])
-    bound = "≤ " * any(phase.at_most for phase in phases)
-    table.add_row("total", "", bound + tokens, flop, "", hours, style="bold")
+    tokens = _bound(tokens, any(phase.at_most for phase in phases))
+    table.add_row("total", "", tokens, flop, "", hours, style="bold")
     return table
 
 
 def _phase(phase: Phase) -> list[str]:
-    tokens = "≤ " * (phase.at_most and phase.tokens is not None) + _short(phase.tokens, 1e6)
+    tokens = _bound(_short(phase.tokens, 1e6), phase.at_most and phase.tokens is not None)
     flop = "" if phase.training_flop == 0 else _short(phase.training_flop, 1e15)
     last = "" if phase.last_hours is None else _short(phase.last_hours)
     return [phase.phase, phase.what, tokens, flop, str(phase.gpus or ""), _short(phase.hours), last]
+
+
+def _bound(number: str, at_most: bool) -> str:
+    return f"≤ {number.removeprefix('< ')}" if at_most else number
 
 
 def _summed(total: Total, unit: float = 1.0) -> str:
@@ -222,9 +226,11 @@ def _assumptions(assumed: Assumptions) -> str:
 
 
 def _short(value: float | None, unit: float = 1.0) -> str:
-    """Three digits, in multiples of ``unit``; whole from 100 on."""
+    """Three digits, in multiples of ``unit``; whole from 100 on, and no less than a hundredth."""
     if value is None:
         return "?"
+    if 0 < value < 0.01 * unit:
+        return "< 0.01"
     return f"{value / unit:,.0f}" if value >= 100 * unit else f"{value / unit:.3g}"
 
 
