@@ -8,7 +8,6 @@ ELSEWHERE = {
     "evaluate_arm": "evaluate",
     "evaluate_champion": "champion",
     "start": "champion",
-    "pool": "ingest",
 }
 """Modules of steps that do not have one of their own name."""
 

@@ -13,8 +13,9 @@ def curate(
     generations: Input[Dataset],
     training_set: Output[Dataset],
     metrics: Output[Metrics],
+    inputs: str = "",
 ) -> None:
-    """The chains with the right format and the right answer become the training set."""
+    """The chains with the right format and the right answer become the training set. `inputs`: the replay's hash."""
     from pathlib import Path
 
     from drift.config import CurateConfig

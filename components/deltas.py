@@ -7,8 +7,8 @@ from components._images import image
 
 
 @dsl.component(base_image=image("deltas"), install_kfp_package=False)
-def deltas(step: str, deltas: Output[Artifact], metrics: Output[Metrics]) -> None:
-    """Every named prior Δ, in a folder of its name."""
+def deltas(step: str, deltas: Output[Artifact], metrics: Output[Metrics], inputs: str = "") -> None:
+    """Every named prior Δ, in a folder of its name. `inputs`: the models' hashes."""
     from pathlib import Path
 
     from drift.deltas import compute_deltas as library

@@ -7,8 +7,8 @@ from components._images import image
 
 
 @dsl.component(base_image=image("evaluate_vlm"), install_kfp_package=False)
-def evaluate_vlm(step: str, scores: Output[Artifact], metrics: Output[Metrics]) -> None:
-    """Scores of the unmodified VLM: what every arm is compared with."""
+def evaluate_vlm(step: str, scores: Output[Artifact], metrics: Output[Metrics], inputs: str = "") -> None:
+    """Scores of the unmodified VLM: what every arm is compared with. `inputs`: the models' hashes."""
     from pathlib import Path
 
     from drift.evaluate import evaluate

@@ -20,9 +20,11 @@ from drift.config import (
     Config,
     DeltaConfig,
     EvaluateConfig,
+    IngestConfig,
     MergeConfig,
     ModelsConfig,
     Name,
+    ReplayConfig,
     TrainConfig,
 )
 from drift.errors import ConfigError
@@ -33,7 +35,7 @@ from drift.zero import check_deepspeed
 Inputs = dict[str, str]
 
 MODULES = {
-    "pool": "drift.data.pool",
+    "inputs": "drift.inputs",
     "ingest": "drift.data.ingest",
     "generate": "drift.data.generate",
     "curate": "drift.data.curate",
@@ -58,6 +60,16 @@ class DeltasStep(Section):
 
     models: ModelsConfig
     deltas: dict[Name, DeltaConfig]
+
+
+class InputsStep(Section):
+    """What may change under its name. `hashed`: the parameters of the other steps say what it is now."""
+
+    ingest: IngestConfig
+    replay: ReplayConfig | None
+    deltas: DeltasStep
+    start: str | None
+    hashed: bool
 
 
 class ArmStep(Section):
@@ -139,13 +151,15 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     baseline = BaselineStep(evaluate=config.evaluate, vlm=models.vlm)
     unpublished = config.evaluate.model_copy(update={"published": None})  # that row is the unmodified VLM's
     deltas = DeltasStep(models=models.without_start(), deltas=config.deltas)
+    start = None if models.start_at_champion else models.start
+    outside = InputsStep(ingest=config.ingest, replay=config.curate.replay, deltas=deltas, start=start, hashed=local)
     asked = ChampionStep(model=config.register_.model, starts=models.start_at_champion)
     steps = {
-        "pool": parameter("pool", config.ingest, dict),
+        "inputs": parameter("inputs", outside, dict),
         "ingest": parameter("ingest", config.ingest, lambda: local_inputs("ingest.source", config.ingest.source)),
         "generate": parameter("generate", config.generate, lambda: _teacher(config)),
-        "curate": parameter("curate", config.curate, lambda: _replay(config)),
-        "deltas": parameter("deltas", deltas, lambda: _delta_models(deltas)),
+        "curate": parameter("curate", config.curate, lambda: replay_inputs(config.curate.replay)),
+        "deltas": parameter("deltas", deltas, lambda: delta_inputs(deltas)),
         "evaluate_vlm": parameter(
             "evaluate_vlm", baseline, lambda: local_inputs("models.vlm", models.vlm) | _tables(config.evaluate)
         ),
@@ -205,12 +219,12 @@ def _teacher(config: Config) -> Inputs:
     return local_inputs("generate.teacher.model", teacher.model) if teacher.kind == "local" else {}
 
 
-def _replay(config: Config) -> Inputs:
-    replay = config.curate.replay
+def replay_inputs(replay: ReplayConfig | None) -> Inputs:
+    """The hash of the replay's questions."""
     return local_inputs("curate.replay.source", replay.source) if replay else {}
 
 
-def _delta_models(step: DeltasStep) -> Inputs:
+def delta_inputs(step: DeltasStep) -> Inputs:
     """The hashes of every checkpoint a Δ is made of, and of φ_VL."""
     models = step.models
     known = {None: ("models.expert", models.expert), "vlm": ("models.vlm", models.vlm)}

@@ -1,12 +1,12 @@
 """The whole chain: problems to a registered model. Wiring only; what a step does is in the library.
 
-    pool → ingest → generate → curate ─┐
-                              deltas ──┼→ for each arm: arm → evaluate ─→ gate → (if passed) register
-                        evaluate(VLM) ─┴─────────────────────────────────→ gate → report
+    inputs ┬→ ingest → generate → curate ─┐
+           ├→                    deltas ──┼→ for each arm: arm → evaluate ─→ gate → (if passed) register
+           └→              evaluate(VLM) ─┴─────────────────────────────────→ gate → report
     champion ─→ start (if training starts from it) ─→ for each arm
              └→ evaluate ──────────────────────────────────────────────────→ gate
 
-Two steps are never cached, since no parameter says what they ask: what is in the pool of problems, who is champion.
+Two steps are never cached, since no parameter says what they ask: what lies on the volumes, who is champion.
 Their answers are parameters on which the steps after them are cached.
 The unmodified VLM is measured before anything is trained: a number far from its published one shows a wrong set-up.
 Every argument is the JSON of one step (`drift.plan`). Into the loop go its item, artifacts and arguments of the
@@ -29,7 +29,7 @@ from components.finalize import finalize
 from components.gate import gate as gate_step
 from components.generate import generate as generate_step
 from components.ingest import ingest as ingest_step
-from components.ingest import pool as pool_step
+from components.inputs import inputs as inputs_step
 from components.register import register as register_step
 from components.report import report as report_step
 from pipelines.placement import NOTHING, Resources, place
@@ -46,7 +46,7 @@ def pipeline(resources: Resources) -> Any:
 
     @dsl.pipeline(name=NAME, description="From image problems and two checkpoints to a registered model.")
     def drift_sft(
-        pool: str,
+        inputs: str,
         ingest: str,
         generate: str,
         curate: str,
@@ -64,13 +64,15 @@ def pipeline(resources: Resources) -> Any:
         """Distil, fine-tune every arm, measure, decide, register."""
         closing = placed(finalize()).set_caching_options(False)
         with dsl.ExitHandler(closing):
-            seen = placed(pool_step(step=pool)).set_caching_options(False).outputs["Output"]
-            problems = placed(ingest_step(step=ingest, pool=seen)).outputs["problems"]
+            seen = placed(inputs_step(step=inputs)).set_caching_options(False).outputs
+            problems = placed(ingest_step(step=ingest, inputs=seen["pool"])).outputs["problems"]
             generations = placed(generate_step(step=generate, problems=problems)).outputs["generations"]
-            curated = placed(curate_step(step=curate, problems=problems, generations=generations))
+            curated = placed(
+                curate_step(step=curate, problems=problems, generations=generations, inputs=seen["replay"])
+            )
             training_set = curated.outputs["training_set"]
-            priors = placed(deltas_step(step=deltas)).outputs["deltas"]
-            measured = placed(evaluate_vlm_step(step=evaluate_vlm))
+            priors = placed(deltas_step(step=deltas, inputs=seen["models"])).outputs["deltas"]
+            measured = placed(evaluate_vlm_step(step=evaluate_vlm, inputs=seen["models"]))
             baseline = measured.outputs["scores"]
             found = placed(champion_step(step=champion)).set_caching_options(False).outputs
             begin = placed(start_step(step=start, champion=found["start"])).outputs["model"]

@@ -13,13 +13,13 @@ from pipelines.placement import Resources
 
 EVALUATIONS = ("evaluate_vlm", "evaluate_champion", "evaluate_arm")
 READERS: Mapping[str, tuple[str, ...]] = {
-    "ingest.source": ("pool", "ingest"),
+    "ingest.source": ("inputs", "ingest"),
     "generate.teacher.model": ("generate",),
-    "curate.replay.source": ("curate",),
-    "models": ("deltas", "arm"),
-    "models.vlm": ("deltas", "evaluate_vlm", "arm"),
-    "models.start": ("arm",),
-    "deltas": ("deltas",),
+    "curate.replay.source": ("inputs", "curate"),
+    "models": ("inputs", "deltas", "arm"),
+    "models.vlm": ("inputs", "deltas", "evaluate_vlm", "arm"),
+    "models.start": ("inputs", "arm"),
+    "deltas": ("inputs", "deltas"),
     "train.deepspeed": ("arm",),
     "evaluate.data": EVALUATIONS,
 }

@@ -8,12 +8,25 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from components import arm, champion, curate, deltas, evaluate, finalize, gate, generate, ingest, register, report
+from components import (
+    arm,
+    champion,
+    curate,
+    deltas,
+    evaluate,
+    finalize,
+    gate,
+    generate,
+    ingest,
+    inputs,
+    register,
+    report,
+)
 from drift.plan import MODULES
 from tests.pool_rows import pool_row, write_pool
 from tests.score_folders import write_score_folder
 
-MODULES_OF_DOORS = (ingest, generate, curate, deltas, champion, arm, evaluate, gate, register, report, finalize)
+MODULES_OF_DOORS = (inputs, ingest, generate, curate, deltas, champion, arm, evaluate, gate, register, report, finalize)
 DOORS = {
     name: door
     for module in MODULES_OF_DOORS

@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 IN_ORDER = [
-    *((step, "") for step in ("pool", "ingest", "generate", "curate", "deltas", "evaluate_vlm")),
+    *((step, "") for step in ("inputs", "ingest", "generate", "curate", "deltas", "evaluate_vlm")),
     ("champion", ""),
     ("start", ""),
     ("evaluate_champion", ""),

@@ -15,8 +15,8 @@ from tests.world import ASSETS
 
 ARMS = ("sft", "drift")
 STEPS = set(chain.IN_ORDER)
-ASKED = {("pool", ""), ("champion", "")}
-"""What is in the pool and who is champion is asked in every run."""
+ASKED = {("inputs", ""), ("champion", "")}
+"""What the inputs are and who is champion is asked in every run."""
 DECIDED = {("gate", ""), ("report", ""), ("register", "")}
 
 

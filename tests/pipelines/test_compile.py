@@ -60,7 +60,7 @@ def test_every_step_has_an_executor_and_the_run_id_is_no_argument(documents: lis
     assert set(executors) == {
         f"exec-{name}" for name in (
             "arm", "champion", "curate", "deltas", "evaluate-arm", "evaluate-champion", "evaluate-vlm", "finalize",
-            "gate", "generate", "ingest", "pool", "register", "report", "start",
+            "gate", "generate", "ingest", "inputs", "register", "report", "start",
         )
     }  # fmt: skip
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -207,8 +207,10 @@ def test_the_local_runner_reads_the_same_specification(documents: list[dict]):
     assert own["components"] == documents[0]["components"]
 
 
-def test_a_schedule_asks_anew_what_is_in_the_pool_and_the_problems_are_cached_on_the_answer(documents: list[dict]):
+def test_a_schedule_asks_anew_what_the_inputs_are_and_the_steps_are_cached_on_the_answer(documents: list[dict]):
     tasks = documents[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    assert {name for name, task in tasks.items() if task.get("cachingOptions") == {}} == {"pool", "champion"}
-    answer = {"taskOutputParameter": {"outputParameterKey": "Output", "producerTask": "pool"}}
-    assert tasks["ingest"]["inputs"]["parameters"]["pool"] == answer
+    assert {name for name, task in tasks.items() if task.get("cachingOptions") == {}} == {"inputs", "champion"}
+    readers = {"ingest": "pool", "curate": "replay", "deltas": "models", "evaluate-vlm": "models"}
+    for reader, what in readers.items():
+        answer = {"taskOutputParameter": {"outputParameterKey": what, "producerTask": "inputs"}}
+        assert tasks[reader]["inputs"]["parameters"]["inputs"] == answer

@@ -41,7 +41,7 @@ def test_a_failed_run_is_continued_and_a_changed_one_starts_afresh(raw: dict[str
     with pytest.raises(PipelineError, match=r"^step ingest: .*pool\.jsonl.*\(log: .*/tasks/ingest/log\.txt\)$"):
         run(validate(Config, raw), on_event=events.append)
     assert [(event.step, event.state) for event in events] == [
-        ("pool", "started"), ("pool", "finished"), ("ingest", "started"), ("ingest", "failed"),
+        ("inputs", "started"), ("inputs", "finished"), ("ingest", "started"), ("ingest", "failed"),
     ]  # fmt: skip
     (state,) = states(raw)
     assert state["status"] == "failed"
@@ -49,7 +49,7 @@ def test_a_failed_run_is_continued_and_a_changed_one_starts_afresh(raw: dict[str
     assert yaml.safe_load((folder / "config.yaml").read_text())["ingest"]["source"] == raw["ingest"]["source"]
     assert {name: status for name, (status, _) in mlflow_runs(raw).items()} == {
         folder.name: "FAILED",
-        "pool": "FINISHED",
+        "inputs": "FINISHED",
         "ingest": "FAILED",
     }
 
@@ -103,13 +103,13 @@ def test_an_interrupted_run_ends_its_step_and_leaves_nothing_running(raw, tmp_pa
     ) as process:
         assert process.stdout is not None
         begun = [process.stdout.readline() for _ in range(3)]
-        assert begun == ["pool started\n", "pool finished\n", "ingest started\n"]
+        assert begun == ["inputs started\n", "inputs finished\n", "ingest started\n"]
         time.sleep(1)
         process.send_signal(number)
         process.communicate(timeout=30)
     assert process.returncode == code
     assert [state["status"] for state in states(raw)] == ["killed"]
-    assert {status for name, (status, _) in mlflow_runs(raw).items() if name != "pool"} == {"KILLED"}
+    assert {status for name, (status, _) in mlflow_runs(raw).items() if name != "inputs"} == {"KILLED"}
 
 
 def slow_pool(folder: Path) -> Path:

@@ -196,8 +196,8 @@ def test_a_path_that_some_step_does_not_mount_is_found(tmp_path: Path) -> None:
         raw["ingest"]["source"], raw["models"]["expert"] = "drift/miniature/assets/pool.parquet", "/benchmarks/expert"
 
     assert problems(changed(tmp_path, elsewhere), resources=EXAMPLE) == [
-        "models.expert: /benchmarks/expert lies on the claim 'drift-benchmarks', which the step 'deltas' does not "
-        "mount; give the volume to roles.pipeline or steps.deltas",
+        "models.expert: /benchmarks/expert lies on the claim 'drift-benchmarks', which the step 'inputs' does not "
+        "mount; give the volume to roles.pipeline or steps.inputs",
         "ingest.source: drift/miniature/assets/pool.parquet lies on no claim of the profile, and pods see no other "
         "folder; add a volume",
     ]

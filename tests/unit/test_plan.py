@@ -65,7 +65,7 @@ def test_every_expert_of_a_mixed_delta_is_an_input(raw: dict, tmp_path: Path):
 def test_every_step_gets_its_section_its_code_and_the_contents_it_reads(raw: dict):
     planned = plan(validate(Config, raw))
     assert list(planned.steps) == [
-        "pool", "ingest", "generate", "curate", "deltas", "evaluate_vlm", "evaluate_arm", "champion", "start",
+        "inputs", "ingest", "generate", "curate", "deltas", "evaluate_vlm", "evaluate_arm", "champion", "start",
         "evaluate_champion", "gate", "register", "report",
     ]  # fmt: skip
     ingest = json.loads(planned.steps["ingest"])
@@ -98,10 +98,10 @@ def test_the_same_configuration_gives_the_same_parameters(raw: dict):
         ({"register": {"model": "other"}}, {"register", "champion"}),
         ({"curate": {"keep": 10}}, {"curate"}),
         ({"train": {"epochs": 1.0}}, {"arm/sft", "arm/drift"}),
-        ({"deltas": {"paper": {"layers": "0-1"}, "other": {"minus": "base"}}}, {"deltas"}),
+        ({"deltas": {"paper": {"layers": "0-1"}, "other": {"minus": "base"}}}, {"deltas", "inputs"}),
         ({"runs": "elsewhere"}, set()),
         ({"models": {"start": "champion"}}, {"arm/sft", "arm/drift", "champion"}),
-        ({"models": {"start": "org/trained"}}, {"arm/sft", "arm/drift"}),
+        ({"models": {"start": "org/trained"}}, {"arm/sft", "arm/drift", "inputs"}),
         ({"tracking": {"experiment": "other"}}, set()),
     ],
 )
