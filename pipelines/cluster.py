@@ -26,6 +26,7 @@ from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentia
 
 from drift.config import Config
 from drift.errors import ConfigError, PipelineError, ServiceError
+from drift.plan import MODULES
 from pipelines.compile import compile_pipeline
 from pipelines.placement import NOTHING, Resources
 from pipelines.runner import StepEvent
@@ -186,13 +187,17 @@ def _followed(
 
 
 def _tasks(run: Any) -> list[Any]:
-    """The run's steps, without Kubeflow's own drivers and graphs."""
+    """The run's steps: the server tells of every node of Argo's graph, a step's driver and its `executor` too."""
     details = run.run_details.task_details if run.run_details else None
-    return [task for task in details or () if not task.child_tasks and not task.display_name.endswith("-driver")]
+    return [task for task in details or () if _step(task) in MODULES]
+
+
+def _step(task: Any) -> str:
+    return str(task.display_name).replace("-", "_")
 
 
 def _event(task: Any) -> StepEvent:
     ended = task.end_time or task.start_time
     seconds = (ended - task.start_time).total_seconds() if ended and task.start_time else 0.0
     message = task.error.message if task.error else ""
-    return StepEvent(task.display_name.replace("-", "_"), "", STATES[task.state], seconds, message)  # type: ignore[arg-type]
+    return StepEvent(_step(task), "", STATES[task.state], seconds, message)  # type: ignore[arg-type]
