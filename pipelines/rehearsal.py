@@ -38,6 +38,6 @@ def rehearse(
         raise ConfigError(f"runs: {runs} cannot be written ({error.strerror}); set runs to another folder") from error
     with folder as name:
         world = Path(name) / "world"
-        write_world(world, config.evaluate)
+        write_world(world)
         small = rehearsal_of(config, world, gpu=GPU.exists())
         return Rehearsal(run(small, on_event=on_event, fresh=True, runner=runner), replaced(config, small))
