@@ -81,14 +81,13 @@ def submit(
 
     Raises ServiceError if the server does not answer or refuses, PipelineError if the run ends otherwise than well.
     """
-    with connected(target) as client, compiled(config, target) as package:
+    with connected(target) as client, compiled(config, target, caching=caching) as package:
         created = client.create_run_from_pipeline_package(
             str(package),
             run_name=run_name or f"{config.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
             experiment_name=experiment_of(config, target),
             namespace=target.namespace,
             pipeline_root=target.pipeline_root,
-            enable_caching=None if caching else False,
             service_account=target.service_account,
         )
         url = f"{target.host.rstrip('/')}/#/runs/details/{created.run_id}"
@@ -103,11 +102,11 @@ def experiment_of(config: Config, target: Target) -> str:
 
 
 @contextlib.contextmanager
-def compiled(config: Config, target: Target) -> Iterator[Path]:
+def compiled(config: Config, target: Target, *, caching: bool = True) -> Iterator[Path]:
     """The compiled and checked pipeline, as a temporary file."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / f"{config.name}.yaml"
-        compile_pipeline(config, package, target.resources)
+        compile_pipeline(config, package, target.resources, caching=caching)
         yield package
 
 
