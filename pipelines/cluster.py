@@ -44,7 +44,7 @@ ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
 
 @dataclass(frozen=True)
 class Target:
-    """Where a pipeline is to run."""
+    """Where a pipeline is to run. Raises ConfigError without a host."""
 
     host: str
     namespace: str | None = None
@@ -56,6 +56,10 @@ class Target:
     """What the steps' pods get."""
     pipeline_root: str | None = None
     """Where artifacts go, such as `s3://bucket/drift`; None: the server's default."""
+
+    def __post_init__(self) -> None:
+        if not self.host:
+            raise ConfigError(f"--host: no Kubeflow Pipelines server given; name its URL, or export {HOST}")
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,12 @@ def experiment_of(config: Config, target: Target) -> str:
     return target.experiment or config.tracking.experiment or config.name
 
 
+def answering(target: Target) -> str:
+    """The server's address, once it has answered to our token. Raises ServiceError."""
+    with connected(target):
+        return target.host
+
+
 @contextlib.contextmanager
 def compiled(config: Config, target: Target, *, caching: bool = True) -> Iterator[Path]:
     """The compiled and checked pipeline, as a temporary file."""
@@ -114,10 +124,8 @@ def compiled(config: Config, target: Target, *, caching: bool = True) -> Iterato
 def connected(target: Target) -> Iterator[kfp.Client]:
     """A client of the target's server; whatever it raises becomes a ServiceError of one line.
 
-    Raises ConfigError without a host. What Kubeflow's client prints goes to standard error.
+    What Kubeflow's client prints goes to standard error.
     """
-    if not target.host:
-        raise ConfigError(f"--host: no Kubeflow Pipelines server given; name its URL, or export {HOST}")
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
         try:
