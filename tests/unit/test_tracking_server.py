@@ -1,13 +1,5 @@
 """The same through a real MLflow server on this machine."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,45 +10,17 @@ from drift.config import RegisterConfig
 from drift.registry import register
 from drift.tracker import Tracker
 from drift.tracking import check_server
-from tests.mlflow_store import fresh_store
+from tests.mlflow_server import mlflow_server
 from tests.unit.test_registry import gate, model
 from tests.unit.test_tracking import ended, event, started
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
-READY_SECONDS = 120
-
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", fresh_store(tmp_path), "--artifacts-destination", str(tmp_path / "artifacts")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            command + stores, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-    try:
-        _wait(process, f"http://127.0.0.1:{port}/health")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def _wait(process: subprocess.Popen, address: str) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise AssertionError("the MLflow server did not start")
+    with mlflow_server(tmp_path) as address:
+        yield address
 
 
 def test_a_run_and_a_registration_through_a_server(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
