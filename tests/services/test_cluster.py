@@ -3,6 +3,7 @@
 Runs with `make test-services`: needs Docker and the images of `make images`.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_the_images_hold_all_that_the_pods_of_a_rehearsal_need(tmp_path: Path, w
     sent = submitted(tmp_path / "config.yaml")
     spec = json_format.ParseDict(sent["pipeline_spec"], PipelineSpec())
     steps = Chain(writable, RUN_ID, list(config.arms), {}, None)
-    with mlflow_server(tmp_path) as address:
+    with contextlib.closing(steps), mlflow_server(tmp_path) as address:
         given = environment(sent["platform_spec"], {"MLFLOW_TRACKING_URI": address, "DRIFT_EXPERIMENT": "drift"})
         containers = {**CONTAINED, "environment": given}
         run_pipeline(spec, {}, steps, cache_root=tmp_path / "cache", use_cache=False, containers=containers)
@@ -83,7 +84,6 @@ def test_the_images_hold_all_that_the_pods_of_a_rehearsal_need(tmp_path: Path, w
         champion = client.get_model_version_by_alias("qwen2_5_vl_7b-drift-rehearsal", "champion")
         experiment = client.get_experiment_by_name("drift")
         runs = client.search_runs([experiment.experiment_id])
-    steps.close()
     require_planned(plan(rehearsal_of(config, IN_IMAGES, gpu=False), local=False), steps.done, passed=True)
     assert champion.version == "1"
     assert {run.info.status for run in runs} == {"FINISHED"}
