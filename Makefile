@@ -69,7 +69,8 @@ seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (abo
 	$(PYTHON) -m venv .venv-vlmeval
 	.venv-vlmeval/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) torch==2.13.0
 	.venv-vlmeval/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps -r $<
-	.venv-vlmeval/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps "$(VLMEVALKIT)"
+	.venv-vlmeval/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --use-pep517 \
+	  "$(VLMEVALKIT)"
 	@touch $@
 
 images:  ## the three images of the steps; DOCKER_ARGS="--build-arg BASE_IMAGE=..." for other bases

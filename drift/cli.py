@@ -232,8 +232,17 @@ def _last_hours(config: Config) -> dict[str, float]:
 def rehearse(
     overrides: Overrides = None,
     config: ConfigFile = DEFAULT_CONFIG,
-    runner: RunnerKind = "subprocess",
+    runner: Annotated[
+        Literal["subprocess", "docker", "kubeflow"],
+        typer.Option("--runner", help="docker: each step in its image (`make images`); kubeflow: on the cluster."),
+    ] = "subprocess",
+    host: Host = "",
+    namespace: Namespace = None,
+    experiment: Experiment = None,
+    service_account: ServiceAccount = None,
+    ca_cert: CaCert = None,
     resources: ResourcesFile = None,
+    pipeline_root: PipelineRoot = None,
     only_checks: Annotated[bool, typer.Option("--only-checks", help="Check; run nothing.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Rehearse in spite of problems; still ends with 2.")] = False,
     as_json: AsJson = False,
@@ -244,18 +253,29 @@ def rehearse(
     Exit code 0 if no check found a problem and every planned step ran; 2 otherwise.
     """
     _need_checkout()
+    from pipelines.cluster import Target
+    from pipelines.placement import read_resources
     from pipelines.preflight import preflight
-    from pipelines.rehearsal import rehearse as rehearse_
+    from pipelines.rehearsal import rehearse as rehearse_here
+    from pipelines.rehearsal import rehearse_on
 
     loaded = load(config, overrides or ())
-    findings = preflight(loaded, runner=runner, resources=resources)
+    here: Literal["subprocess", "docker"] = "docker" if runner == "docker" else "subprocess"
+    target = None
+    if runner == "kubeflow":
+        profile = read_resources(resources)
+        target = Target(host, namespace, experiment, service_account, ca_cert, profile, pipeline_root)
+    findings = preflight(loaded, runner=here, resources=resources, namespace=namespace, target=target)
     problems = any(finding.is_problem for finding in findings)
     if not as_json:
         show_findings(findings)
     rehearsal = None
     if not only_checks and (anyway or not problems):
         with RunView(quiet=quiet or as_json) as view:
-            rehearsal = rehearse_(loaded, runner=runner, on_event=view.event)
+            if target:
+                rehearsal = rehearse_on(loaded, target, on_event=view.event)
+            else:
+                rehearsal = rehearse_here(loaded, runner=here, on_event=view.event)
     if as_json:
         show_json(rehearsal_as_json(findings, rehearsal))
     elif rehearsal:
@@ -273,6 +293,7 @@ def doctor(
         list[str] | None,
         typer.Option(metavar="ROLE", help="Also look from a pod of this role, made for a moment; may be repeated."),
     ] = None,
+    namespace: Namespace = None,
     service_account: ServiceAccount = None,
     as_json: AsJson = False,
 ) -> None:
@@ -285,7 +306,10 @@ def doctor(
         _need_checkout()
         from pipelines.doctor import examine
 
-        findings = examine(loaded, resources=resources, pods=tuple(pod or ()), service_account=service_account)
+        roles = tuple(pod or ())
+        findings = examine(
+            loaded, resources=resources, namespace=namespace, pods=roles, service_account=service_account
+        )
     else:
         from drift import doctor as library
 

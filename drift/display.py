@@ -268,12 +268,12 @@ def findings_as_json(findings: Sequence[Finding]) -> str:
 
 
 def show_rehearsal(rehearsal: Any) -> None:
-    """What was replaced, what ran, and whether registering was reached."""
+    """What was replaced, what ran, and whether registering was reached; of a run on a cluster, its page."""
     width = max(map(len, rehearsal.replaced))
     for key, values in rehearsal.replaced.items():
         before, after = (json.dumps(value, ensure_ascii=False) for value in values)
         show_text(f"replaced  {key:<{width}}  {before} → {after}")
-    show_text(f"rehearsed: all {len(rehearsal.result.steps)} planned steps ran")
+    show_text(f"rehearsed: all {rehearsal.steps} planned steps ran")
     for name, place in _places(rehearsal.result).items():
         show_text(f"{name:<17} {place}")
 
@@ -375,6 +375,8 @@ def _mean(mean: dict[str, float]) -> str:
 
 
 def _places(result: Any) -> dict[str, str]:
+    if _on_cluster(result):
+        return {"run": result.url}
     registered = result.registered
     model = f"{registered['model']} version {registered['version']}" if registered else "none: the gate refused"
     return {
@@ -385,7 +387,13 @@ def _places(result: Any) -> dict[str, str]:
     }
 
 
+def _on_cluster(result: Any) -> bool:
+    return hasattr(result, "url")
+
+
 def _result_as_json(result: Any) -> dict[str, Any]:
+    if _on_cluster(result):
+        return asdict(result)
     return {
         "skipped": False,
         "passed": result.passed,

@@ -11,12 +11,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from drift.config import Config, EvaluateConfig
-from drift.rehearsal_tables import SUFFIX, write_tiny_table
+from drift.catalog import PLAIN
+from drift.config import Config
+from drift.rehearsal_tables import SUFFIX, TABLES, write_tiny_table
 from drift.validation import validate
 
 NAME = "rehearsal"
 ASSETS = Path(__file__).parent / "miniature" / "assets"
+IN_IMAGES = Path("/opt/drift/world")
+"""The world that docker/Dockerfile writes into the images of the steps, for rehearsals on a cluster."""
 PROBLEMS, CHAINS, ANSWER_TOKENS = 24, 8, 8
 OPEN_GATE = {
     "min_reasoning_gain": -100.0,
@@ -32,12 +35,12 @@ WITHOUT_GPU = {"bf16": False, "deepspeed": None, "liger": False, "processes": 1}
 Raw = dict[str, Any]
 
 
-def write_world(folder: Path, evaluate: EvaluateConfig) -> None:
-    """The miniature's models and problems, and a tiny table in the form of each benchmark, in the new ``folder``."""
+def write_world(folder: Path) -> None:
+    """The miniature's models and problems, and a tiny table in every form of a benchmark, in the new ``folder``."""
     shutil.copytree(ASSETS, folder, ignore=shutil.ignore_patterns("benchmarks"))
     (folder / "tables").mkdir()
-    for name, benchmark in evaluate.benchmarks.items():
-        write_tiny_table(folder / "tables" / f"{name}{SUFFIX}.tsv", benchmark.format)
+    for form in (*TABLES, PLAIN):
+        write_tiny_table(folder / "tables" / _table(form), form)
 
 
 def rehearsal_of(config: Config, world: Path, *, gpu: bool) -> Config:
@@ -111,11 +114,18 @@ def _replace_data(raw: Raw, world: Path) -> None:
 
 def _replace_evaluation(raw: Raw, world: Path, gpu: bool) -> None:
     evaluate = raw["evaluate"]
-    benchmarks = {f"{name}{SUFFIX}": one | {"file": None} for name, one in evaluate["benchmarks"].items()}
+    benchmarks = {
+        f"{name}{SUFFIX}": one | {"file": _table(one["format"])} for name, one in evaluate["benchmarks"].items()
+    }
     evaluate |= {"data": str(world / "tables"), "benchmarks": benchmarks, "limit": None, "judge": None}
     evaluate |= {"max_new_tokens": min(ANSWER_TOKENS, evaluate["max_new_tokens"]), "max_truncated": 1.0}
     if not gpu:
         evaluate["processes"] = 1
+
+
+def _table(form: str) -> str:
+    """File name of a form's table."""
+    return f"{form}{SUFFIX}.tsv"
 
 
 def _named_benchmarks(config: Config) -> Raw:

@@ -23,9 +23,13 @@ import kfp_server_api
 import urllib3
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH
 from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from drift.config import Config
 from drift.errors import ConfigError, PipelineError, ServiceError
+from drift.findings import Noted
+from drift.plan import MODULES
 from pipelines.compile import compile_pipeline
 from pipelines.placement import NOTHING, Resources
 from pipelines.runner import StepEvent
@@ -35,6 +39,9 @@ HOST = "KF_PIPELINES_ENDPOINT"
 
 PROBE_SECONDS = 10.0
 
+RELEASES = SpecifierSet(">=2.14")
+"""Kubeflow Pipelines that collect artifacts from a loop and tell an exit handler how the run ended: 2.14.0's notes."""
+
 STATES = {"RUNNING": "started", "SUCCEEDED": "finished", "SKIPPED": "cached", "FAILED": "failed"}
 """Kubeflow's states of a task as events; a step that came from the cache is SKIPPED there."""
 
@@ -43,7 +50,7 @@ ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
 
 @dataclass(frozen=True)
 class Target:
-    """Where a pipeline is to run."""
+    """Where a pipeline is to run. Raises ConfigError without a host."""
 
     host: str
     namespace: str | None = None
@@ -55,6 +62,10 @@ class Target:
     """What the steps' pods get."""
     pipeline_root: str | None = None
     """Where artifacts go, such as `s3://bucket/drift`; None: the server's default."""
+
+    def __post_init__(self) -> None:
+        if not self.host:
+            raise ConfigError(f"--host: no Kubeflow Pipelines server given; name its URL, or export {HOST}")
 
 
 @dataclass(frozen=True)
@@ -80,14 +91,13 @@ def submit(
 
     Raises ServiceError if the server does not answer or refuses, PipelineError if the run ends otherwise than well.
     """
-    with connected(target) as client, compiled(config, target) as package:
+    with connected(target) as client, compiled(config, target, caching=caching) as package:
         created = client.create_run_from_pipeline_package(
             str(package),
             run_name=run_name or f"{config.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
             experiment_name=experiment_of(config, target),
             namespace=target.namespace,
             pipeline_root=target.pipeline_root,
-            enable_caching=None if caching else False,
             service_account=target.service_account,
         )
         url = f"{target.host.rstrip('/')}/#/runs/details/{created.run_id}"
@@ -102,11 +112,11 @@ def experiment_of(config: Config, target: Target) -> str:
 
 
 @contextlib.contextmanager
-def compiled(config: Config, target: Target) -> Iterator[Path]:
+def compiled(config: Config, target: Target, *, caching: bool = True) -> Iterator[Path]:
     """The compiled and checked pipeline, as a temporary file."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / f"{config.name}.yaml"
-        compile_pipeline(config, package, target.resources)
+        compile_pipeline(config, package, target.resources, caching=caching)
         yield package
 
 
@@ -114,24 +124,32 @@ def compiled(config: Config, target: Target) -> Iterator[Path]:
 def connected(target: Target) -> Iterator[kfp.Client]:
     """A client of the target's server; whatever it raises becomes a ServiceError of one line.
 
-    Raises ConfigError without a host. What Kubeflow's client prints goes to standard error.
+    What Kubeflow's client prints goes to standard error.
     """
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), _on_one_line(target.host):
         warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
         yield _client(target)
 
 
-def server_version(target: Target) -> str:
-    """What the target's server says of its release, such as `2.17.0`; '' if it says nothing. Raises ServiceError."""
+def check_release(target: Target) -> str:
+    """The server's address and release, once it has answered to our token.
+
+    Raises ServiceError if it does not, ConfigError for a release that the pipeline does not run on, Noted if it tells
+    none.
+    """
     with _on_one_line(target.host):
         said = _probe(target)
-    return str(said.get("tag_name") or said.get("apiServerTagName") or "")
+    release = str(said.get("tag_name") or said.get("apiServerTagName") or "")
+    try:
+        if Version(release) not in RELEASES:
+            raise ConfigError(f"{target.host} is Kubeflow Pipelines {release}, not {RELEASES}; upgrade it")
+    except InvalidVersion:
+        raise Noted(f"{target.host} does not say its release; needed is {RELEASES}") from None
+    return f"{target.host} {release}"
 
 
 @contextlib.contextmanager
 def _on_one_line(host: str) -> Iterator[None]:
-    if not host:
-        raise ConfigError(f"--host: no Kubeflow Pipelines server given; name its URL, or export {HOST}")
     try:
         yield
     except kfp_server_api.ApiException as error:
@@ -205,13 +223,17 @@ def _followed(
 
 
 def _tasks(run: Any) -> list[Any]:
-    """The run's steps, without Kubeflow's own drivers and graphs."""
+    """The run's steps: the server tells of every node of Argo's graph, a step's driver and its `executor` too."""
     details = run.run_details.task_details if run.run_details else None
-    return [task for task in details or () if not task.child_tasks and not task.display_name.endswith("-driver")]
+    return [task for task in details or () if _step(task) in MODULES]
+
+
+def _step(task: Any) -> str:
+    return str(task.display_name).replace("-", "_")
 
 
 def _event(task: Any) -> StepEvent:
     ended = task.end_time or task.start_time
     seconds = (ended - task.start_time).total_seconds() if ended and task.start_time else 0.0
     message = task.error.message if task.error else ""
-    return StepEvent(task.display_name.replace("-", "_"), "", STATES[task.state], seconds, message)  # type: ignore[arg-type]
+    return StepEvent(_step(task), "", STATES[task.state], seconds, message)  # type: ignore[arg-type]

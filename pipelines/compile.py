@@ -19,8 +19,10 @@ from pipelines.placement import NOTHING, Resources
 SUFFIXES = {".yaml", ".yml"}
 
 
-def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING) -> None:
+def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING, *, caching: bool = True) -> None:
     """Write the pipeline with the configuration as its default arguments to the file ``out``, and check it strictly.
+
+    Without `caching` no step comes from Kubeflow's cache.
 
     The images are what DRIFT_IMAGE_PIPELINE, DRIFT_IMAGE_TRAIN and DRIFT_IMAGE_EVALUATE name; their digest stands
     for the version of the code. Raises PipelineError if the result would not run, or ``out`` cannot be written.
@@ -31,7 +33,7 @@ def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING) 
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         arguments = plan(config, local=False).arguments()
-        compiler.Compiler().compile(pipeline(resources), str(aside), pipeline_parameters=arguments)
+        compiler.Compiler().compile(pipeline(resources, caching=caching), str(aside), pipeline_parameters=arguments)
         check_file(aside)
         aside.replace(out)
     except OSError as error:

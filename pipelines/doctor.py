@@ -5,12 +5,10 @@ Kubeflow is looked at where its variable is set, the namespace where a resources
 
 from __future__ import annotations
 
+import itertools
 import os
 from functools import partial
 from pathlib import Path
-
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
 
 from components._images import IMAGES
 from drift import doctor
@@ -18,16 +16,19 @@ from drift.config import Config
 from drift.errors import ConfigError
 from drift.findings import Check, Finding, Noted, find, optional
 from drift.validation import suggest
-from pipelines.namespace import cluster_checks, surroundings
+from pipelines.cluster import HOST, Target, check_release
+from pipelines.namespace import DEFAULT, cluster_checks, surroundings
 from pipelines.placement import read_resources
 from pipelines.pod import examine_in_pod
 
-SERVER = SpecifierSet(">=2.14")
-"""Kubeflow Pipelines that collect artifacts from a loop and tell an exit handler how the run ended: 2.14.0's notes."""
-
 
 def examine(
-    config: Config, *, resources: Path | None = None, pods: tuple[str, ...] = (), service_account: str | None = None
+    config: Config,
+    *,
+    resources: Path | None = None,
+    namespace: str | None = None,
+    pods: tuple[str, ...] = (),
+    service_account: str | None = None,
 ) -> list[Finding]:
     """Every check here, in the namespace if there is a profile, and all of a machine's in a pod of each role.
 
@@ -35,11 +36,12 @@ def examine(
     """
     for role in set(pods) - set(IMAGES):
         raise ConfigError(f"--pod: no role '{role}'{suggest(role, IMAGES)}")
-    profile = read_resources(resources)
-    cluster = [*cluster_checks(profile), *surroundings()] if resources else []
+    profile, place = read_resources(resources), namespace or DEFAULT
+    cluster = [*cluster_checks(profile, place), *surroundings()] if resources else []
     here: list[Check] = [*doctor.checks(config), ("Docker", partial(optional, _docker)), ("Kubeflow", _kubeflow)]
     found = [find(name, look) for name, look in [*here, *cluster]]
-    return [*found, *(one for role in pods for one in examine_in_pod(role, config, profile, service_account))]
+    seen = (examine_in_pod(role, config, profile, place, service_account) for role in pods)
+    return [*found, *itertools.chain.from_iterable(seen)]
 
 
 def _docker() -> str:
@@ -51,14 +53,6 @@ def _docker() -> str:
 
 
 def _kubeflow() -> str:
-    from pipelines.cluster import HOST, Target, server_version
-
     if not (host := os.environ.get(HOST)):
         raise Noted(f"{HOST} is not set: needed for `drift submit` and `drift schedule` alone")
-    version = server_version(Target(host))
-    try:
-        if Version(version) not in SERVER:
-            raise ConfigError(f"{host} is Kubeflow Pipelines {version}, not {SERVER}; upgrade it")
-    except InvalidVersion:
-        raise Noted(f"{host} does not say its version; needed is {SERVER}") from None
-    return f"{host} {version}"
+    return check_release(Target(host))

@@ -38,11 +38,14 @@ from pipelines.tracked import tracked
 NAME = "drift-sft"
 
 
-def pipeline(resources: Resources) -> Any:
-    """The pipeline, each step's pod with what `resources` gives it. The same resources compile to the same bytes."""
+def pipeline(resources: Resources, *, caching: bool = True) -> Any:
+    """The pipeline, each step's pod with what `resources` gives it. The same resources compile to the same bytes.
+
+    Without `caching` every step runs; Kubeflow's own switch at submission does not reach into loops and exit handlers.
+    """
 
     def placed(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        return place(tracked(task), resources)
+        return place(tracked(task), resources).set_caching_options(caching)
 
     @dsl.pipeline(name=NAME, description="From image problems and two checkpoints to a registered model.")
     def drift_sft(

@@ -14,35 +14,30 @@ from pipelines.placement import Resources
 from pipelines.tracked import CONFIG_MAP, FROM_CONFIG_MAP
 
 SECONDS = 5
-NAMESPACE = "KFP_NAMESPACE"
 DEFAULT = "kubeflow"
+"""The namespace of a cluster for one user."""
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 TRAIN_JOBS = "trainjobs.trainer.kubeflow.org"
 SHARED = {"ReadWriteMany", "ReadOnlyMany"}
 """Access modes of a claim that pods on several nodes can mount at once."""
 
 
-def cluster_checks(resources: Resources) -> Iterator[Check]:
+def cluster_checks(resources: Resources, namespace: str) -> Iterator[Check]:
     """A check per claim, per secret with the keys that steps take from it, and of MLflow's address."""
     placements = [resources.of(step) for step in MODULES]
     claims = {volume.claim for placement in placements for volume in placement.volumes}
     keys: dict[str, set[str]] = {name: set() for name in resources.pull_secrets}
     for secret in (secret for placement in placements for secret in placement.secrets):
         keys.setdefault(secret.name, set()).update(secret.env)
-    yield from ((f"claim {claim}", partial(_claim, claim)) for claim in sorted(claims))
-    yield from ((f"secret {name}", partial(_secret, name, keys[name])) for name in sorted(keys))
-    yield f"config map {CONFIG_MAP}", _config_map
+    yield from ((f"claim {claim}", partial(_claim, namespace, claim)) for claim in sorted(claims))
+    yield from ((f"secret {name}", partial(_secret, namespace, name, keys[name])) for name in sorted(keys))
+    yield f"config map {CONFIG_MAP}", partial(_config_map, namespace)
 
 
 def surroundings() -> Iterator[Check]:
     """What a claim can be made of, and whether there are Kubeflow's training jobs: to know, not to need."""
     yield "storage classes", _storage_classes
     yield "TrainJob", _train_jobs
-
-
-def current_namespace() -> str:
-    """Where the steps run."""
-    return os.environ.get(NAMESPACE, DEFAULT)
 
 
 def api(kind: str = "CoreV1Api") -> Any:
@@ -76,16 +71,15 @@ def ask(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         raise Noted(f"the cluster does not answer ({type(error).__name__})") from None
 
 
-def _found(what: str, read: Callable[..., Any], name: str) -> Any:
-    found = ask(read, name, current_namespace())
+def _found(what: str, read: Callable[..., Any], name: str, namespace: str) -> Any:
+    found = ask(read, name, namespace)
     if found is None:
-        namespace = current_namespace()
         raise ConfigError(f"{what} is not in the namespace '{namespace}'; create it, or correct its name")
     return found
 
 
-def _claim(name: str) -> str:
-    claim = _found(f"volumes: claim '{name}'", api().read_namespaced_persistent_volume_claim, name)
+def _claim(namespace: str, name: str) -> str:
+    claim = _found(f"volumes: claim '{name}'", api().read_namespaced_persistent_volume_claim, name, namespace)
     phase, modes = claim.status.phase, claim.spec.access_modes
     if phase == "Lost":
         raise ConfigError(f"volumes: claim '{name}' has lost its volume; restore it, or create the claim anew")
@@ -96,16 +90,16 @@ def _claim(name: str) -> str:
     return f"{phase}, {', '.join(modes)}"
 
 
-def _secret(name: str, keys: set[str]) -> None:
+def _secret(namespace: str, name: str, keys: set[str]) -> None:
     """The values come along, as the cluster's API has it, and are not looked at."""
-    there = _found(f"secrets: '{name}'", api().read_namespaced_secret, name).data or {}
+    there = _found(f"secrets: '{name}'", api().read_namespaced_secret, name, namespace).data or {}
     if missing := sorted(keys - set(there)):
         raise ConfigError(f"secrets: '{name}' has no key '{missing[0]}'; it has {', '.join(sorted(there)) or 'none'}")
 
 
-def _config_map() -> str:
+def _config_map(namespace: str) -> str:
     key = FROM_CONFIG_MAP[0]
-    there = _found(f"config map '{CONFIG_MAP}'", api().read_namespaced_config_map, CONFIG_MAP).data or {}
+    there = _found(f"config map '{CONFIG_MAP}'", api().read_namespaced_config_map, CONFIG_MAP, namespace).data or {}
     if key not in there:
         raise ConfigError(f"config map '{CONFIG_MAP}' has no key '{key}'; give it MLflow's address as pods see it")
     return str(there[key])

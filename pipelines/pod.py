@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from components._images import IMAGES
@@ -12,7 +13,7 @@ from drift.config import Config
 from drift.errors import ConfigError
 from drift.findings import Finding, find
 from drift.validation import to_json
-from pipelines.namespace import api, ask, current_namespace
+from pipelines.namespace import api, ask
 from pipelines.placement import Placement, Resources
 from pipelines.tracked import CONFIG_MAP, FROM_CONFIG_MAP
 
@@ -28,7 +29,9 @@ HOPELESS = {
 COMMAND = 'file=$(mktemp) && printf %s "$DRIFT_CONFIG" > "$file" && exec drift doctor --json -c "$file"'
 
 
-def examine_in_pod(role: str, config: Config, resources: Resources, service_account: str | None) -> list[Finding]:
+def examine_in_pod(
+    role: str, config: Config, resources: Resources, namespace: str, service_account: str | None
+) -> list[Finding]:
     """What `drift doctor` finds in a pod of the role, each check named after it; one finding if the pod fails.
 
     The pod is deleted again. What the cluster refuses, such as the right to make pods, is a note.
@@ -36,7 +39,7 @@ def examine_in_pod(role: str, config: Config, resources: Resources, service_acco
     found: list[Finding] = []
 
     def look() -> str:
-        found.extend(_ran(role, pod_of(role, config, resources, service_account)))
+        found.extend(_ran(role, pod_of(role, config, resources, service_account), namespace))
         return IMAGES[role]
 
     pod = find(f"{role} pod", look)
@@ -95,21 +98,22 @@ def _variables(placement: Placement) -> list[dict[str, Any]]:
     return [{"name": name, "valueFrom": source} for name, source in (common | own).items()]
 
 
-def _ran(role: str, pod: dict[str, Any]) -> list[Finding]:
+def _ran(role: str, pod: dict[str, Any], namespace: str) -> list[Finding]:
     """The findings in the log of the pod, which is made and deleted here."""
-    core, namespace, name = api(), current_namespace(), pod["metadata"]["name"]
+    core, name = api(), pod["metadata"]["name"]
     ask(core.create_namespaced_pod, namespace, pod)
     try:
-        _wait(core, role, name, time.monotonic() + PATIENCE)
+        _wait(lambda: ask(core.read_namespaced_pod_status, name, namespace).status, role)
         log = ask(core.read_namespaced_pod_log, name, namespace, container="main", _preload_content=False)
         return _findings(role, log.data.decode(errors="replace"))
     finally:
         ask(core.delete_namespaced_pod, name, namespace)
 
 
-def _wait(core: Any, role: str, name: str, deadline: float) -> None:
+def _wait(look: Callable[[], Any], role: str) -> None:
     """Until its container has ended; a sidecar may go on. Raises ConfigError if it cannot start, or takes too long."""
-    while not _ended(status := ask(core.read_namespaced_pod_status, name, current_namespace()).status):
+    deadline = time.monotonic() + PATIENCE
+    while not _ended(status := look()):
         reason = _reason(status)
         if reason.partition(":")[0] in HOPELESS:
             raise ConfigError(f"the pod does not start ({reason}); correct DRIFT_IMAGE_{role.upper()} or the profile")

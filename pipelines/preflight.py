@@ -20,41 +20,63 @@ from drift.config import Config, IngestConfig, JudgeConfig
 from drift.data.sources import open_source
 from drift.errors import CheckpointError, ConfigError
 from drift.evaluate.benchmarks import check_table
-from drift.findings import Check, Finding, Noted, find
+from drift.findings import Check, Finding, Noted, find, optional
 from drift.forecast import forecast
 from drift.hub import on_hub
 from drift.plan import arm_steps, is_path, looks_local
 from drift.sizing import disk_of
 from drift.zero import check_deepspeed
+from pipelines.cluster import Target, check_release
 from pipelines.compile import compile_pipeline
 from pipelines.local import Runner
-from pipelines.namespace import cluster_checks
+from pipelines.namespace import DEFAULT, cluster_checks
 from pipelines.needs import check_secret, claim_of, keys_of
-from pipelines.placement import Resources, read_resources
+from pipelines.placement import NOTHING, Resources, read_resources
 
 ANSWER_SECONDS = 5.0
 
 
-def preflight(config: Config, *, runner: Runner = "subprocess", resources: Path | None = None) -> list[Finding]:
-    """What every check found, in the order of the chain; `resources` is a cluster's profile, if the run is for one."""
-    return [find(name, look) for name, look in _checks(config, runner, resources)]
+def preflight(
+    config: Config,
+    *,
+    runner: Runner = "subprocess",
+    resources: Path | None = None,
+    namespace: str | None = None,
+    target: Target | None = None,
+) -> list[Finding]:
+    """What every check found, in the order of the chain.
+
+    ``resources`` is the profile of the cluster in whose ``namespace`` the real run will be; ``target`` its server, if
+    the rehearsal is to run there too.
+    """
+    profile = _profile(resources) if resources else NOTHING if target else None
+    checks = [*_config_checks(config, profile), *_service_checks(config, profile)]
+    if not target:
+        checks += _local_checks(config, runner)
+    else:
+        checks.append(("Kubeflow", partial(check_release, target)))
+    if resources:
+        checks.append(("resources", partial(_resources, config, resources)))
+    if profile:
+        checks += cluster_checks(profile, namespace or DEFAULT)
+    return [find(name, look) for name, look in checks]
 
 
-def _checks(config: Config, runner: Runner, resources: Path | None) -> Iterator[Check]:
-    profile = _profile(resources)
+def _local_checks(config: Config, runner: Runner) -> Iterator[Check]:
     yield "runs", partial(_writable, Path(config.runs))
+    yield "disk", partial(_disk, config)
+    yield "MLflow", _mlflow
+    if runner == "docker":
+        yield "Docker", partial(_images, config)
+
+
+def _config_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     for name, steps in keys_of(config):
         yield f"key {name}", partial(check_secret, profile, name, steps) if profile else partial(_key, name)
     yield from _model_checks(config, profile)
     yield from _data_checks(config, profile)
     if config.train.deepspeed:
         yield _here(profile, "train.deepspeed", config.train.deepspeed, partial(_deepspeed, config))
-    yield "disk", partial(_disk, config)
-    yield from _service_checks(config, runner)
-    if resources:
-        yield "resources", partial(_resources, config, resources)
-    if profile:
-        yield from cluster_checks(profile)
 
 
 def _model_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
@@ -73,20 +95,18 @@ def _data_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     yield from _table_checks(config, profile)
 
 
-def _service_checks(config: Config, runner: Runner) -> Iterator[Check]:
-    yield "MLflow", _mlflow
+def _service_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
+    """Servers that a cluster's pods ask may be out of reach from here."""
     if config.generate.teacher.kind == "endpoint":
         yield "generate.teacher.base_url", partial(_served, config.generate.teacher.base_url)
-    if config.evaluate.judge:
-        yield "evaluate.judge", partial(_judge, config.evaluate.judge)
-    if runner == "docker":
-        yield "Docker", partial(_images, config)
+    if judge := config.evaluate.judge:
+        yield "evaluate.judge", partial(optional, partial(_judge, judge)) if profile else partial(_judge, judge)
 
 
-def _profile(resources: Path | None) -> Resources | None:
-    """The cluster's, if the run is for one; a wrong one is said where it is compiled."""
+def _profile(resources: Path) -> Resources | None:
+    """The cluster's; a wrong one is said where it is compiled."""
     with contextlib.suppress(ConfigError):
-        return read_resources(resources) if resources else None
+        return read_resources(resources)
     return None
 
 

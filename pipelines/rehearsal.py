@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drift.config import Config
-from drift.errors import ConfigError
-from drift.rehearsal import NAME, rehearsal_of, replaced, write_world
+from drift.errors import ConfigError, PipelineError
+from drift.plan import plan
+from drift.rehearsal import IN_IMAGES, NAME, rehearsal_of, replaced, write_world
+from pipelines.cluster import Submitted, Target, submit
 from pipelines.local import Runner, RunResult, run
 from pipelines.runner import GPU, StepEvent
+
+OnEvent = Callable[[StepEvent], None]
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A finished rehearsal, and every key that it replaced: the configuration's value, and its own."""
+    """A finished rehearsal, its number of steps, and every key that it replaced: the configuration's value, its own."""
 
-    result: RunResult
+    result: RunResult | Submitted
+    steps: int
     replaced: dict[str, tuple[Any, Any]]
 
 
-def rehearse(
-    config: Config, *, runner: Runner = "subprocess", on_event: Callable[[StepEvent], None] | None = None
-) -> Rehearsal:
+def rehearse(config: Config, *, runner: Runner = "subprocess", on_event: OnEvent | None = None) -> Rehearsal:
     """Run every planned step of ``config`` over the miniature family, in `<runs>/rehearsal`; no step from the cache.
 
     Raises what `pipelines.local.run` raises, so whatever returns has run as planned.
@@ -38,6 +42,28 @@ def rehearse(
         raise ConfigError(f"runs: {runs} cannot be written ({error.strerror}); set runs to another folder") from error
     with folder as name:
         world = Path(name) / "world"
-        write_world(world, config.evaluate)
+        write_world(world)
         small = rehearsal_of(config, world, gpu=GPU.exists())
-        return Rehearsal(run(small, on_event=on_event, fresh=True, runner=runner), replaced(config, small))
+        result = run(small, on_event=on_event, fresh=True, runner=runner)
+        return Rehearsal(result, len(result.steps), replaced(config, small))
+
+
+def rehearse_on(
+    config: Config, target: Target, *, on_event: OnEvent | None = None, poll_seconds: float = 5.0
+) -> Rehearsal:
+    """Run every planned step of ``config`` on a cluster, over the world that its images carry; no step from the cache.
+
+    Raises what `pipelines.cluster.submit` raises, and PipelineError if the run succeeded without one of the steps.
+    """
+    small = rehearsal_of(config, IN_IMAGES, gpu=target.resources.of("arm").gpus > 0)
+    planned = Counter(step for step, _ in plan(small, local=False).tasks(registers=True))
+    finished: Counter[str] = Counter()
+
+    def hear(event: StepEvent) -> None:
+        finished.update([event.step] if event.state == "finished" else [])
+        (on_event or (lambda event: None))(event)
+
+    submitted = submit(small, target, caching=False, on_event=hear, poll_seconds=poll_seconds)
+    if missing := planned - finished:
+        raise PipelineError(f"the run succeeded without the step {', '.join(missing)}; see {submitted.url}")
+    return Rehearsal(submitted, planned.total(), replaced(config, small))

@@ -21,8 +21,8 @@ TIME = "2026-11-25T03:00:00Z"
 class KubeflowServer(Loopback):
     """Use as a context manager; ``url`` is the host. ``status`` other than 200 answers every request with that error.
 
-    ``states`` are a run's states at each poll; ``tasks`` its steps and their states at each poll. ``token``: what the
-    server asks for. ``version``: of its release.
+    ``states`` are a run's states at each poll; ``tasks`` its steps, in a loop with their arm (`arm/sft`), and their
+    states at each poll. ``token``: what the server asks for. ``version``: of its release.
     """
 
     def __init__(
@@ -80,12 +80,21 @@ def _create_run(server: KubeflowServer, body: Body) -> tuple[int, Body]:
 def _get_run(server: KubeflowServer, body: Body, run_id: str) -> tuple[int, Body]:
     place = server.polls
     server.polls += 1
-    details = [
-        {"task_id": name, "display_name": name, "state": _at(states, place), "start_time": TIME, "end_time": TIME}
-        for name, states in {"root-driver": ("SUCCEEDED",), **server.tasks}.items()
-    ]
+    details = [_node("root-driver", "root-driver", "SUCCEEDED", "root")]
+    for name, states in server.tasks.items():
+        step, state = name.partition("/")[0], _at(states, place)
+        details += [_node(f"{name}-driver", f"{step}-driver", "SUCCEEDED", name)]
+        details += [_node(name, step, state, f"{name}-executor"), _node(f"{name}-executor", "executor", state)]
     run = server.runs[run_id] | {"state": _at(server.states, place), "run_details": {"task_details": details}}
     return 200, run
+
+
+def _node(id: str, name: str, state: str, *children: str) -> Body:
+    """A node of Argo's graph as the server tells of it; a step is three of them."""
+    after = [{"pod_name": child} for child in children]
+    return {
+        "task_id": id, "display_name": name, "state": state, "start_time": TIME, "end_time": TIME, "child_tasks": after
+    }  # fmt: skip
 
 
 def _at(states: tuple[str, ...], place: int) -> str:

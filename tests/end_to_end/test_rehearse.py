@@ -96,7 +96,7 @@ def test_a_person_is_told_what_was_replaced_and_that_registering_was_not_reached
     config = load(PAPER)
     step = StepResult("ingest", "", 1.0, False)
     result = RunResult(tmp_path, (step,), {"passed": False}, {}, None, tmp_path / "report.html", "sqlite:///x", "1")
-    show_rehearsal(Rehearsal(result, replaced(config, rehearsal_of(config, tmp_path, gpu=False))))
+    show_rehearsal(Rehearsal(result, 1, replaced(config, rehearsal_of(config, tmp_path, gpu=False))))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "replaced train.epochs 3.0 → 1.0" in lines
     assert lines[-5] == "rehearsed: all 1 planned steps ran"

@@ -12,7 +12,7 @@ import yaml
 from drift.config import Config
 from drift.configfile import load
 from drift.errors import ConfigError, PipelineError, ServiceError
-from pipelines.check import check_spec
+from pipelines.check import check_spec, dags
 from pipelines.cluster import Target, submit
 from pipelines.schedule import create, delete, next_times, pause, resume, schedules, six_fields
 from tests.kfp_server import KubeflowServer
@@ -50,6 +50,18 @@ def test_what_is_submitted_is_the_checked_pipeline(config: Config) -> None:
     assert run.state == "PENDING" and server.polls == 0
     check_spec(sent["pipeline_spec"]["pipeline_spec"], sent["pipeline_spec"]["platform_spec"])
     assert server.experiments["e1"]["display_name"] == config.name
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_a_fresh_run_takes_no_step_from_the_cache(config: Config, caching: bool) -> None:
+    with KubeflowServer() as server:
+        submit(config, Target(server.url), wait=False, caching=caching)
+        (sent,) = server.runs.values()
+    tasks = {
+        name: task for _, dag in dags(sent["pipeline_spec"]["pipeline_spec"]) for name, task in dag["tasks"].items()
+    }
+    cached = [bool(tasks[step]["cachingOptions"]) for step in ("arm", "gate")]
+    assert cached == [caching, caching]
 
 
 def test_a_run_that_fails_is_an_error_that_names_the_step_and_the_page(config: Config) -> None:

@@ -1,0 +1,90 @@
+"""What a cluster receives of `drift rehearse --runner kubeflow` really runs, in containers that get what pods get.
+
+Runs with `make test-services`: needs Docker and the images of `make images`.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+from mlflow import MlflowClient
+
+from drift.configfile import load
+from drift.plan import plan
+from drift.rehearsal import IN_IMAGES, rehearsal_of
+from pipelines.cluster import Target
+from pipelines.kubeflow import run_pipeline
+from pipelines.local import require_planned
+from pipelines.rehearsal import rehearse_on
+from pipelines.runner import Chain
+from tests.end_to_end import chain
+from tests.kfp_server import Body, KubeflowServer
+from tests.mlflow_server import mlflow_server
+
+RUN_ID = "5a3c0c1e"
+CONTAINED = {
+    "network_mode": "host",
+    "read_only": True,
+    "tmpfs": {"/tmp": "mode=1777,exec"},
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+}
+
+
+@pytest.fixture
+def writable(tmp_path: Path) -> Iterator[Path]:
+    """A pipeline root in which the images' user may write, as each pod may in its own."""
+    before = os.umask(0)
+    (tmp_path / "root").mkdir()
+    yield tmp_path / "root"
+    os.umask(before)
+
+
+def two_arms(folder: Path) -> Path:
+    """The paper's configuration with two of its arms."""
+    raw = yaml.safe_load((chain.ROOT / "configs" / "paper_equation.yaml").read_text())
+    raw["arms"] = {name: raw["arms"][name] for name in ("drift", "ties")}
+    raw["gate"]["beats"] = ["ties"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(raw))
+    return folder / "config.yaml"
+
+
+def submitted(config: Path) -> Body:
+    """What the server gets."""
+    planned = plan(load(config), local=False).tasks(registers=True)
+    tasks = {f"{step}/{arm}": ("SUCCEEDED",) for step, arm in planned}
+    with KubeflowServer(tasks=tasks) as server:
+        rehearse_on(load(config), Target(server.url), poll_seconds=0.01)
+        (run,) = server.runs.values()
+    return run["pipeline_spec"]
+
+
+def environment(platform: Body, config_map: dict[str, str]) -> dict[str, str]:
+    """What the cluster puts into a step's pod: the run's id, and what the step takes of the ConfigMap."""
+    pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-register"]
+    (run_id,), (mapped,) = pod["fieldPathAsEnv"], pod["configMapAsEnv"]
+    return {run_id["name"]: RUN_ID, **{key["envVar"]: config_map[key["configMapKey"]] for key in mapped["keyToEnv"]}}
+
+
+def test_the_images_hold_all_that_the_pods_of_a_rehearsal_need(tmp_path: Path, writable: Path) -> None:
+    config = load(two_arms(tmp_path))
+    sent = submitted(tmp_path / "config.yaml")
+    spec = json_format.ParseDict(sent["pipeline_spec"], PipelineSpec())
+    steps = Chain(writable, RUN_ID, list(config.arms), {}, None)
+    with contextlib.closing(steps), mlflow_server(tmp_path) as address:
+        given = environment(sent["platform_spec"], {"MLFLOW_TRACKING_URI": address, "DRIFT_EXPERIMENT": "drift"})
+        containers = {**CONTAINED, "environment": given}
+        run_pipeline(spec, {}, steps, cache_root=tmp_path / "cache", use_cache=False, containers=containers)
+        client = MlflowClient(address)
+        champion = client.get_model_version_by_alias("qwen2_5_vl_7b-drift-rehearsal", "champion")
+        experiment = client.get_experiment_by_name("drift")
+        runs = client.search_runs([experiment.experiment_id])
+    require_planned(plan(rehearsal_of(config, IN_IMAGES, gpu=False), local=False), steps.done, passed=True)
+    assert champion.version == "1"
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {path.stat().st_uid for path in writable.rglob("model.safetensors")} == {10001}
