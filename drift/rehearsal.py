@@ -36,8 +36,8 @@ Raw = dict[str, Any]
 
 
 def write_world(folder: Path) -> None:
-    """The miniature's models and problems, and a tiny table in every form of a benchmark, in the new ``folder``."""
-    shutil.copytree(ASSETS, folder, ignore=shutil.ignore_patterns("benchmarks"))
+    """The miniature, and a tiny table in every form of a benchmark, in the new ``folder``."""
+    shutil.copytree(ASSETS, folder)
     (folder / "tables").mkdir()
     for form in (*TABLES, PLAIN):
         write_tiny_table(folder / "tables" / _table(form), form)

@@ -24,6 +24,7 @@ from drift.findings import Check, Finding, Noted, find, optional
 from drift.forecast import forecast
 from drift.hub import on_hub
 from drift.plan import arm_steps, is_path, looks_local
+from drift.rehearsal import IN_IMAGES
 from drift.sizing import disk_of
 from drift.zero import check_deepspeed
 from pipelines.cluster import Target, check_release
@@ -116,6 +117,8 @@ def _here(profile: Resources | None, key: str, reference: str, look: Callable[[]
 
 
 def _on_claim(profile: Resources, key: str, path: str) -> None:
+    if Path(path).is_relative_to(IN_IMAGES):
+        raise Noted(f"{path} lies in the images, not here")
     raise Noted(f"{path} lies on the claim '{claim_of(profile, key, path)}', not here")
 
 

@@ -10,6 +10,7 @@ from drift.cli import main
 from drift.configfile import load
 from drift.errors import PipelineError
 from drift.plan import plan
+from drift.rehearsal import IN_IMAGES
 from pipelines.check import check_spec, dags
 from pipelines.cluster import Target
 from pipelines.placement import NOTHING, Resources, read_resources
@@ -89,6 +90,13 @@ def test_a_run_that_succeeds_without_registering_is_an_error() -> None:
         rehearse_on(load(PAPER), Target(server.url), poll_seconds=0.01)
 
 
+def in_the_images(folder: Path) -> Path:
+    """The miniature's small configuration, with the models and data that the images carry."""
+    config = chain.write_config(folder)
+    config.write_text(config.read_text().replace("drift/miniature/assets", str(IN_IMAGES)))
+    return config
+
+
 def rehearse(config: Path, *arguments: str) -> int:
     """The exit code of the command."""
     try:
@@ -101,28 +109,37 @@ def rehearse(config: Path, *arguments: str) -> int:
 def test_the_command_says_what_was_replaced_and_where_the_run_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = chain.write_config(tmp_path)
+    config = in_the_images(tmp_path)
     with KubeflowServer(tasks=finishing(config), states=("SUCCEEDED",)) as server:
         assert rehearse(config, "--host", server.url) == 2  # the steps were still at work when the run had ended
         server.polls = 1
         assert rehearse(config, "--host", server.url) == 0
         lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-        assert f"✓ Kubeflow {server.url}" in lines
-        assert 'replaced models.vlm "drift/miniature/assets/vlm" → "/opt/drift/world/vlm"' in lines
+        assert f"✓ Kubeflow {server.url} 2.17.0" in lines
+        assert "replaced train.epochs 8.0 → 1.0" in lines
         assert lines[-2:] == ["rehearsed: all 16 planned steps ran", f"run {server.url}/#/runs/details/r2"]
         assert rehearse(config, "--host", server.url, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["run_id"], result["state"]) == ("r3", "SUCCEEDED")
-    assert result["replaced"]["train.epochs"] == [8.0, 1.0]
+    assert result["replaced"]["register.model"] == ["drift-miniature", "drift-miniature-rehearsal"]
+
+
+def test_what_the_pods_would_not_see_is_found_before_anything_is_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with KubeflowServer() as server:
+        assert rehearse(chain.write_config(tmp_path), "--host", server.url) == 2
+        assert not server.runs
+    assert "models.vlm: drift/miniature/assets/vlm lies on no claim of the profile" in capsys.readouterr().out
 
 
 def test_a_step_that_fails_on_the_cluster_ends_the_command_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = chain.write_config(tmp_path)
-    with KubeflowServer(tasks={"pool": ("FAILED",)}, states=("FAILED",)) as server:
+    config = in_the_images(tmp_path)
+    with KubeflowServer(tasks={"inputs": ("FAILED",)}, states=("FAILED",)) as server:
         assert rehearse(config, "--host", server.url) == 2
-    assert "drift: the run ended as FAILED: pool; see http://" in capsys.readouterr().err
+    assert "drift: the run ended as FAILED: inputs; see http://" in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_answer_is_in_the_list_of_problems(

@@ -14,16 +14,19 @@ from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from mlflow import MlflowClient
 
+import docker
 from drift.configfile import load
 from drift.plan import plan
 from drift.rehearsal import IN_IMAGES, rehearsal_of
 from pipelines.cluster import Target
+from pipelines.doctor import examine
 from pipelines.kubeflow import run_pipeline
 from pipelines.local import require_planned
 from pipelines.rehearsal import rehearse_on
 from pipelines.runner import Chain
 from tests.end_to_end import chain
 from tests.kfp_server import Body, KubeflowServer
+from tests.kubernetes_server import MLFLOW, Namespace
 from tests.mlflow_server import mlflow_server
 
 RUN_ID = "5a3c0c1e"
@@ -88,3 +91,25 @@ def test_the_images_hold_all_that_the_pods_of_a_rehearsal_need(tmp_path: Path, w
     assert champion.version == "1"
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {path.stat().st_uid for path in writable.rglob("model.safetensors")} == {10001}
+
+
+def in_its_image(image: str, command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Run a pod's command as a node would: in its image, as the image's user."""
+    with contextlib.closing(docker.from_env()) as client:
+        container = client.containers.run(image, command, environment=environment, network_mode="host", detach=True)
+        try:
+            return container.wait()["StatusCode"], container.logs().decode()
+        finally:
+            container.remove()
+
+
+def test_the_doctor_looks_from_pods_of_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(chain.ROOT / "configs" / "miniature.yaml", [f"runs={tmp_path}"])
+    with mlflow_server(tmp_path) as address, Namespace(config={MLFLOW: address}, start=in_its_image) as cluster:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path)))
+        found = {one.check: one for one in examine(config, pods=("pipeline", "evaluate"))}
+    assert found["pipeline pod: MLflow"].detail.startswith(address)
+    passed = ("pipeline pod", "pipeline pod: promotion", "pipeline pod: kfp", "evaluate pod: VLMEvalKit")
+    assert [found[name].state for name in passed] == ["passed"] * 4, found
+    assert found["evaluate pod: GPU"].state == "note"
+    assert not [one for one in found.values() if one.is_problem and "pod" in one.check]
