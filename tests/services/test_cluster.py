@@ -81,7 +81,7 @@ def test_the_images_hold_all_that_the_pods_of_a_rehearsal_need(tmp_path: Path, w
     steps = Chain(writable, RUN_ID, list(config.arms), {}, None)
     with contextlib.closing(steps), mlflow_server(tmp_path) as address:
         given = environment(sent["platform_spec"], {"MLFLOW_TRACKING_URI": address, "DRIFT_EXPERIMENT": "drift"})
-        containers = {**CONTAINED, "environment": given}
+        containers = {**CONTAINED, "environment": {**given, "OMP_NUM_THREADS": "1"}}
         run_pipeline(spec, {}, steps, cache_root=tmp_path / "cache", use_cache=False, containers=containers)
         client = MlflowClient(address)
         champion = client.get_model_version_by_alias("qwen2_5_vl_7b-drift-rehearsal", "champion")
