@@ -42,8 +42,14 @@ def examine_in_pod(
         found.extend(_ran(role, pod_of(role, config, resources, service_account), namespace))
         return IMAGES[role]
 
-    pod = find(f"{role} pod", look)
-    return [pod, *(Finding(f"{role} pod: {one.check}", one.state, one.detail) for one in found)]
+    pod, gpus = find(f"{role} pod", look), resources.roles.get(role, Placement()).gpus
+    return [pod, *(_seen_in(role, gpus, one) for one in found)]
+
+
+def _seen_in(role: str, gpus: int, found: Finding) -> Finding:
+    """The finding, named after the role; GPUs that the profile gives and torch does not see are a problem."""
+    missing = found.check == "GPU" and found.state == "note" and gpus > 0
+    return Finding(f"{role} pod: {found.check}", "problem" if missing else found.state, found.detail)
 
 
 def pod_of(role: str, config: Config, resources: Resources, service_account: str | None) -> dict[str, Any]:
@@ -101,9 +107,10 @@ def _variables(placement: Placement) -> list[dict[str, Any]]:
 def _ran(role: str, pod: dict[str, Any], namespace: str) -> list[Finding]:
     """The findings in the log of the pod, which is made and deleted here."""
     core, name = api(), pod["metadata"]["name"]
-    ask(core.create_namespaced_pod, namespace, pod)
+    if ask(core.create_namespaced_pod, namespace, pod) is None:
+        raise ConfigError(f"the cluster has no namespace '{namespace}'; name the steps' own with --namespace")
     try:
-        _wait(lambda: ask(core.read_namespaced_pod_status, name, namespace).status, role)
+        _wait(lambda: ask(core.read_namespaced_pod_status, name, namespace), role)
         log = ask(core.read_namespaced_pod_log, name, namespace, container="main", _preload_content=False)
         return _findings(role, log.data.decode(errors="replace"))
     finally:
@@ -113,13 +120,19 @@ def _ran(role: str, pod: dict[str, Any], namespace: str) -> list[Finding]:
 def _wait(look: Callable[[], Any], role: str) -> None:
     """Until its container has ended; a sidecar may go on. Raises ConfigError if it cannot start, or takes too long."""
     deadline = time.monotonic() + PATIENCE
-    while not _ended(status := look()):
+    while not _ended(status := _status(look())):
         reason = _reason(status)
         if reason.partition(":")[0] in HOPELESS:
             raise ConfigError(f"the pod does not start ({reason}); correct DRIFT_IMAGE_{role.upper()} or the profile")
         if time.monotonic() > deadline:
             raise ConfigError(f"not ended after {PATIENCE:.0f} s ({reason or status.phase}); is there room for it?")
         time.sleep(1)
+
+
+def _status(pod: Any) -> Any:
+    if pod is None:
+        raise ConfigError("the pod is gone before it ended; see the events of the namespace")
+    return pod.status
 
 
 def _main(status: Any) -> Any:

@@ -39,7 +39,7 @@ def as_process(image: str, command: list[str], environment: dict[str, str]) -> t
 class Namespace(Loopback):
     """Use as a context manager. ``claims`` and ``secrets`` by name; ``config`` is the config map `drift-mlflow`'s.
 
-    ``waiting``: why no pod's container ever starts. ``forbidden``: nobody may make pods.
+    ``waiting``: why no pod's container ever starts. ``refusal``: the status that answers who makes a pod.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Namespace(Loopback):
         more: Mapping[str, Body] | None = None,
         start: Callable[[str, list[str], dict[str, str]], tuple[int, str]] = as_process,
         waiting: str = "",
-        forbidden: bool = False,
+        refusal: int = 0,
     ) -> None:
         self.secrets = {name: dict(values) for name, values in (secrets or {}).items()}
-        self.config, self.start, self.waiting, self.forbidden = config, start, waiting, forbidden
+        self.config, self.start, self.waiting, self.refusal = config, start, waiting, refusal
         self.there: dict[str, Body] = {
             f"{ROOT}/persistentvolumeclaims/{name}": claim for name, claim in (claims or {}).items()
         }
@@ -130,7 +130,7 @@ def _handler(server: Namespace) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._answer(*((403, {"kind": "Status"}) if server.forbidden else (201, server.make_pod(body))))
+            self._answer(*((server.refusal, {"kind": "Status"}) if server.refusal else (201, server.make_pod(body))))
 
         def do_DELETE(self) -> None:
             server.deleted.append(self.path.split("/")[-1])

@@ -175,6 +175,7 @@ def test_a_pod_says_what_it_finds_where_the_steps_will_run(tmp_path: Path, monke
     assert found["train pod"].state == "passed", found["train pod"]
     assert (found["MLflow"].state, found["train pod: MLflow"].state) == ("note", "passed")
     assert found["train pod: promotion"] == Finding("train pod: promotion", "passed", "drift-miniature may be made")
+    assert found["train pod: GPU"].is_problem, "the profile gives eight, and torch sees none"
     (pod,) = cluster.made
     (container,) = pod["spec"]["containers"]
     assert cluster.deleted == [pod["metadata"]["name"]]
@@ -188,7 +189,8 @@ def test_a_pod_says_what_it_finds_where_the_steps_will_run(tmp_path: Path, monke
     ("contents", "state", "detail"),
     [
         ({"waiting": "ImagePullBackOff"}, "problem", "correct DRIFT_IMAGE_TRAIN or the profile"),
-        ({"forbidden": True}, "note", "the cluster answers 403 Forbidden"),
+        ({"refusal": 403}, "note", "the cluster answers 403 Forbidden"),
+        ({"refusal": 404}, "problem", "has no namespace 'kubeflow'"),
         ({"start": lambda image, command, environment: (1, "no drift here\n")}, "problem", "says 'no drift here'"),
     ],
 )
