@@ -18,7 +18,7 @@ LABELLED = --build-arg COMMIT=$(shell git rev-parse HEAD) --build-arg PIP_ARGS="
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
 
-test: .venv/dev  ## no root, no services; about 12 minutes on two cores
+test: .venv/dev  ## no root, no services; about 20 minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an environment of its own
