@@ -33,8 +33,15 @@ def look(step: InputsStep) -> InputsReport:
     if step.hashed:
         return InputsReport()
     pool = local_inputs("ingest.source", step.ingest.source)
-    start = local_inputs("models.start", step.start) if step.start else {}
-    return InputsReport(*map(_told, (pool, replay_inputs(step.replay), delta_inputs(step.deltas) | start)))
+    return InputsReport(*map(_told, (pool, replay_inputs(step.replay), _models(step))))
+
+
+def _models(step: InputsStep) -> Inputs:
+    """Those of every Δ, those that a merge reads, and what training starts from."""
+    hashes = delta_inputs(step.deltas)
+    for role, reference in {**step.deltas.models.model_dump(), "start": step.start}.items():
+        hashes |= local_inputs(f"models.{role}", reference) if reference else {}
+    return hashes
 
 
 def _told(hashes: Inputs) -> str:

@@ -12,7 +12,7 @@ from drift.plan import DeltasStep, InputsStep
 
 @pytest.fixture
 def there(tmp_path: Path) -> Path:
-    for name in ("vlm", "expert", "own", "mine"):
+    for name in ("vlm", "expert", "base", "own", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
     for name in ("pool.jsonl", "replay.jsonl"):
@@ -26,7 +26,7 @@ def outside(at: Path, *, hashed: bool = False, start: str | None = None, source:
         ingest=IngestConfig(source=source or str(at / "pool.jsonl")),
         replay=ReplayConfig(source=str(at / "replay.jsonl")),
         deltas=DeltasStep(
-            models=ModelsConfig(vlm=str(at / "vlm"), expert=str(at / "expert")),
+            models=ModelsConfig(vlm=str(at / "vlm"), expert=str(at / "expert"), base=str(at / "base")),
             deltas={"paper": DeltaConfig(), "own": own},
         ),
         start=start,
@@ -41,6 +41,7 @@ def outside(at: Path, *, hashed: bool = False, start: str | None = None, source:
         ("replay.jsonl", "replay"),
         ("vlm/config.json", "models"),
         ("expert/config.json", "models"),
+        ("base/config.json", "models"),
         ("own/config.json", "models"),
         ("mine/config.json", "models"),
     ],
