@@ -256,8 +256,7 @@ def rehearse(
     from pipelines.cluster import Target
     from pipelines.placement import read_resources
     from pipelines.preflight import preflight
-    from pipelines.rehearsal import rehearse as rehearse_here
-    from pipelines.rehearsal import rehearse_on
+    from pipelines.rehearsal import rehearse as rehearse_
 
     loaded = load(config, overrides or ())
     here: Literal["subprocess", "docker"] = "docker" if runner == "docker" else "subprocess"
@@ -272,10 +271,7 @@ def rehearse(
     rehearsal = None
     if not only_checks and (anyway or not problems):
         with RunView(quiet=quiet or as_json) as view:
-            if target:
-                rehearsal = rehearse_on(loaded, target, on_event=view.event)
-            else:
-                rehearsal = rehearse_here(loaded, runner=here, on_event=view.event)
+            rehearsal = rehearse_(loaded, runner=here, target=target, on_event=view.event)
     if as_json:
         show_json(rehearsal_as_json(findings, rehearsal))
     elif rehearsal:

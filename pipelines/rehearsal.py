@@ -29,11 +29,16 @@ class Rehearsal:
     replaced: dict[str, tuple[Any, Any]]
 
 
-def rehearse(config: Config, *, runner: Runner = "subprocess", on_event: OnEvent | None = None) -> Rehearsal:
+def rehearse(
+    config: Config, *, runner: Runner = "subprocess", target: Target | None = None, on_event: OnEvent | None = None
+) -> Rehearsal:
     """Run every planned step of ``config`` over the miniature family, in `<runs>/rehearsal`; no step from the cache.
 
-    Raises what `pipelines.local.run` raises, so whatever returns has run as planned.
+    With a ``target`` the steps run there. Raises what `pipelines.local.run` or `rehearse_on` raises, so whatever
+    returns has run as planned.
     """
+    if target:
+        return rehearse_on(config, target, on_event=on_event)
     runs = Path(config.runs).resolve() / NAME
     try:
         runs.mkdir(parents=True, exist_ok=True)
