@@ -24,13 +24,15 @@ from typing import Any
 
 import torch
 
-from drift.config import EvaluateConfig, JudgeConfig
+from drift.config.evaluate import EvaluateConfig
+from drift.config.servers import JudgeConfig
 from drift.evaluate.benchmarks import Benchmark, read_benchmark
-from drift.evaluate.generation import GreedyModel
+from drift.evaluate.greedy import greedy_model
 from drift.evaluate.judged import find_python
 from drift.evaluate.questions import batches, questions
-from drift.miniature import models
-from drift.rehearsal_tables import TABLES, image, write_table
+from drift.inference.local import LocalModel
+from drift.planning.miniature import models
+from drift.planning.tables import TABLES, image, write_table
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "benchmarks" / "vlmevalkit_inference.py"
@@ -45,8 +47,10 @@ def main() -> None:
         write_table(Path(folder) / "MMStar.tsv", rows(arguments.questions))
         config = settings(folder, arguments)
         table = read_benchmark("Questions", config)
-        greedy = GreedyModel(model, config)
-        runs = [(ours(greedy, table), theirs(folder, model, arguments)) for _ in range(arguments.repeat)]
+        greedy = greedy_model(model, config)
+        runs = [
+            (ours(greedy, table, config.batch_size), theirs(folder, model, arguments)) for _ in range(arguments.repeat)
+        ]
     write(summary(runs, arguments), arguments)
 
 
@@ -82,13 +86,13 @@ def settings(folder: str, arguments: argparse.Namespace) -> EvaluateConfig:
     return EvaluateConfig(data=folder, benchmarks={"Questions": table}, dtype="float32", **speed)
 
 
-def ours(greedy: GreedyModel, table: Benchmark) -> dict[str, Any]:
+def ours(greedy: LocalModel, table: Benchmark, batch_size: int) -> dict[str, Any]:
     asked = questions(table)
     greedy.replies(asked[:1])  # warm
     started = time.perf_counter()
     replies = {
         question.index: reply.text
-        for batch in batches(asked, greedy.config.batch_size)
+        for batch in batches(asked, batch_size)
         for question, reply in zip(batch, greedy.replies(batch), strict=True)
     }
     return {"seconds": time.perf_counter() - started, "replies": [replies[question.index] for question in asked]}

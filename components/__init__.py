@@ -13,5 +13,5 @@ ELSEWHERE = {
 
 
 def component(step: str) -> Any:
-    """The component of a step of `drift.plan`."""
+    """The component of a step of `drift.config.plan`."""
     return getattr(importlib.import_module(f"components.{ELSEWHERE.get(step, step)}"), step)

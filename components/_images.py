@@ -24,7 +24,7 @@ HOLD_A_MODEL = {
 
 
 def role(step: str) -> str:
-    """The role of a step of `drift.plan`: `train` or `evaluate` if it holds a model, else `pipeline`."""
+    """The role of a step of `drift.config.plan`: `train` or `evaluate` if it holds a model, else `pipeline`."""
     return HOLD_A_MODEL.get(step, "pipeline")
 
 

@@ -1,4 +1,4 @@
-"""Door to `drift.arm`."""
+"""Door to `drift.training.arm`."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
@@ -19,9 +19,9 @@ def arm(
     """One way to a model: an optional merge, then an optional training, and a small record of it."""
     from pathlib import Path
 
-    from drift.arm import run_arm
-    from drift.plan import ArmStep
-    from drift.steps import arm_of, run_step
+    from drift.config.plan import ArmStep
+    from drift.tracking.steps import arm_of, run_step
+    from drift.training.arm import run_arm
 
     inputs = {"training_set": Path(training_set.path), "deltas": Path(deltas.path), "start": Path(start.path)}
     out, notes = Path(model.path), Path(record.path)

@@ -1,5 +1,5 @@
-"""Doors to `drift.champion` and `drift.start`: who it is, its scores under this run's protocol, and its model where
-training starts from it."""
+"""Doors to `drift.gate.champion` and `drift.training.start`: who it is, its scores under this run's protocol, and its
+model where training starts from it."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ from components._images import image
 @dsl.component(base_image=image("champion"), install_kfp_package=False)
 def champion(step: str, metrics: Output[Metrics]) -> NamedTuple("Outputs", [("champion", str), ("start", str)]):  # type: ignore[valid-type]  # as Kubeflow reads it
     """The registry's champion with the hash of its contents, as JSON, and again if training starts from it; or ''."""
-    from drift.champion import resolve
-    from drift.plan import ChampionStep
-    from drift.steps import run_step
+    from drift.config.plan import ChampionStep
+    from drift.gate.champion import resolve
+    from drift.tracking.steps import run_step
 
     found = run_step(
         "champion",
@@ -32,9 +32,9 @@ def evaluate_champion(step: str, champion: str, scores: Output[Artifact], metric
     """Scores of the champion; a folder that says so where there is none."""
     from pathlib import Path
 
-    from drift.champion import evaluate_champion as library
-    from drift.config import EvaluateConfig
-    from drift.steps import run_step
+    from drift.config.evaluate import EvaluateConfig
+    from drift.gate.champion import evaluate_champion as library
+    from drift.tracking.steps import run_step
 
     report = run_step(
         "evaluate_champion",
@@ -52,9 +52,9 @@ def start(step: str, champion: str, model: Output[Model], metrics: Output[Metric
     """The champion's model, where training starts from it; a folder that says so where not."""
     from pathlib import Path
 
-    from drift.plan import StartStep
-    from drift.start import fetch_start
-    from drift.steps import run_step
+    from drift.config.plan import StartStep
+    from drift.tracking.steps import run_step
+    from drift.training.start import fetch_start
 
     out = Path(model.path)
     report = run_step(

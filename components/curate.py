@@ -1,4 +1,4 @@
-"""Door to `drift.data.curate`."""
+"""Door to `drift.data.curation`."""
 
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Output
@@ -18,9 +18,9 @@ def curate(
     """The chains with the right format and the right answer become the training set. `inputs`: the replay's hash."""
     from pathlib import Path
 
-    from drift.config import CurateConfig
-    from drift.data.curate import curate as library
-    from drift.steps import run_step
+    from drift.config.data import CurateConfig
+    from drift.data.curation import curate as library
+    from drift.tracking.steps import run_step
 
     source, chains, out = Path(problems.path), Path(generations.path), Path(training_set.path)
     report = run_step(

@@ -1,4 +1,4 @@
-"""Door to `drift.deltas`."""
+"""Door to `drift.weights.deltas`."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Metrics, Output
@@ -11,9 +11,9 @@ def deltas(step: str, deltas: Output[Artifact], metrics: Output[Metrics], inputs
     """Every named prior Δ, in a folder of its name. `inputs`: the models' hashes."""
     from pathlib import Path
 
-    from drift.deltas import compute_deltas as library
-    from drift.plan import DeltasStep
-    from drift.steps import run_step
+    from drift.config.plan import DeltasStep
+    from drift.tracking.steps import run_step
+    from drift.weights.deltas import compute_deltas as library
 
     out = Path(deltas.path)
     report = run_step(

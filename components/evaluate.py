@@ -11,9 +11,9 @@ def evaluate_vlm(step: str, scores: Output[Artifact], metrics: Output[Metrics], 
     """Scores of the unmodified VLM: what every arm is compared with. `inputs`: the models' hashes."""
     from pathlib import Path
 
-    from drift.evaluate import evaluate
-    from drift.plan import BaselineStep
-    from drift.steps import run_step
+    from drift.config.plan import BaselineStep
+    from drift.evaluate.evaluation import evaluate
+    from drift.tracking.steps import run_step
 
     out = Path(scores.path)
     report = run_step(
@@ -32,9 +32,9 @@ def evaluate_arm(step: str, arm: str, model: Input[Model], scores: Output[Artifa
     """Scores of an arm's model."""
     from pathlib import Path
 
-    from drift.config import EvaluateConfig
-    from drift.evaluate import evaluate
-    from drift.steps import arm_of, run_step
+    from drift.config.evaluate import EvaluateConfig
+    from drift.evaluate.evaluation import evaluate
+    from drift.tracking.steps import arm_of, run_step
 
     name, out = arm_of(arm), Path(scores.path)
     report = run_step(

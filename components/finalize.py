@@ -1,4 +1,4 @@
-"""Door to `drift.steps.finish_pipeline`: what runs at the end in any case."""
+"""Door to `drift.tracking.steps.finish_pipeline`: what runs at the end in any case."""
 
 from kfp import dsl
 from kfp.dsl import PipelineTaskFinalStatus
@@ -9,6 +9,6 @@ from components._images import image
 @dsl.component(base_image=image("finalize"), install_kfp_package=False)
 def finalize(status: PipelineTaskFinalStatus) -> None:
     """Close the run in MLflow: its state, and KILLED for steps that never ended."""
-    from drift.steps import finish_pipeline
+    from drift.tracking.steps import finish_pipeline
 
     finish_pipeline(status.state)

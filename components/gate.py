@@ -1,4 +1,4 @@
-"""Door to `drift.gate`."""
+"""Door to `drift.gate.decision`."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Metrics, Output
@@ -19,10 +19,10 @@ def gate(
     """May the candidate be registered? Returns the winning arm, or ''; `gate` says where its model is."""
     from pathlib import Path
 
-    from drift.champion import champion_scores
-    from drift.config import GateConfig
-    from drift.gate import gate as library
-    from drift.steps import labelled, model_uri, run_step
+    from drift.config.gate import GateConfig
+    from drift.gate.champion import champion_scores
+    from drift.gate.decision import decide as library
+    from drift.tracking.steps import labelled, model_uri, run_step
 
     arms, out = labelled([one.path for one in scores], "scores.json", "label"), Path(gate.path)
     reigning = champion_scores(Path(champion.path))

@@ -1,4 +1,4 @@
-"""Door to `drift.data.generate`."""
+"""Door to `drift.data.distillation`."""
 
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Output
@@ -11,9 +11,9 @@ def generate(step: str, problems: Input[Dataset], generations: Output[Dataset], 
     """The teacher writes chains of thought."""
     from pathlib import Path
 
-    from drift.config import GenerateConfig
-    from drift.data.generate import generate as library
-    from drift.steps import run_step
+    from drift.config.data import GenerateConfig
+    from drift.data.distillation import generate as library
+    from drift.tracking.steps import run_step
 
     source, out = Path(problems.path), Path(generations.path)
     report = run_step(

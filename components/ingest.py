@@ -1,4 +1,4 @@
-"""Door to `drift.data.ingest`."""
+"""Door to `drift.data.ingestion`."""
 
 from kfp import dsl
 from kfp.dsl import Dataset, Metrics, Output
@@ -11,9 +11,9 @@ def ingest(step: str, problems: Output[Dataset], metrics: Output[Metrics], input
     """Problems in: one checked table of problem, gold answer and image. `inputs`: their hash."""
     from pathlib import Path
 
-    from drift.config import IngestConfig
-    from drift.data.ingest import ingest as library
-    from drift.steps import run_step
+    from drift.config.data import IngestConfig
+    from drift.data.ingestion import ingest as library
+    from drift.tracking.steps import run_step
 
     out = Path(problems.path)
     report = run_step("ingest", step, IngestConfig, lambda config: library(config, out), record=metrics.path)

@@ -1,4 +1,4 @@
-"""Door to `drift.registry`."""
+"""Door to `drift.tracking.registry`."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Metrics, Output
@@ -11,9 +11,9 @@ def register(step: str, gate: Input[Artifact], registered: Output[Artifact], met
     """The winner becomes a version in MLflow's registry; `gate` says where its weights are."""
     from pathlib import Path
 
-    from drift.config import RegisterConfig
-    from drift.registry import register as library
-    from drift.steps import run_step
+    from drift.config.gate import RegisterConfig
+    from drift.tracking.registry import register as library
+    from drift.tracking.steps import run_step
 
     decision, out = Path(gate.path), Path(registered.path)
     model = gate.metadata["model_uri"]

@@ -1,4 +1,4 @@
-"""Door to `drift.report`."""
+"""Door to `drift.gate.report.page`."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Output
@@ -21,9 +21,9 @@ def report(
     """All arms in one table, and an HTML page that says why the gate decided as it did."""
     from pathlib import Path
 
-    from drift.plan import ReportStep
-    from drift.report import Summary, summarize, write_report
-    from drift.steps import labelled, run_step
+    from drift.config.plan import ReportStep
+    from drift.gate.report.page import Summary, summarize, write_report
+    from drift.tracking.steps import labelled, run_step
 
     scored = labelled([one.path for one in scores], "scores.json", "label")
     recorded = labelled([one.path for one in records], "arm.json", "arm")

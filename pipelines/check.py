@@ -14,7 +14,7 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from drift.errors import PipelineError
+from drift.ground.errors import PipelineError
 
 Spec = Mapping[str, Any]
 

@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from components._images import IMAGES
-from drift import doctor
-from drift.config import Config
-from drift.errors import ConfigError
-from drift.findings import Check, Finding, Noted, find, optional
-from drift.validation import suggest
-from pipelines.cluster import HOST, Target, check_release
-from pipelines.namespace import DEFAULT, cluster_checks, surroundings
+from drift.config.chain import Config
+from drift.config.section import suggest
+from drift.ground.errors import ConfigError
+from drift.ground.findings import Check, Finding, Noted, find, optional
+from drift.planning import doctor
+from pipelines.cluster.namespace import DEFAULT, cluster_checks, surroundings
+from pipelines.cluster.pod import examine_in_pod
+from pipelines.cluster.submit import HOST, Target, check_release
 from pipelines.placement import read_resources
-from pipelines.pod import examine_in_pod
 
 
 def examine(
@@ -45,7 +45,7 @@ def examine(
 
 
 def _docker() -> str:
-    from pipelines import containers
+    from pipelines.local import containers
 
     with containers.engine() as client:
         containers.image_ids(client)

@@ -9,7 +9,7 @@
 Two steps are never cached, since no parameter says what they ask: what lies on the volumes, who is champion.
 Their answers are parameters on which the steps after them are cached.
 The unmodified VLM is measured before anything is trained: a number far from its published one shows a wrong set-up.
-Every argument is the JSON of one step (`drift.plan`). Into the loop go its item, artifacts and arguments of the
+Every argument is the JSON of one step (`drift.config.plan`). Into the loop go its item, artifacts and arguments of the
 pipeline, and never another task's parameter: Kubeflow's local runner would replace it by the item (`pipelines.check`).
 """
 

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from pydantic import Field, model_validator
 
 from components._images import IMAGES, role
-from drift.configfile import read_yaml
-from drift.plan import MODULES
-from drift.validation import Section, suggest, validate
+from drift.config.file import read_yaml
+from drift.config.plan import MODULES
+from drift.config.section import Section, suggest, validate
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?([EPTGMk]i?|m)?$")]
 """As Kubernetes writes it: `500m`, `4`, `64Gi`."""

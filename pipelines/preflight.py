@@ -14,24 +14,26 @@ from pathlib import Path
 
 import urllib3
 
-from drift import tracking
-from drift.checkpoints import Checkpoint, resolve
-from drift.config import Config, IngestConfig, JudgeConfig
+from drift.config.chain import Config
+from drift.config.data import IngestConfig
+from drift.config.plan import arm_steps, is_path, looks_local
+from drift.config.servers import JudgeConfig
+from drift.config.zero import check_deepspeed
 from drift.data.sources import open_source
-from drift.errors import CheckpointError, ConfigError
 from drift.evaluate.benchmarks import check_table
-from drift.findings import Check, Finding, Noted, find, optional
-from drift.forecast import forecast
-from drift.hub import on_hub
-from drift.plan import arm_steps, is_path, looks_local
-from drift.rehearsal import IN_IMAGES
-from drift.sizing import disk_of
-from drift.zero import check_deepspeed
-from pipelines.cluster import Target, check_release
-from pipelines.compile import compile_pipeline
-from pipelines.local import Runner
-from pipelines.namespace import DEFAULT, cluster_checks
-from pipelines.needs import check_secret, claim_of, keys_of
+from drift.ground.errors import CheckpointError, ConfigError
+from drift.ground.findings import Check, Finding, Noted, find, optional
+from drift.planning.reach import forecast
+from drift.planning.rehearsal import IN_IMAGES
+from drift.planning.sizing import disk_of
+from drift.tracking import store
+from drift.weights.checkpoints import Checkpoint, resolve
+from drift.weights.hub import on_hub
+from pipelines.cluster.compile import compile_pipeline
+from pipelines.cluster.namespace import DEFAULT, cluster_checks
+from pipelines.cluster.needs import check_secret, claim_of, keys_of
+from pipelines.cluster.submit import Target, check_release
+from pipelines.local.run import Runner
 from pipelines.placement import NOTHING, Resources, read_resources
 
 ANSWER_SECONDS = 5.0
@@ -217,10 +219,10 @@ def _disk(config: Config) -> str:
 
 
 def _mlflow() -> str:
-    if not (uri := os.environ.get(tracking.URI)):
+    if not (uri := os.environ.get(store.URI)):
         return "a store in `runs`"
-    tracking.check_server(uri)
-    return tracking.redact(uri)
+    store.check_server(uri)
+    return store.redact(uri)
 
 
 def _judge(judge: JudgeConfig) -> None:
@@ -230,7 +232,7 @@ def _judge(judge: JudgeConfig) -> None:
 
 
 def _images(config: Config) -> None:
-    from pipelines import containers
+    from pipelines.local import containers
 
     with containers.engine() as client:
         containers.image_ids(client)

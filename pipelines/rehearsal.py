@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.config import Config
-from drift.errors import ConfigError, PipelineError
-from drift.plan import plan
-from drift.rehearsal import IN_IMAGES, NAME, rehearsal_of, replaced, write_world
-from pipelines.cluster import Submitted, Target, submit
-from pipelines.local import Runner, RunResult, run
-from pipelines.runner import GPU, StepEvent
+from drift.config.chain import Config
+from drift.config.plan import plan
+from drift.ground.errors import ConfigError, PipelineError
+from drift.planning.rehearsal import IN_IMAGES, NAME, rehearsal_of, replaced, write_world
+from pipelines.cluster.submit import Submitted, Target, submit
+from pipelines.local.run import Runner, RunResult, run
+from pipelines.local.runner import StepEvent
+from pipelines.local.work import GPU
 
 OnEvent = Callable[[StepEvent], None]
 
@@ -34,7 +35,7 @@ def rehearse(
 ) -> Rehearsal:
     """Run every planned step of ``config`` over the miniature family, in `<runs>/rehearsal`; no step from the cache.
 
-    With a ``target`` the steps run there. Raises what `pipelines.local.run` or `rehearse_on` raises, so whatever
+    With a ``target`` the steps run there. Raises what `pipelines.local.run.run` or `rehearse_on` raises, so whatever
     returns has run as planned.
     """
     if target:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from drift import tracking
-from drift.config import Config
-from pipelines.folders import last_finished
-from pipelines.local import Runner, parameters
+from drift.config.chain import Config
+from drift.tracking import store
+from pipelines.local.folders import last_finished
+from pipelines.local.run import Runner, parameters
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,6 @@ def unchanged(config: Config, *, runner: Runner = "subprocess") -> Unchanged | N
     last = last_finished(runs, config.name)
     if last is None:
         return None
-    now = parameters(config, tracking.store_uri(runs), runner).sha256()
+    now = parameters(config, store.store_uri(runs), runner).sha256()
     same = last.state["parameters_sha256"] == now
     return Unchanged(str(last.path), str(last.state["started"])) if same else None

@@ -22,12 +22,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from drift.config import DeltaConfig, PriorConfig
-from drift.delta import compute_delta
-from drift.deltafile import DeltaFile, load_delta
-from drift.launch import prepare_deepspeed
-from drift.modeling import load_vlm
-from drift.prior import Prior
+from drift.config.models import DeltaConfig
+from drift.config.train import PriorConfig
+from drift.prior.prior import Prior
+from drift.training.launch import prepare_deepspeed
+from drift.weights.delta import compute_delta
+from drift.weights.deltafile import DeltaFile, load_delta
+from drift.weights.modeling import load_vlm
 from tests.tiny_models import Family, tiny_family
 
 WORLD, BATCH, STEPS, CLIP = 2, 8, 3, 0.5

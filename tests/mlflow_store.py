@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from drift.tracking import open_client
+from drift.tracking.store import open_client
 
 
 @functools.cache

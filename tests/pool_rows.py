@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from drift.config import IngestConfig
-from drift.data.ingest import ingest
+from drift.config.data import IngestConfig
+from drift.data.ingestion import ingest
 
 Row = dict[str, Any]
 

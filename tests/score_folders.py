@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from drift.catalog import KNOWN, PLAIN
-from drift.config import BenchmarkConfig
+from drift.config.catalog import KNOWN, PLAIN
+from drift.config.evaluate import BenchmarkConfig
 from drift.evaluate.samples import Example, Sample, write_samples
 from drift.evaluate.scores import Scores, role_mean, score_benchmarks, write_scores
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from drift.catalog import KNOWN, columns_of
-from drift.statistics import Array, Pair
+from drift.config.catalog import KNOWN, columns_of
+from drift.gate.statistics import Array, Pair
 
 COMMON = 0.05**0.5
 """An intracluster correlation of 0.05, which is mild."""

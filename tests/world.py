@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drift.miniature import render, world
-from drift.miniature.world import Split
+from drift.planning.miniature import render, world
+from drift.planning.miniature.world import Split
 
-ASSETS = Path(__file__).parent.parent / "drift" / "miniature" / "assets"
+ASSETS = Path(__file__).parent.parent / "drift" / "planning" / "miniature" / "assets"
 VLM, EXPERT, BASE, TEACHER = (ASSETS / name for name in ("vlm", "expert", "base", "teacher"))
 
 

@@ -1,9 +1,12 @@
-"""Data: problems, generations of a teacher, verdicts on them, and the training set made of what passes.
+"""Problems → generations of a teacher → verdicts on them → the training set of what passes.
 
-ingest     problems from a source, with every reject counted; sources reads its rows, images its images
-generate   a teacher over all problems, resumable; parts are its files, prompts its user turns
-teacher    the protocol of a teacher: local_teacher is a checkpoint, endpoint_teacher a server
-verify     typed comparison of final answers with gold answers; extract finds them, numbers reads numbers
-curate     funnel, selection and perception replay to the training set; filters are its stages
-tables     the columns of every file
+ingestion     problems from a source, every reject counted; `sources` reads its rows
+distillation  a teacher over all problems, resumable; `generations` are its files, `prompts` its user turns
+teacher       who writes: `local_teacher`, a checkpoint, or a server; `requests` is what each is asked
+curation      funnel, selection and perception replay; `filters` are its stages, `replay` its questions
+tables        the columns of every file
 """
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from drift.data.extract import BOXED, CLOSE, OPEN, SPECIAL_TOKEN, boxes, final_answer, split_thinking
-from drift.data.verify import Status
+from drift.verdicts.extract import BOXED, CLOSE, OPEN, SPECIAL_TOKEN, boxes, final_answer, split_thinking
+from drift.verdicts.verdict import Status
 
 Trace = Literal["median", "shortest", "longest", "random"]
 

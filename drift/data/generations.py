@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from drift.errors import DataError
-from drift.parts import Row, part_files, read_part
+from drift.ground.errors import DataError
+from drift.inference.parts import Row, part_files, read_part
 
 KEY = ("id", "sample")
 

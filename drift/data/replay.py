@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from drift.artifacts import read_provenance
-from drift.config import CurateConfig, IngestConfig
-from drift.data.ingest import Reading, read_problems
+from drift.config.data import CurateConfig, IngestConfig
+from drift.config.section import validate
+from drift.data.ingestion import Reading, read_problems
 from drift.data.tables import Row
-from drift.errors import DataError
-from drift.validation import validate
+from drift.ground.artifacts import read_provenance
+from drift.ground.errors import DataError
 
 
 def replay_problems(config: CurateConfig, problems: Path, chains: int) -> list[Row]:

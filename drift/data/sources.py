@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.config import IngestConfig
+from drift.config.data import IngestConfig
 from drift.data import tables
-from drift.errors import DataError, ServiceError
+from drift.ground.errors import DataError, ServiceError
 
 PARQUET = {".parquet"}
 ROWS_FOR_COLUMNS = 1000

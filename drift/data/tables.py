@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 
-from drift.errors import DataError
+from drift.ground.errors import DataError
 
 PROBLEMS_FILE = "problems.parquet"
 REJECTS_FILE = "rejects.parquet"

@@ -1,6 +1,6 @@
 """Benchmark tables in VLMEvalKit's format: tab-separated, one question a row, its image in base64.
 
-Columns: index, image, question, answer, and those of the benchmark's form (`drift.catalog`); in the plain form,
+Columns: index, image, question, answer, and those of the benchmark's form (`drift.config.catalog`); in the plain form,
 optional: options A to H, category, group. An image cell of at most 64 characters is the index of the row that holds
 the image.
 """
@@ -19,14 +19,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drift.catalog import KNOWN
-from drift.config import BenchmarkConfig, EvaluateConfig
-from drift.errors import DataError
-from drift.evaluate.answers import AnswerForm
+from drift.config.catalog import KNOWN
+from drift.config.evaluate import BenchmarkConfig, EvaluateConfig
+from drift.config.section import suggest
 from drift.evaluate.formats import READERS, Asked
 from drift.evaluate.samples import Example
-from drift.modeling import decode_image
-from drift.validation import suggest
+from drift.ground.errors import DataError
+from drift.inference.images import decode_image
+from drift.verdicts.answers import AnswerForm
 
 COLUMNS = ("index", "image", "question", "answer")
 EXAMPLES = 3  # per benchmark

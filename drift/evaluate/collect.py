@@ -14,13 +14,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from drift.artifacts import content_sha256
-from drift.config import EndpointConfig, EvaluateConfig
-from drift.errors import ServiceError
+from drift.config.evaluate import EvaluateConfig
+from drift.config.servers import EndpointConfig
 from drift.evaluate.benchmarks import Benchmark
 from drift.evaluate.questions import Question, batches, questions
-from drift.parts import Parts, Row
-from drift.reply import Reply
+from drift.ground.artifacts import content_sha256
+from drift.ground.errors import ServiceError
+from drift.inference.parts import Parts, Row
+from drift.inference.reply import Reply
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +84,13 @@ def _ask(
 def _answers(config: EvaluateConfig, model: str, missing: list[list[Question]]) -> Answers:
     if config.endpoint is not None:
         return _served(config, config.endpoint, model, (question for batch in missing for question in batch))
-    from drift.evaluate.generation import answers  # torch and transformers, which a server's client does not need
+    from drift.evaluate.greedy import answers  # torch and transformers, which a server's client does not need
 
     return answers(config, Path(model), missing)
 
 
 def _served(config: EvaluateConfig, server: EndpointConfig, model: str, asked: Iterable[Question]) -> Answers:
-    from drift.endpoint import Endpoint
+    from drift.inference.endpoint import Endpoint
 
     greedy = {"temperature": 0, "max_tokens": config.max_new_tokens}
     endpoint = Endpoint[Question](server, model, "evaluate.endpoint", lambda _: greedy, config.image_max_pixels)

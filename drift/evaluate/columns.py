@@ -11,9 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drift.catalog import columns_of
-from drift.errors import DataError
+from drift.config.catalog import columns_of
 from drift.evaluate.samples import Sample
+from drift.ground.errors import DataError
 
 
 @dataclass(frozen=True)

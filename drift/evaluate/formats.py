@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from drift.catalog import PLAIN
-from drift.evaluate.answers import YES_NO, AnswerForm
+from drift.config.catalog import PLAIN
+from drift.verdicts.answers import YES_NO, AnswerForm
 
 LETTERS = "ABCDEFGH"
 

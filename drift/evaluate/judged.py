@@ -21,15 +21,16 @@ from typing import Any, cast
 
 import openai
 
-from drift.config import EvaluateConfig, JudgeConfig
-from drift.data.extract import split_thinking
-from drift.endpoint import api_key
-from drift.errors import ConfigError, DataError, ServiceError
+from drift.config.evaluate import EvaluateConfig
+from drift.config.servers import JudgeConfig
 from drift.evaluate import rule, vlmevalkit
 from drift.evaluate.benchmarks import Benchmark, Item
 from drift.evaluate.formats import LETTERS
 from drift.evaluate.samples import JUDGE_FAILED, JUDGE_RANDOM, Sample, Status
-from drift.reply import Reply
+from drift.ground.errors import ConfigError, DataError, ServiceError
+from drift.inference.endpoint import api_key
+from drift.inference.reply import Reply
+from drift.verdicts.extract import split_thinking
 
 logger = logging.getLogger(__name__)
 

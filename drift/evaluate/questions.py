@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drift.config import EvaluateConfig
+from drift.config.evaluate import EvaluateConfig
 from drift.evaluate.benchmarks import Benchmark, Item
 
 PIXELS_PER_CHARACTER = 200  # a visual token covers 28 x 28 px, a text token about four characters

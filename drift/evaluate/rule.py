@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drift.config import EvaluateConfig
-from drift.data.verify import Item as Comparison
-from drift.data.verify import Kind, answer_kind, verify_many
-from drift.evaluate.answers import extract
+from drift.config.evaluate import EvaluateConfig
 from drift.evaluate.benchmarks import Benchmark, Item
 from drift.evaluate.questions import describe_asking, question_text
 from drift.evaluate.samples import Sample
-from drift.reply import Reply
+from drift.inference.reply import Reply
+from drift.verdicts.answers import extract
+from drift.verdicts.verdict import Item as Comparison
+from drift.verdicts.verdict import Kind, answer_kind, verify_many
 
 VERSION = 2
 """Raised when the extraction or the comparison changes, so that old scores are not compared with new ones."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drift.errors import DataError
+from drift.ground.errors import DataError
 
 FILE = "samples.parquet"
 EXAMPLES_FILE = "examples.parquet"

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drift.artifacts import SCHEMA, read_json, write_json
-from drift.catalog import ROLES, Role
-from drift.config import BenchmarkConfig
-from drift.errors import DataError
+from drift.config.catalog import ROLES, Role
+from drift.config.evaluate import BenchmarkConfig
 from drift.evaluate.columns import Unit, columns, metrics
 from drift.evaluate.samples import JUDGE_FAILED, JUDGE_RANDOM, Sample
+from drift.ground.artifacts import SCHEMA, read_json, write_json
+from drift.ground.errors import DataError
 
 __all__ = [
     "FILE",
@@ -81,7 +81,7 @@ class Scores:
     reasoning: Mean | None
     perception: Mean | None
     published: str | None = None
-    """Row of `drift.published` that stands beside these scores."""
+    """Row of `drift.config.published` that stands beside these scores."""
     judge_url: str | None = None
     """Where the judge was; no part of the protocol."""
 

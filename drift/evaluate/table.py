@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drift.catalog import KNOWN
+from drift.config.catalog import KNOWN
+from drift.config.published import AMBIGUOUS, ROWS, TOLERANCE
 from drift.evaluate.scores import ROLES, BenchmarkScore, Mean, Scores
-from drift.published import AMBIGUOUS, ROWS, TOLERANCE
 
 FILE = "scores.md"
 

@@ -22,7 +22,7 @@ from components import (
     register,
     report,
 )
-from drift.plan import MODULES
+from drift.config.plan import MODULES
 from tests.pool_rows import pool_row, write_pool
 from tests.score_folders import write_score_folder
 

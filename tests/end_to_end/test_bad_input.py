@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from drift.artifacts import write_json
-from drift.cli import main
-from drift.rehearsal_tables import TABLES, write_table
+from drift.cli.app import main
+from drift.ground.artifacts import write_json
+from drift.planning.tables import TABLES, write_table
 from tests.openai_server import OpenAIServer
 from tests.tiny_models import tiny_family
-from tests.unit.test_config import MISTAKES
+from tests.unit.config.test_config import MISTAKES
 from tests.world import ASSETS, EXPERT, TEACHER, VLM, training_set
 
 MINIATURE = ["-c", "configs/miniature.yaml"]

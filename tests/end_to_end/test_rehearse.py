@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from drift.configfile import load
-from drift.display import show_rehearsal
-from drift.plan import plan
-from drift.rehearsal import rehearsal_of, replaced
-from pipelines.local import RunResult, StepResult
+from drift.cli.display import show_rehearsal
+from drift.config.file import load
+from drift.config.plan import plan
+from drift.planning.rehearsal import rehearsal_of, replaced
+from pipelines.local.run import RunResult, StepResult
 from pipelines.rehearsal import Rehearsal
 from tests.end_to_end import chain
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from drift.config import Config
-from drift.configfile import load
-from drift.errors import ConfigError, PipelineError, ServiceError
+from drift.config.chain import Config
+from drift.config.file import load
+from drift.ground.errors import ConfigError, PipelineError, ServiceError
 from pipelines.check import check_spec, dags
-from pipelines.cluster import Target, submit
-from pipelines.schedule import create, delete, next_times, pause, resume, schedules, six_fields
+from pipelines.cluster.schedule import create, delete, next_times, pause, resume, schedules, six_fields
+from pipelines.cluster.submit import Target, submit
 from tests.kfp_server import KubeflowServer
 
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ import yaml
 from google.protobuf import json_format
 from kfp import compiler, dsl
 
-from drift.config import Config
-from drift.errors import PipelineError
-from drift.validation import validate
+from drift.config.chain import Config
+from drift.config.section import validate
+from drift.ground.errors import PipelineError
 from pipelines.check import require_honest, require_valid
-from pipelines.compile import compile_pipeline
+from pipelines.cluster.compile import compile_pipeline
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "drift_sft.yaml"
 

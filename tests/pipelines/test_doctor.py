@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from drift.cli import main
-from drift.configfile import load
-from drift.findings import Finding
-from drift.tracking import open_client
+from drift.cli.app import main
+from drift.config.file import load
+from drift.ground.findings import Finding
+from drift.tracking.store import open_client
 from pipelines import doctor
 from tests.end_to_end import chain
 from tests.kfp_server import KubeflowServer

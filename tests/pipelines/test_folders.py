@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from drift.errors import ConfigError, PipelineError
-from pipelines.folders import create_run, only_one, unfinished_runs
+from drift.ground.errors import ConfigError, PipelineError
+from pipelines.local.folders import create_run, only_one, unfinished_runs
 
 
 def test_an_unfinished_run_is_found_again_by_its_name(tmp_path: Path):

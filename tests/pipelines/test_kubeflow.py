@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from drift.errors import PipelineError
-from drift.journal import read
-from pipelines.kubeflow import run_pipeline
-from pipelines.runner import Chain, StepEvent
+from drift.ground.errors import PipelineError
+from drift.tracking.journal import read
+from pipelines.local.kubeflow import run_pipeline
+from pipelines.local.runner import Chain, StepEvent
 
 PARAMETER = '{"config": {"model": "%s"}, "code": "", "inputs": {}}'
 
@@ -22,9 +22,9 @@ PARAMETER = '{"config": {"model": "%s"}, "code": "", "inputs": {}}'
 def first(step: str, result: dsl.Output[dsl.Artifact], metrics: dsl.Output[dsl.Metrics]):
     from pathlib import Path
 
-    from drift.config import RegisterConfig
-    from drift.errors import DataError
-    from drift.steps import run_step
+    from drift.config.gate import RegisterConfig
+    from drift.ground.errors import DataError
+    from drift.tracking.steps import run_step
 
     class Report:
         warnings = ("the value is small",)
@@ -55,8 +55,8 @@ def first(step: str, result: dsl.Output[dsl.Artifact], metrics: dsl.Output[dsl.M
 def second(step: str, result: dsl.Input[dsl.Artifact], metrics: dsl.Output[dsl.Metrics]):
     from pathlib import Path
 
-    from drift.config import RegisterConfig
-    from drift.steps import arm_of, run_step
+    from drift.config.gate import RegisterConfig
+    from drift.tracking.steps import arm_of, run_step
 
     class Report:
         def metrics(self):

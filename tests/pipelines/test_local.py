@@ -14,13 +14,13 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from drift.config import Config
-from drift.errors import ConfigError, PipelineError, ServiceError
-from drift.plan import Plan, plan
-from drift.steps import parameter_sha256
-from drift.validation import validate
-from pipelines.local import require_planned, run
-from pipelines.runner import Done
+from drift.config.chain import Config
+from drift.config.plan import Plan, plan
+from drift.config.section import validate
+from drift.ground.errors import ConfigError, PipelineError, ServiceError
+from drift.tracking.steps import parameter_sha256
+from pipelines.local.run import require_planned, run
+from pipelines.local.runner import Done
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -85,8 +85,8 @@ def test_a_folder_of_runs_that_cannot_be_written_is_named(raw: dict[str, Any]):
 
 RUN = """
 import json, sys
-from drift.config import Config
-from drift.validation import validate
+from drift.config.chain import Config
+from drift.config.section import validate
 from pipelines.local import run
 run(validate(Config, json.load(open(sys.argv[1]))), on_event=lambda event: print(event.step, event.state, flush=True))
 """

@@ -6,10 +6,10 @@ import pytest
 import yaml
 from kfp import local
 
-from drift.config import Config
-from drift.errors import ConfigError, DataError
-from drift.validation import validate
-from pipelines.compile import check_file, compile_components, compile_pipeline
+from drift.config.chain import Config
+from drift.config.section import validate
+from drift.ground.errors import ConfigError, DataError
+from pipelines.cluster.compile import check_file, compile_components, compile_pipeline
 from pipelines.placement import NOTHING, read_resources
 from tests.pipelines.test_compile import CONFIG
 
@@ -105,7 +105,7 @@ def test_every_step_is_a_component_that_a_pipeline_of_others_can_run(tmp_path: P
     def theirs(section: str):
         ingest(step=section)
 
-    pool = Path(__file__).parents[2] / "drift" / "miniature" / "assets" / "pool.parquet"
+    pool = Path(__file__).parents[2] / "drift" / "planning" / "miniature" / "assets" / "pool.parquet"
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
     theirs(section=f'{{"source": "{pool}", "limit": 20}}')
     (table,) = (tmp_path / "root").rglob("problems.parquet")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from drift.cli import main
-from drift.configfile import load
-from drift.rehearsal_tables import write_tiny_table
+from drift.cli.app import main
+from drift.config.file import load
+from drift.planning.tables import write_tiny_table
 from pipelines.preflight import preflight
 from tests.end_to_end import chain
 from tests.kubernetes_server import BOUND, MLFLOW, namespace
@@ -193,13 +193,16 @@ def test_what_lies_on_a_claim_is_not_looked_for_here(tmp_path: Path) -> None:
 def test_a_path_that_some_step_does_not_mount_is_found(tmp_path: Path) -> None:
     def elsewhere(raw: dict[str, Any]) -> None:
         on_the_cluster(raw)
-        raw["ingest"]["source"], raw["models"]["expert"] = "drift/miniature/assets/pool.parquet", "/benchmarks/expert"
+        raw["ingest"]["source"], raw["models"]["expert"] = (
+            "drift/planning/miniature/assets/pool.parquet",
+            "/benchmarks/expert",
+        )
 
     assert problems(changed(tmp_path, elsewhere), resources=EXAMPLE) == [
         "models.expert: /benchmarks/expert lies on the claim 'drift-benchmarks', which the step 'inputs' does not "
         "mount; give the volume to roles.pipeline or steps.inputs",
-        "ingest.source: drift/miniature/assets/pool.parquet lies on no claim of the profile, and pods see no other "
-        "folder; add a volume",
+        "ingest.source: drift/planning/miniature/assets/pool.parquet lies on no claim of the profile, and pods see "
+        "no other folder; add a volume",
     ]
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from drift.cli import main
-from drift.configfile import load
-from drift.errors import PipelineError
-from drift.plan import plan
-from drift.rehearsal import IN_IMAGES
+from drift.cli.app import main
+from drift.config.file import load
+from drift.config.plan import plan
+from drift.ground.errors import PipelineError
+from drift.planning.rehearsal import IN_IMAGES
 from pipelines.check import check_spec, dags
-from pipelines.cluster import Target
+from pipelines.cluster.submit import Target
 from pipelines.placement import NOTHING, Resources, read_resources
 from pipelines.rehearsal import rehearse_on
 from tests.end_to_end import chain
@@ -93,7 +93,7 @@ def test_a_run_that_succeeds_without_registering_is_an_error() -> None:
 def in_the_images(folder: Path) -> Path:
     """The miniature's small configuration, with the models and data that the images carry."""
     config = chain.write_config(folder)
-    config.write_text(config.read_text().replace("drift/miniature/assets", str(IN_IMAGES)))
+    config.write_text(config.read_text().replace("drift/planning/miniature/assets", str(IN_IMAGES)))
     return config
 
 
@@ -130,7 +130,7 @@ def test_what_the_pods_would_not_see_is_found_before_anything_is_sent(
     with KubeflowServer() as server:
         assert rehearse(chain.write_config(tmp_path), "--host", server.url) == 2
         assert not server.runs
-    assert "models.vlm: drift/miniature/assets/vlm lies on no claim of the profile" in capsys.readouterr().out
+    assert "models.vlm: drift/planning/miniature/assets/vlm lies on no claim of the profile" in capsys.readouterr().out
 
 
 def test_a_step_that_fails_on_the_cluster_ends_the_command_with_2(

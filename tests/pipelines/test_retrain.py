@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
-from drift.config import Config
-from drift.errors import PipelineError, ServiceError
-from drift.plan import plan
-from drift.steps import RUN_DIR, RUN_ID
-from drift.tracking import store_uri
-from drift.validation import validate
+from drift.config.chain import Config
+from drift.config.plan import plan
+from drift.config.section import validate
+from drift.ground.errors import PipelineError, ServiceError
+from drift.tracking.steps import RUN_DIR, RUN_ID
+from drift.tracking.store import store_uri
 from pipelines.drift_sft import drift_sft
-from pipelines.folders import RunFolder, create_run
-from pipelines.kubeflow import run_pipeline
-from pipelines.local import parameters
+from pipelines.local.folders import RunFolder, create_run
+from pipelines.local.kubeflow import run_pipeline
+from pipelines.local.run import parameters
+from pipelines.local.runner import Chain
 from pipelines.retrain import unchanged
-from pipelines.runner import Chain
 from tests.pool_rows import pool_row, write_pool
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

@@ -15,15 +15,15 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from mlflow import MlflowClient
 
 import docker
-from drift.configfile import load
-from drift.plan import plan
-from drift.rehearsal import IN_IMAGES, rehearsal_of
-from pipelines.cluster import Target
+from drift.config.file import load
+from drift.config.plan import plan
+from drift.planning.rehearsal import IN_IMAGES, rehearsal_of
+from pipelines.cluster.submit import Target
 from pipelines.doctor import examine
-from pipelines.kubeflow import run_pipeline
-from pipelines.local import require_planned
+from pipelines.local.kubeflow import run_pipeline
+from pipelines.local.run import require_planned
+from pipelines.local.runner import Chain
 from pipelines.rehearsal import rehearse_on
-from pipelines.runner import Chain
 from tests.end_to_end import chain
 from tests.kfp_server import Body, KubeflowServer
 from tests.kubernetes_server import MLFLOW, Namespace

@@ -18,7 +18,7 @@ from docker.models.containers import Container
 
 import docker
 from components._images import IMAGES
-from pipelines.containers import ContainerWork, create, settings
+from pipelines.local.containers import ContainerWork, create, settings
 from tests.end_to_end import chain
 
 USER = os.getuid() or 10002

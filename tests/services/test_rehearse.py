@@ -7,8 +7,8 @@ from pathlib import Path
 
 import docker
 from components._images import IMAGES
-from drift.configfile import load
-from drift.plan import plan
+from drift.config.file import load
+from drift.config.plan import plan
 from tests.end_to_end import chain
 
 PAPER = chain.ROOT / "configs" / "paper_equation.yaml"

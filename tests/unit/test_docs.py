@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from drift.config import DeltaConfig
-from drift.delta import compute_delta
-from drift.modeling import load_processor, load_vlm
-from tests.unit.test_callback import conversations
+from drift.config.models import DeltaConfig
+from drift.weights.delta import compute_delta
+from drift.weights.modeling import load_processor, load_vlm
+from tests.unit.prior.test_callback import conversations
 from tests.world import EXPERT, VLM, training_set
 
 PAGE = Path("docs/prior.md").read_text(encoding="utf-8")

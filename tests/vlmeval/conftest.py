@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from drift.config import EvaluateConfig
-from drift.miniature import models
-from drift.rehearsal_tables import write_tables
+from drift.config.evaluate import EvaluateConfig
+from drift.planning.miniature import models
+from drift.planning.tables import write_tables
 from tests.openai_server import OpenAIServer
 from tests.vlmeval.judges import sensible
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from drift.catalog import KNOWN
-from drift.config import EvaluateConfig
-from drift.evaluate import evaluate, judged
+from drift.config.catalog import KNOWN
+from drift.config.evaluate import EvaluateConfig
+from drift.evaluate import judged
 from drift.evaluate.benchmarks import Item, read_benchmarks
+from drift.evaluate.evaluation import evaluate
 from drift.evaluate.samples import Sample, read_samples
 from drift.evaluate.scores import read_scores, score_benchmarks
-from drift.rehearsal_tables import SUFFIX, TABLES
-from drift.reply import Reply
+from drift.inference.reply import Reply
+from drift.planning.tables import SUFFIX, TABLES
 from tests.openai_server import Body, OpenAIServer
 from tests.vlmeval.conftest import Settings
 from tests.vlmeval.judges import kind, prompt

@@ -7,12 +7,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from drift.cli import main
-from drift.config import EvaluateConfig
-from drift.errors import ConfigError, DriftError, ServiceError
+from drift.cli.app import main
+from drift.config.evaluate import EvaluateConfig
 from drift.evaluate import judged
 from drift.evaluate.benchmarks import read_benchmarks
-from drift.reply import Reply
+from drift.ground.errors import ConfigError, DriftError, ServiceError
+from drift.inference.reply import Reply
 from tests.openai_server import OpenAIServer
 from tests.vlmeval.conftest import Settings
 from tests.vlmeval.judges import sensible

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from drift.catalog import KNOWN, columns_of
-from drift.config import EvaluateConfig, JudgeConfig
+from drift.config.catalog import KNOWN, columns_of
+from drift.config.evaluate import EvaluateConfig
+from drift.config.servers import JudgeConfig
 from drift.evaluate import rule
 from drift.evaluate.benchmarks import Benchmark, read_benchmarks
 from drift.evaluate.judged import find_python
 from drift.evaluate.samples import Sample
 from drift.evaluate.scores import score_benchmarks
-from drift.rehearsal_tables import SUFFIX, TABLES, Row, write_table, write_tables
-from drift.reply import Reply
+from drift.inference.reply import Reply
+from drift.planning.tables import SUFFIX, TABLES, Row, write_table, write_tables
 
 ORACLE = Path(__file__).with_name("oracle.py")
 PROBLEMS = {2: 360, 3: 165}

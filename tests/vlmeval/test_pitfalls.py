@@ -7,15 +7,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from drift.cli import main
-from drift.config import EvaluateConfig
-from drift.errors import DataError
-from drift.evaluate import evaluate, judged
+from drift.cli.app import main
+from drift.config.evaluate import EvaluateConfig
+from drift.evaluate import judged
 from drift.evaluate.benchmarks import read_benchmarks
+from drift.evaluate.evaluation import evaluate
 from drift.evaluate.samples import JUDGE_FAILED, JUDGE_RANDOM, Sample
 from drift.evaluate.scores import score_benchmarks
-from drift.rehearsal_tables import TABLES, write_table
-from drift.reply import Reply
+from drift.ground.errors import DataError
+from drift.inference.reply import Reply
+from drift.planning.tables import TABLES, write_table
 from tests.openai_server import Body, OpenAIServer
 from tests.vlmeval.conftest import Settings
 from tests.vlmeval.judges import kind, mute, prompt, sensible

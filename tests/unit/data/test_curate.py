@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
-from drift.artifacts import content_sha256, read_json
-from drift.config import CurateConfig, ReplayConfig
-from drift.data.curate import curate
+from drift.config.data import CurateConfig, ReplayConfig
+from drift.data.curation import curate
 from drift.data.filters import Candidate, at_most, malformed, normalised, one_per_problem, unfinished
 from drift.data.tables import TRAINING_SET, read_rows
-from drift.errors import DataError
+from drift.ground.artifacts import content_sha256, read_json
+from drift.ground.errors import DataError
 from tests.pool_rows import ingested, png, pool_row, write_pool
 
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from drift.artifacts import content_sha256, read_json
-from drift.config import EndpointTeacher, GenerateConfig, LocalTeacher
-from drift.data.generate import generate
+from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher
+from drift.data.distillation import generate
 from drift.data.generations import KEY as COLUMNS
 from drift.data.generations import read_generations
-from drift.errors import CheckpointError, ConfigError, DataError, DriftError, ServiceError
-from drift.miniature import models
-from drift.miniature import tokenizer as tk
-from drift.parts import ROWS_PER_PART, Parts, part_files, sort_parts
+from drift.ground.artifacts import content_sha256, read_json
+from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftError, ServiceError
+from drift.inference.parts import ROWS_PER_PART, Parts, part_files, sort_parts
+from drift.planning.miniature import models
+from drift.planning.miniature import tokenizer as tk
 from tests.openai_server import OpenAIServer, image_of, question
 from tests.pool_rows import ingested, png, pool_row
 
@@ -163,7 +163,7 @@ _GENERATE = """
 import sys
 from pathlib import Path
 from drift.config import GenerateConfig
-from drift.data.generate import generate
+from drift.data.distillation import generate
 generate(GenerateConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
 """
 

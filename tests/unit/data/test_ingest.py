@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from drift.artifacts import content_sha256, read_provenance
-from drift.config import IngestConfig
-from drift.data.ingest import ingest
+from drift.config.data import IngestConfig
+from drift.data.ingestion import ingest
 from drift.data.tables import PROBLEMS, read_rows
-from drift.errors import DataError, DriftError
+from drift.ground.artifacts import content_sha256, read_provenance
+from drift.ground.errors import DataError, DriftError
 from tests.pool_rows import ingested, png, pool_row, write_pool
 
 REJECTED = {

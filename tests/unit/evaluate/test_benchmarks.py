@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from drift.config import EvaluateConfig
-from drift.errors import DataError
+from drift.config.evaluate import EvaluateConfig
 from drift.evaluate.benchmarks import Benchmark, examples, read_benchmark
+from drift.ground.errors import DataError
 
 
 def png(colour: str = "red", size: tuple[int, int] = (30, 40)) -> str:

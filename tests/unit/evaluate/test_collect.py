@@ -15,20 +15,20 @@ import pytest
 import torch
 from PIL import Image
 
-from drift.catalog import expand
-from drift.cli import main
-from drift.config import EvaluateConfig
-from drift.errors import CheckpointError, ConfigError, DataError, PipelineError, ServiceError
-from drift.evaluate import evaluate
+from drift.cli.app import main
+from drift.config.catalog import expand
+from drift.config.evaluate import EvaluateConfig
 from drift.evaluate.benchmarks import read_benchmarks
 from drift.evaluate.collect import collect
-from drift.evaluate.generation import answers
+from drift.evaluate.evaluation import evaluate
+from drift.evaluate.greedy import answers
 from drift.evaluate.questions import batches, questions
 from drift.evaluate.samples import Sample, read_samples
 from drift.evaluate.scores import read_scores
-from drift.miniature import models
-from drift.parts import part_files
-from drift.rehearsal_tables import write_tables
+from drift.ground.errors import CheckpointError, ConfigError, DataError, PipelineError, ServiceError
+from drift.inference.parts import part_files
+from drift.planning.miniature import models
+from drift.planning.tables import write_tables
 from tests.openai_server import Body, OpenAIServer, image_of, question
 from tests.unit.evaluate.test_benchmarks import png, table
 

@@ -9,17 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from drift.config import EvaluateConfig
-from drift.errors import CheckpointError, DataError
-from drift.evaluate import evaluate
+from drift.config.evaluate import EvaluateConfig
 from drift.evaluate.benchmarks import read_benchmark
-from drift.evaluate.generation import GreedyModel
+from drift.evaluate.evaluation import evaluate
+from drift.evaluate.greedy import greedy_model
 from drift.evaluate.questions import Question, question_text, questions
 from drift.evaluate.rule import describe, judge
 from drift.evaluate.samples import read_examples, read_samples
 from drift.evaluate.scores import read_scores
-from drift.miniature import models
-from drift.reply import Reply
+from drift.ground.errors import CheckpointError, DataError
+from drift.inference.reply import Reply
+from drift.planning.miniature import models
 from tests.unit.evaluate.test_benchmarks import png, table
 
 QUESTIONS = ("value of a ?", "compute a + b", "read all", "compute a * b - c + d", "value of c ?")
@@ -81,18 +81,18 @@ def test_the_same_evaluation_gives_the_same_bytes(model: Path, data: Path, tmp_p
 
 def test_replies_do_not_depend_on_the_batch_they_were_in(model: Path, data: Path) -> None:
     asked = questions(read_benchmark("Sums", settings(data)))
-    greedy = GreedyModel(model, settings(data))
+    greedy = greedy_model(model, settings(data))
     assert len(asked) == 5
     assert [greedy.replies([question])[0] for question in asked] == greedy.replies(asked)
 
 
 def test_a_reply_that_hits_the_limit_is_truncated_and_one_that_ends_is_not(model: Path, data: Path) -> None:
-    greedy = GreedyModel(model, settings(data))
-    end = min(greedy.ends)
+    greedy = greedy_model(model, settings(data))
+    end = min(greedy._ends)
     words = greedy.processor.tokenizer(["read", "all"], add_special_tokens=False)["input_ids"]
-    stopped, cut = greedy._decoded([[*words[0], end, *words[1]], [*words[0], *words[1], *words[1]]])
-    assert stopped == Reply("read", "stop")
-    assert cut == Reply("read all all", "length")
+    stopped, cut = (greedy._reply(row, 5) for row in ([*words[0], end, *words[1]], [*words[0], *words[1], *words[1]]))
+    assert stopped == Reply("read", "stop", prompt_tokens=5, completion_tokens=2)
+    assert cut == Reply("read all all", "length", prompt_tokens=5, completion_tokens=3)
 
 
 def test_penalties_that_a_checkpoint_ships_with_do_not_reach_the_protocol(
@@ -104,8 +104,8 @@ def test_penalties_that_a_checkpoint_ships_with_do_not_reach_the_protocol(
     (tmp_path / "penal" / "generation_config.json").write_text(json.dumps(penal))
     image = base64.b64decode(png(size=(112, 28)))
     asked = [Question("Sums", text, text, image, (112, 28)) for text in QUESTIONS]
-    plain = GreedyModel(model, settings(data)).replies(asked)
-    assert GreedyModel(tmp_path / "penal", settings(data)).replies(asked) == plain
+    plain = greedy_model(model, settings(data)).replies(asked)
+    assert greedy_model(tmp_path / "penal", settings(data)).replies(asked) == plain
 
 
 def test_too_many_truncated_answers_stop_the_run_and_leave_no_scores(model: Path, data: Path, tmp_path: Path) -> None:

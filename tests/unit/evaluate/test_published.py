@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from drift.catalog import KNOWN, SUITES, columns_of
-from drift.config import BenchmarkConfig, EvaluateConfig
-from drift.errors import ConfigError, DataError
+from drift.config.catalog import KNOWN, SUITES, columns_of
+from drift.config.evaluate import BenchmarkConfig, EvaluateConfig
+from drift.config.section import validate
 from drift.evaluate.benchmarks import Benchmark, read_benchmark, read_benchmarks
 from drift.evaluate.columns import columns, metrics
 from drift.evaluate.rule import judge
 from drift.evaluate.samples import Sample
 from drift.evaluate.scores import role_mean, score_benchmarks
-from drift.rehearsal_tables import SUFFIX, TABLES, write_table, write_tables
-from drift.reply import Reply
-from drift.validation import validate
+from drift.ground.errors import ConfigError, DataError
+from drift.inference.reply import Reply
+from drift.planning.tables import SUFFIX, TABLES, write_table, write_tables
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from drift.errors import DataError
 from drift.evaluate.samples import read_examples, read_samples
 from drift.evaluate.scores import BenchmarkScore, Mean, read_scores, role_mean
+from drift.ground.errors import DataError
 from tests.score_folders import write_score_folder
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from drift.catalog import KNOWN, ROLES
-from drift.config import EvaluateConfig
-from drift.errors import ConfigError, DataError
-from drift.evaluate import EvaluateReport, check_published
+from drift.config.catalog import KNOWN, ROLES
+from drift.config.evaluate import EvaluateConfig
+from drift.config.published import COLUMNS, ROWS
+from drift.config.section import validate
+from drift.evaluate.evaluation import EvaluateReport, check_published
 from drift.evaluate.scores import BenchmarkScore, Mean, Scores
 from drift.evaluate.table import comparable, deviations, write_table
-from drift.published import COLUMNS, ROWS
-from drift.validation import validate
+from drift.ground.errors import ConfigError, DataError
 
 
 def scores(percent: dict[str, float], protocol: str = "judge", limit: int | None = None) -> Scores:

@@ -1,0 +1,51 @@
+"""The one command, `drift`: parses, calls one library function, shows what it did.
+
+Heavy imports stay inside the commands, so that `drift --help` is quick. This wing is the only one of the library that
+may import `pipelines`, and only inside the commands that run the whole chain.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from drift import __version__
+
+from drift.cli import chain, steps, cluster, other  # isort: skip  # noqa: F401  # the panels, in their order
+from drift.cli.options import EXIT_BAD_INPUT, app
+from drift.cli.show import show_text
+from drift.ground.errors import DriftError
+
+
+def _version(value: bool) -> None:
+    if value:
+        show_text(f"drift {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the library does.")] = False,
+) -> None:
+    """DRIFT: transfer reasoning from a text expert into a multimodal model."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: errors of the input are one line and exit code 2."""
+    try:
+        return app(arguments)
+    except DriftError as error:
+        sys.stderr.write(f"drift: {' '.join(str(error).split())}\n")
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.stderr.write("drift: interrupted; the same command goes on from the last finished step\n")
+        sys.exit(130)

@@ -1,0 +1,221 @@
+"""The panel `Whole chain`: run it, again only if something changed, and what says beforehand what it will do."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from drift.cli.options import (
+    CHAIN,
+    DEFAULT_CONFIG,
+    EXIT_BAD_INPUT,
+    AsJson,
+    Cluster,
+    ConfigFile,
+    Fresh,
+    Loaded,
+    Namespace,
+    OnCluster,
+    Output,
+    ResourcesFile,
+    RunnerKind,
+    ServiceAccount,
+    Shown,
+    command,
+    in_checkout,
+    need_checkout,
+)
+from drift.cli.plan_view import show_forecast
+from drift.cli.run_view import RunView, rehearsal_as_json, show_rehearsal
+from drift.cli.show import findings_as_json, show_findings, show_json, show_text, show_unchanged
+from drift.config.chain import Config
+from drift.config.file import load
+from drift.config.section import validate
+from drift.ground.errors import ConfigError
+
+if TYPE_CHECKING:
+    from drift.ground.findings import Finding
+    from pipelines.rehearsal import Rehearsal
+
+
+@command(CHAIN)
+def run(config: Loaded, shown: Shown, fresh: Fresh = False, runner: RunnerKind = "subprocess") -> None:
+    """Run the chain on this machine, problems to a registered model; goes on where it stopped."""
+    need_checkout()
+    from pipelines.local.run import run as run_locally
+
+    with RunView(quiet=shown.silent) as view:
+        result = run_locally(config, on_event=view.event, fresh=fresh, runner=runner)
+    view.close(result, as_json=shown.as_json)
+
+
+@command(CHAIN)
+def retrain(
+    config: Loaded,
+    shown: Shown,
+    force: Annotated[bool, typer.Option(help="Run although nothing changed.")] = False,
+    fresh: Fresh = False,
+    runner: RunnerKind = "subprocess",
+) -> None:
+    """Run the chain if problems, models, code or configuration changed since its last finished run; else say so."""
+    need_checkout()
+    from pipelines.retrain import unchanged
+
+    same = None if force or fresh else unchanged(config, runner=runner)
+    if same:
+        show_unchanged(same, shown.as_json)
+    else:
+        run(config, shown, fresh, runner)
+
+
+@command(CHAIN, "plan")
+def plan_(
+    config: Loaded,
+    samples: Annotated[int | None, typer.Option(min=1, help="Rows of the training set; default: curate.keep.")] = None,
+    deltas: Annotated[Path | None, typer.Option(help="Folder with one folder per Δ; default: a sample of Δ.")] = None,
+    tokens_per_row: Annotated[int | None, typer.Option(help="Mean of a training row; default: the cutoff.")] = None,
+    tokens_per_answer: Annotated[int | None, typer.Option(help="Mean of an answer; default: max_new_tokens.")] = None,
+    tflops: Annotated[float | None, typer.Option(help="That a GPU reaches; default: 40 % of an H100's 989.")] = None,
+    tokens_per_second: Annotated[float | None, typer.Option(help="Answers, of a GPU or of the endpoint.")] = None,
+    resources: ResourcesFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what each arm will do, how far Adam can take it along its Δ, and what the run costs; runs nothing."""
+    from drift.planning.costs import Assumptions, cost
+    from drift.planning.reach import forecast
+    from drift.planning.sizing import disk_of, headers, memory_of
+
+    given = {
+        "tokens_per_row": tokens_per_row,
+        "tokens_per_answer": tokens_per_answer,
+        "tflops": tflops,
+        "tokens_per_second": tokens_per_second,
+    }
+    assumed = validate(Assumptions, {name: value for name, value in given.items() if value is not None})
+    gpus = _gpus(resources)
+    arms = forecast(config, samples=samples, deltas=deltas, gpus=gpus.get("arm"))
+    models = headers(config)
+    phases = cost(config, assumed, models, samples=samples, gpus=gpus, last=_last_hours(config))
+    disk = disk_of(config, models[0] if models else None)
+    show_forecast(arms, memory_of(config, models), phases, disk, assumed, as_json)
+
+
+def _gpus(resources: Path | None) -> dict[str, int]:
+    """GPUs that a cluster gives its steps; nothing without a profile."""
+    if resources is None:
+        return {}
+    need_checkout()
+    from pipelines.placement import gpus_of, read_resources
+
+    return gpus_of(read_resources(resources))
+
+
+def _last_hours(config: Config) -> dict[str, float]:
+    """What the last finished run took; nothing where the chain cannot run, without a checkout."""
+    with contextlib.suppress(ConfigError):
+        need_checkout()
+        from pipelines.local.folders import measured_hours
+
+        return measured_hours(Path(config.runs), config.name)
+    return {}
+
+
+@command(CHAIN)
+def rehearse(
+    config: Loaded,
+    cluster: OnCluster,
+    shown: Shown,
+    runner: Annotated[
+        Literal["subprocess", "docker", "kubeflow"],
+        typer.Option("--runner", help="docker: each step in its image (`make images`); kubeflow: on the cluster."),
+    ] = "subprocess",
+    only_checks: Annotated[bool, typer.Option("--only-checks", help="Check; run nothing.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Rehearse in spite of problems; still ends with 2.")] = False,
+) -> None:
+    """Check a configuration, then run all its steps small: wiring and permissions, before the GPUs are spent.
+
+    Exit code 0 if no check found a problem and every planned step ran; 2 otherwise.
+    """
+    need_checkout()
+    from pipelines.preflight import preflight
+
+    target = cluster.target() if runner == "kubeflow" else None
+    here: Literal["subprocess", "docker"] = "docker" if runner == "docker" else "subprocess"
+    findings = preflight(config, runner=here, resources=cluster.resources, namespace=cluster.namespace, target=target)
+    problems = any(finding.is_problem for finding in findings)
+    if not shown.as_json:
+        show_findings(findings)
+    rehearsal = None if only_checks or (problems and not anyway) else _rehearsed(config, runner, cluster, shown)
+    if shown.as_json:
+        show_json(rehearsal_as_json(findings, rehearsal))
+    elif rehearsal:
+        show_rehearsal(rehearsal)
+    if problems:
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def _rehearsed(
+    config: Config, runner: Literal["subprocess", "docker", "kubeflow"], cluster: Cluster, shown: Output
+) -> Rehearsal:
+    from pipelines.rehearsal import rehearse as rehearse_
+
+    with RunView(quiet=shown.silent) as view:
+        if runner == "kubeflow":
+            return rehearse_(config, target=cluster.target(), on_event=view.event)
+        return rehearse_(config, runner=runner, on_event=view.event)
+
+
+@command(CHAIN)
+def doctor(
+    config: Loaded,
+    resources: ResourcesFile = None,
+    pod: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROLE", help="Also look from a pod of this role, made for a moment; may be repeated."),
+    ] = None,
+    namespace: Namespace = None,
+    service_account: ServiceAccount = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: versions, GPU, disk, Docker, MLflow, Kubeflow; with --resources, the cluster's namespace.
+
+    Exit code 2 if something needed is missing. In an image, which holds the library alone, what the library needs.
+    """
+    findings = _examined(config, resources, tuple(pod or ()), namespace, service_account)
+    if as_json:
+        show_json(findings_as_json(findings))
+    else:
+        show_findings(findings)
+    if any(finding.is_problem for finding in findings):
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def _examined(
+    config: Config, resources: Path | None, pods: tuple[str, ...], namespace: str | None, account: str | None
+) -> list[Finding]:
+    if not (resources or pods or in_checkout()):
+        from drift.planning import doctor as library
+
+        return library.examine(config)
+    need_checkout()
+    from pipelines.doctor import examine
+
+    return examine(config, resources=resources, namespace=namespace, pods=pods, service_account=account)
+
+
+@command(CHAIN)
+def ui(
+    config: ConfigFile = DEFAULT_CONFIG,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open MLflow over the runs of this machine (Ctrl-C stops it)."""
+    import subprocess
+
+    from drift.tracking.store import ui_command
+
+    command = ui_command(Path(load(config).runs), port=port)
+    show_text(f"MLflow on http://127.0.0.1:{port} (Ctrl-C stops it)")
+    raise typer.Exit(subprocess.call(command))

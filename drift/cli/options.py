@@ -1,0 +1,206 @@
+"""The application, and the options that commands share.
+
+A parameter annotated `Annotated[T, Group(build)]` stands for all parameters of `build`: they become options of the
+command (see `command`), which gets what `build` returns.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+
+import typer
+
+from drift.config.chain import Config
+from drift.config.file import load, load_section
+from drift.config.section import SectionType
+from drift.ground.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.cluster.submit import Target
+
+EXIT_BAD_INPUT = 2
+EXIT_REFUSED = 3
+ROOT = Path(__file__).parents[2]
+DEFAULT_CONFIG = Path("configs/miniature.yaml")
+
+CHAIN, STEPS, CLUSTER, OTHER = "Whole chain", "Steps", "Cluster", "Other"
+
+app = typer.Typer(
+    help="DRIFT: transfer reasoning from a text expert into a multimodal model.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Marks a parameter that stands for the parameters of `build`."""
+
+    build: Callable[..., Any]
+
+
+def command(panel: str, name: str | None = None, *, of: typer.Typer = app) -> Callable[[Function], Function]:
+    """Make a function a command of `of`, its groups spread out into their options."""
+
+    def register(function: Function) -> Function:
+        of.command(name, rich_help_panel=panel)(_spread(function))
+        return function
+
+    return register
+
+
+def _spread(function: Callable[..., Any]) -> Callable[..., Any]:
+    parameters = inspect.signature(function, eval_str=True).parameters
+    groups = {name: build for name, given in parameters.items() if (build := _group(given))}
+    members = {name: inspect.signature(build, eval_str=True).parameters for name, build in groups.items()}
+    options = [one for name, given in parameters.items() for one in members.get(name, {name: given}).values()]
+
+    @functools.wraps(function)
+    def call(**given: Any) -> Any:
+        built = {name: build(**{key: given.pop(key) for key in members[name]}) for name, build in groups.items()}
+        return function(**given, **built)
+
+    spread = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+    shown = {
+        "__signature__": inspect.Signature(spread),
+        "__annotations__": {one.name: one.annotation for one in spread},
+    }
+    call.__dict__.update(shown)
+    return call
+
+
+def _group(parameter: inspect.Parameter) -> Callable[..., Any] | None:
+    return next((extra.build for extra in get_args(parameter.annotation)[1:] if isinstance(extra, Group)), None)
+
+
+# ------------------------------------------------------------------------------------ single options
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides.")]
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
+SectionFile = Annotated[Path | None, typer.Option("--config", "-c", help="Take this step's section from a file.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, from the headers; write nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
+Fresh = Annotated[bool, typer.Option(help="Use no cached step and continue no unfinished run.")]
+RunnerKind = Annotated[
+    Literal["subprocess", "docker"], typer.Option("--runner", help="docker: each step in its image (`make images`).")
+]
+Host = Annotated[str, typer.Option("--host", envvar="KF_PIPELINES_ENDPOINT", help="URL of Kubeflow Pipelines.")]
+Namespace = Annotated[str | None, typer.Option(envvar="KFP_NAMESPACE", help="Namespace, on a multi-user cluster.")]
+Experiment = Annotated[str | None, typer.Option(help="Experiment; default: the configuration's.")]
+ServiceAccount = Annotated[str | None, typer.Option(help="Kubernetes service account of the steps.")]
+CaCert = Annotated[Path | None, typer.Option(help="CA certificates of the server.")]
+ResourcesFile = Annotated[
+    Path | None, typer.Option("--resources", help="What the steps' pods get; see configs/resources/.")
+]
+PipelineRoot = Annotated[str | None, typer.Option(help="Where artifacts go, such as s3://bucket/drift.")]
+
+
+# ------------------------------------------------------------------------------------------ groups
+
+
+def _load(overrides: Overrides = None, config: ConfigFile = DEFAULT_CONFIG) -> Config:
+    return load(config, overrides or ())
+
+
+Loaded = Annotated[Config, Group(_load)]
+"""The whole configuration: a file with overrides on top."""
+
+
+@dataclass(frozen=True)
+class StepSection:
+    """Where a step's section comes from: a file, overrides, and what the command's own options set."""
+
+    path: Path | None
+    overrides: Sequence[str]
+
+    def load(self, section: type[SectionType], key: str, given: dict[str, Any]) -> SectionType:
+        """The section `key`. Raises ConfigError."""
+        return load_section(section, key, self.path, self.overrides, given)
+
+
+def _section(overrides: Overrides = None, config: SectionFile = None) -> StepSection:
+    return StepSection(config, overrides or ())
+
+
+SectionOf = Annotated[StepSection, Group(_section)]
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command shows what it did."""
+
+    as_json: bool
+    quiet: bool
+
+    @property
+    def silent(self) -> bool:
+        """Whether no progress is shown."""
+        return self.quiet or self.as_json
+
+
+def _output(as_json: AsJson = False, quiet: Quiet = False) -> Output:
+    return Output(as_json, quiet)
+
+
+Shown = Annotated[Output, Group(_output)]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Kubeflow Pipelines server, and what its pods get."""
+
+    host: str
+    namespace: str | None
+    experiment: str | None
+    service_account: str | None
+    ca_cert: Path | None
+    resources: Path | None
+    pipeline_root: str | None
+
+    def target(self) -> Target:
+        """Raises ConfigError for a profile that cannot be read."""
+        need_checkout()
+        from pipelines.cluster.submit import Target
+        from pipelines.placement import read_resources
+
+        profile = read_resources(self.resources)
+        where = (self.host, self.namespace, self.experiment, self.service_account, self.ca_cert)
+        return Target(*where, profile, self.pipeline_root)
+
+
+def _cluster(
+    host: Host = "",
+    namespace: Namespace = None,
+    experiment: Experiment = None,
+    service_account: ServiceAccount = None,
+    ca_cert: CaCert = None,
+    resources: ResourcesFile = None,
+    pipeline_root: PipelineRoot = None,
+) -> Cluster:
+    return Cluster(host, namespace, experiment, service_account, ca_cert, resources, pipeline_root)
+
+
+OnCluster = Annotated[Cluster, Group(_cluster)]
+
+
+def need_checkout() -> None:
+    """Make `pipelines` importable: it stands beside the library in a checkout, and is no part of the wheel."""
+    if not in_checkout():
+        raise ConfigError("this command runs from a checkout: clone the repository then `pip install -e .[cluster]`")
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+
+
+def in_checkout() -> bool:
+    return (ROOT / "pipelines" / "drift_sft.py").is_file()

@@ -1,0 +1,153 @@
+"""A run while it goes on, and what it ended with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from drift.cli.show import findings_as_json, mean_text, out, show_json, show_text
+from drift.ground.findings import Finding
+
+if TYPE_CHECKING:
+    pass
+
+
+WIDE = 120
+"""Characters that the closing table takes with a column per benchmark."""
+
+
+class RunView:
+    """The steps of a run as they go, with durations; then the closing table."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        terminal = Console(stderr=True, highlight=False)
+        self._live = Progress(*columns, console=terminal, transient=True, disable=quiet or not terminal.is_terminal)
+        self._quiet = quiet
+        self._running: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def event(self, event: Any) -> None:
+        """One `StepEvent`: a step started, finished, came from the cache, or failed."""
+        name = f"{event.step} {event.arm}".strip()
+        if event.state == "started":
+            self._running[name] = self._live.add_task(name)
+            return
+        if name in self._running:
+            self._live.remove_task(self._running.pop(name))
+        if not self._quiet:
+            mark, colour = {"finished": ("✓", "green"), "cached": ("≡", "cyan"), "failed": ("✗", "red")}[event.state]
+            duration = "cached" if event.state == "cached" else f"{event.seconds:.1f} s"
+            self._live.console.print(f"[{colour}]{mark}[/] {name:<28} {duration:>8}")
+            for warning in event.warnings:
+                self._live.console.print(f"  [yellow]![/] {escape(warning)}", soft_wrap=True)
+
+    def close(self, result: Any, *, as_json: bool) -> None:
+        """What the run found, and where everything is."""
+        if as_json:
+            show_json(json.dumps(_result_as_json(result)))
+            return
+        for table in _closing_tables(result.summary):
+            out.print(table)
+        out.print(f"gate: [bold]{result.gate['candidate']} {'passed' if result.passed else 'was refused'}[/]")
+        for check in result.gate["checks"]:
+            out.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {check['detail']}", soft_wrap=True)
+        for name, place in _places(result).items():
+            show_text(f"{name:<17} {place}")
+
+
+def _closing_tables(summary: dict[str, Any]) -> list[Table]:
+    """Method × benchmark, with the means, their intervals, and how far each model went towards the expert.
+
+    One table, or on a narrow terminal two: the means, then the benchmarks.
+    """
+    rows = summary["rows"]
+    benchmarks = {name: [f"{row['benchmarks'][name]:.1f}" for row in rows] for name in summary["benchmarks"]}
+    means = {role: [mean_text(row[role]) for row in rows] for role in ("reasoning", "perception")}
+    kept = {"retained": [{True: "yes", False: "no", None: ""}[row["retained"]] for row in rows]}
+    caption = "percent right, mean (interval); →Δ: projection along Δ, 1 is the expert"
+    both = means | kept | _projections(rows)
+    if out.width >= WIDE:
+        return [_table(summary, benchmarks | both, caption)]
+    return [_table(summary, both, caption), _table(summary, benchmarks, "percent right")]
+
+
+def _projections(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    deltas = sorted({name for row in rows for name in row["projection"]})
+    return {
+        f"→{delta}": [f"{row['projection'][delta]:.2f}" if delta in row["projection"] else "" for row in rows]
+        for delta in deltas
+    }
+
+
+def _table(summary: dict[str, Any], columns: dict[str, list[str]], caption: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("model", no_wrap=True)
+    for head in columns:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row, *cells in zip(summary["rows"], *columns.values(), strict=True):
+        table.add_row(row["label"], *cells, style="bold" if row["label"] == summary["candidate"] else "")
+    return table
+
+
+def _places(result: Any) -> dict[str, str]:
+    if _on_cluster(result):
+        return {"run": result.url}
+    registered = result.registered
+    model = f"{registered['model']} version {registered['version']}" if registered else "none: the gate refused"
+    return {
+        "report": str(result.report),
+        "run": str(result.folder),
+        "MLflow": f"{result.mlflow_uri}  (drift ui)",
+        "registered model": model,
+    }
+
+
+def _on_cluster(result: Any) -> bool:
+    return hasattr(result, "url")
+
+
+def _result_as_json(result: Any) -> dict[str, Any]:
+    if _on_cluster(result):
+        return asdict(result)
+    return {
+        "skipped": False,
+        "passed": result.passed,
+        **{name.replace(" ", "_").lower(): place for name, place in _places(result).items()},
+        "mlflow_run_id": result.mlflow_run_id,
+        "registered": result.registered,
+        "steps": [asdict(step) for step in result.steps],
+        "summary": result.summary,
+    }
+
+
+def show_rehearsal(rehearsal: Any) -> None:
+    """What was replaced, what ran, and whether registering was reached; of a run on a cluster, its page."""
+    width = max(map(len, rehearsal.replaced))
+    for key, values in rehearsal.replaced.items():
+        before, after = (json.dumps(value, ensure_ascii=False) for value in values)
+        show_text(f"replaced  {key:<{width}}  {before} → {after}")
+    show_text(f"rehearsed: all {rehearsal.steps} planned steps ran")
+    for name, place in _places(rehearsal.result).items():
+        show_text(f"{name:<17} {place}")
+
+
+def rehearsal_as_json(findings: Sequence[Finding], rehearsal: Any) -> str:
+    """The findings, and of a rehearsal its steps, what it replaced, and what it registered."""
+    found = json.loads(findings_as_json(findings))
+    ran = {"replaced": rehearsal.replaced, **_result_as_json(rehearsal.result)} if rehearsal else {}
+    return json.dumps({**found, **ran})

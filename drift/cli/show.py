@@ -1,0 +1,172 @@
+"""What a person sees in the terminal: reports, records, findings, comparisons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from drift.config.catalog import ROLES
+from drift.ground.findings import Finding
+from drift.tracking.steps import Report
+
+if TYPE_CHECKING:
+    from drift.evaluate.evaluation import EvaluateReport
+    from drift.gate.statistics import Comparison
+
+out = Console(highlight=False)
+"""Results go to standard output; progress goes to standard error."""
+
+COUNTS = ("n", "failed", "truncated", "unparsed")
+"""Of a benchmark's questions, beside its scores."""
+
+
+def show_text(text: str) -> None:
+    """One line of plain output."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def show_json(text: str) -> None:
+    """JSON, indented."""
+    out.print(json.dumps(json.loads(text), indent=2, ensure_ascii=False), markup=False, soft_wrap=True)
+
+
+def show_report(report: Report, folder: Path, as_json: bool) -> None:
+    """A step's numbers and where its output is."""
+    numbers = report.metrics()
+    if as_json:
+        show_json(json.dumps({"out": str(folder), **numbers}))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in numbers.items():
+        table.add_row(name, number(value))
+    table.add_row("written to", str(folder))
+    out.print(table)
+
+
+def show_scores(report: EvaluateReport, folder: Path, as_json: bool) -> None:
+    """A row per headline column, and the mean of each role's; with `as_json` the flat numbers."""
+    if as_json:
+        show_report(report, folder, as_json)
+        return
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in ("benchmark", "percent right", *COUNTS):
+        table.add_column(head, justify="left" if head == "benchmark" else "right", no_wrap=True)
+    for score in report.scores.benchmarks.values():
+        counts = [str(getattr(score, count)) for count in COUNTS]
+        for name, mean in score.columns.items():
+            table.add_row(name, mean_text(asdict(mean)), *counts)
+    for role in ROLES:
+        if (average := report.scores.role(role)) is not None:
+            table.add_row(f"mean of {role}", mean_text(asdict(average)), style="bold")
+    out.print(table)
+    show_text(f"written to {folder}")
+
+
+def show_plan(summary: Mapping[str, Any], as_json: bool) -> None:
+    """What a dry run would do: one row per entry, lists as their lengths, warnings written out."""
+    if as_json:
+        show_json(json.dumps(summary))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in summary.items():
+        if name in ("models", "warnings"):
+            for line in value:
+                table.add_row(name.removesuffix("s"), line)
+        elif name != "pairs":
+            table.add_row(name.replace("_", " "), _amount(name, value))
+    out.print(table)
+
+
+def _amount(name: str, value: Any) -> str:
+    if name.endswith("bytes"):
+        return f"{value / 1e9:,.3f} GB"
+    return str(len(value)) if isinstance(value, list) else str(value)
+
+
+def show_record(record: Any, as_json: bool) -> None:
+    """One dataclass: its fields by name."""
+    if as_json:
+        show_json(json.dumps(asdict(record)))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in asdict(record).items():
+        table.add_row(name.replace("_", " "), escape(_cell(value)))
+    out.print(table)
+
+
+def show_records(records: Sequence[Any], as_json: bool) -> None:
+    """Dataclasses of one kind, a row each."""
+    if as_json:
+        show_json(json.dumps([asdict(record) for record in records]))
+        return
+    rows = [asdict(record) for record in records]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in rows[0] if rows else ("none",):
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(escape(_cell(value)) for value in row.values()))
+    out.print(table)
+
+
+def show_unchanged(same: Any, as_json: bool) -> None:
+    """The run that a retraining would only repeat."""
+    if as_json:
+        show_json(json.dumps({"skipped": True, **asdict(same)}))
+    else:
+        show_text(f"nothing changed since {same.run} ({same.started}); skipped (--force runs anyway)")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "\n".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def show_comparison(comparison: Comparison, as_json: bool) -> None:
+    """Two models column by column, the role means last."""
+    from drift.gate.comparison import HEADS, caption, rows  # numpy and pyarrow, which other commands do not need
+
+    if as_json:
+        show_json(json.dumps(comparison.to_json()))
+        return
+    title = f"{comparison.candidate} against {comparison.baseline}"
+    table = Table(
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption=caption(comparison), caption_justify="left"
+    )
+    for head in HEADS:
+        table.add_column(head, justify="left" if head == HEADS[0] else "right", no_wrap=True)
+    for cells in rows(comparison):
+        table.add_row(*cells, style="bold" if cells[0].endswith(" mean") else "")
+    out.print(table)
+
+
+MARKS = {"passed": "[green]✓[/]", "problem": "[red]✗[/]", "note": "[yellow]–[/]"}
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """A line per check: what it saw, a problem with its remedy, or what is worth a note."""
+    width = max((len(finding.check) for finding in findings), default=0)
+    for finding in findings:
+        line = f"{finding.check:<{width}}  {finding.detail}".rstrip()
+        out.print(f"{MARKS[finding.state]} {escape(line)}", soft_wrap=True)
+
+
+def findings_as_json(findings: Sequence[Finding]) -> str:
+    return json.dumps({"findings": [asdict(finding) for finding in findings]})
+
+
+def number(value: Any) -> str:
+    """A number as a person writes it: whole numbers whole, others with four digits."""
+    return f"{int(value)}" if float(value).is_integer() else f"{value:.4g}"
+
+
+def mean_text(mean: dict[str, float]) -> str:
+    return f"{mean['mean']:.1f} ({mean['low']:z.0f}–{mean['high']:.0f})"

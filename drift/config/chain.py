@@ -1,0 +1,128 @@
+"""The whole configuration, and what must fit across its sections."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from omegaconf import OmegaConf
+from pydantic import Field, model_validator
+
+from drift.config.data import CurateConfig, GenerateConfig, IngestConfig
+from drift.config.evaluate import EvaluateConfig
+from drift.config.gate import GateConfig, RegisterConfig
+from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
+from drift.config.section import Name, Section, suggest, validate
+from drift.config.train import PriorConfig, TrainConfig
+
+
+class ArmConfig(Section):
+    """One way to a model: an optional merge, then an optional training."""
+
+    merge: MergeConfig | None = None
+    train: dict[str, Any] | None = None
+    """Overrides of the section `train` (empty: as it stands); null trains nothing."""
+    delta: Name | None = None
+    """Which of `deltas` guides the training; null is plain SFT."""
+
+
+class TrackingConfig(Section):
+    """MLflow. The server's address comes from MLFLOW_TRACKING_URI; without it a store in `runs` is used."""
+
+    experiment: str | None = None
+    """Null is the configuration's name."""
+
+
+class Config(Section):
+    """The whole chain: from problems to a registered model."""
+
+    name: Name
+    """Name of the runs and of the experiment."""
+    seed: int = 0
+    """Taken by every section that does not set its own."""
+    runs: str = "runs"
+    """Folder of run folders, cache and the embedded MLflow store."""
+    models: ModelsConfig
+    ingest: IngestConfig
+    generate: GenerateConfig
+    curate: CurateConfig = CurateConfig()
+    deltas: dict[Name, DeltaConfig] = Field(default={"paper": DeltaConfig()}, min_length=1)
+    train: TrainConfig = TrainConfig()
+    arms: dict[Name, ArmConfig] = Field(min_length=1)
+    evaluate: EvaluateConfig
+    gate: GateConfig
+    register_: RegisterConfig = Field(alias="register")
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_seed(cls, raw: Any) -> Any:
+        seed = raw.get("seed") if isinstance(raw, dict) else None
+        if not isinstance(seed, int):
+            return raw
+        spread = dict(raw)
+        for section in ("generate", "curate", "train", "gate"):
+            if section == "curate" or section == "train" or isinstance(spread.get(section), dict):
+                spread[section] = {"seed": seed, **(spread.get(section) or {})}
+        return spread
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> Self:
+        for name, arm in self.arms.items():
+            if arm.merge is None and arm.train is None:
+                raise ValueError(f"arms.{name}: neither merge nor train; give at least one (train: {{}} for defaults)")
+            if arm.delta is not None and arm.delta not in self.deltas:
+                raise ValueError(f"arms.{name}.delta: no delta '{arm.delta}'{suggest(arm.delta, self.deltas)}")
+            if arm.delta is not None and arm.train is None:
+                raise ValueError(f"arms.{name}.delta: '{arm.delta}' guides a training, but the arm has no train")
+            if arm.merge is not None and arm.merge.method != "linear" and arm.merge.method != "layer_swap":
+                self._needs_base(f"arms.{name}.merge.method: '{arm.merge.method}'")
+            self.arm_train(name)
+        return self
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Self:
+        for name, delta in self.deltas.items():
+            if any(minus == "base" for _, minus, _ in delta.pairs):
+                self._needs_base(f"deltas.{name}.minus: 'base'")
+        for key, arm in [("candidate", self.gate.candidate), *(("beats", arm) for arm in self.gate.beats)]:
+            if arm not in self.arms:
+                raise ValueError(f"gate.{key}: no arm '{arm}'{suggest(arm, self.arms)}")
+        if self.evaluate.endpoint is not None:
+            raise ValueError("evaluate.endpoint: the chain evaluates checkpoints that it makes; remove it")
+        roles = {benchmark.role for benchmark in self.evaluate.benchmarks.values()}
+        for role in sorted({"reasoning", "perception"} - roles):
+            raise ValueError(f"evaluate.benchmarks: none has role '{role}'; the gate needs both roles")
+        return self
+
+    def _needs_base(self, what: str) -> None:
+        if self.models.base is None:
+            raise ValueError(f"{what} needs models.base, which is not set")
+
+    def arm_train(self, name: str) -> TrainConfig | None:
+        """The training section of an arm: the common one with the arm's overrides; None trains nothing.
+
+        An arm without a Δ is plain SFT: a prior of the common section does not reach it.
+        """
+        arm = self.arms[name]
+        if arm.train is None:
+            return None
+        common = self.train.model_dump(mode="json")
+        if arm.delta is None:
+            common["prior"] = None
+        elif common["prior"] is None:
+            common["prior"] = PriorConfig().model_dump(mode="json")
+        merged = OmegaConf.to_container(OmegaConf.merge(common, arm.train))
+        train = validate(TrainConfig, merged, where=f"arms.{name}.train")
+        if (train.prior is None) != (arm.delta is None):
+            raise ValueError(f"arms.{name}: a prior and a delta go together; set both or neither")
+        return train
+
+
+def key_variables(section: Any) -> set[str]:
+    """Names of the environment variables that hold keys of servers, anywhere in a section."""
+    if isinstance(section, Section):
+        return key_variables(section.model_dump())
+    if not isinstance(section, dict):
+        return set()
+    own = {section["api_key_env"]} if section.get("api_key_env") else set()
+    return own.union(*(key_variables(value) for value in section.values()))

@@ -1,0 +1,121 @@
+"""`models`, `deltas` and merges: the checkpoints, and what is made of them without training."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator
+
+from drift.config.section import Module, Section
+from drift.ground.errors import ConfigError
+
+
+class ModelsConfig(Section):
+    """The checkpoints: local directories or hub ids, all fine-tuned from one base."""
+
+    vlm: str
+    """φ_VL, the multimodal model to fine-tune."""
+    expert: str
+    """φ_reason, the text model that reasons."""
+    base: str | None = None
+    """φ_base, the language model both come from; some merges and Δ = φ_reason − φ_base need it."""
+    start: str | None = None
+    """What training starts from: null is φ_VL; `champion` the registry's, if there is one; or a checkpoint made from
+    φ_VL. Δ, its projection and the gate's baseline stay φ_VL's. An arm that merges first starts from its merge."""
+
+    @property
+    def start_at_champion(self) -> bool:
+        """Whether the registry says what training starts from."""
+        return self.start == "champion"
+
+    def without_start(self) -> Self:
+        """For what does not depend on where training starts."""
+        return self.model_copy(update={"start": None})
+
+
+class ExpertConfig(Section):
+    """One of several experts that a Δ is made of."""
+
+    model: str | None = None
+    """A checkpoint; null is `models.expert`."""
+    weight: float = Field(1.0, allow_inf_nan=False)
+    """Its share of the direction, relative to the others'; negative leads away from it."""
+    minus: str | None = None
+    """What is subtracted from it; null is the Δ's own `minus`."""
+
+    @field_validator("weight")
+    @classmethod
+    def _weighs_something(cls, weight: float) -> float:
+        if weight == 0:
+            raise ValueError("an expert of weight 0 takes no part; remove it")
+        return weight
+
+
+class DeltaConfig(Section):
+    """One prior Δ = φ_reason − φ_other, or a weighted mean of several, over the text decoder's selected modules."""
+
+    experts: tuple[ExpertConfig, ...] = ()
+    """Several experts, each with a weight: Δ points along Σ wᵢ Δᵢ/‖Δᵢ‖. Empty: `models.expert` alone, Δ raw."""
+    minus: str = "vlm"
+    """φ_other: `vlm` (the paper's), `base`, or a checkpoint."""
+    modules: tuple[Module, ...] = ("attn", "mlp")
+    """attn, mlp, norm, head, embed, or `re:` and a pattern over canonical names."""
+    layers: str | None = None
+    """`0-27`, `4,8-11`; null for all."""
+    include_bias: bool = True
+    force: bool = False
+    """Go on although the checkpoints do not look like fine-tunes of one base, or φ_VL was made from another here."""
+
+    @property
+    def pairs(self) -> tuple[tuple[str | None, str, float], ...]:
+        """(expert or None for `models.expert`, what is subtracted from it, weight) of each difference Δ is made of."""
+        experts = self.experts or (ExpertConfig(),)
+        return tuple((expert.model, expert.minus or self.minus, expert.weight) for expert in experts)
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_parse(cls, layers: str | None) -> str | None:
+        if layers is not None:
+            parse_layers(layers)
+        return layers
+
+
+def parse_layers(text: str) -> frozenset[int]:
+    """`"0-2,5"` as {0, 1, 2, 5}. Raises ValueError."""
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise ValueError(f"'{part.strip()}' is no layer or range; write for example '0-27' or '4,8-11'")
+        chosen.update(range(int(first), int(last if dash else first) + 1))
+    return frozenset(chosen)
+
+
+MergeMethod = Literal["linear", "task_arithmetic", "ties", "dare_ties", "dare_linear", "layer_swap"]
+
+
+class MergeConfig(Section):
+    """A merging baseline over the text decoder; vision, embeddings and head stay the VLM's."""
+
+    method: MergeMethod
+    weights: tuple[float, float] = (0.9, 0.1)
+    """Weights of φ_VL and φ_reason (or of their differences from φ_base)."""
+    density: float = Field(0.2, gt=0, le=1)
+    """TIES, DARE: share of each difference that is kept."""
+    keep_first: int = Field(6, ge=0)
+    """Layer swap: the first layers that stay the VLM's."""
+    rescale: bool = True
+    """DARE: divide what is kept by the density. BR2V's published numbers were made without."""
+    seed: int = 0
+
+
+def merge_preset(name: str, method: str) -> dict[str, Any]:
+    """A published recipe's settings of a method. `br2v`: those of the paper's baselines, DARE without its rescaling.
+
+    Raises ConfigError for an unknown preset.
+    """
+    if name != "br2v":
+        raise ConfigError(f"preset: '{name}' is unknown; known: br2v")
+    if method in ("ties", "dare_ties", "dare_linear"):
+        return {"weights": [1.6, 0.2], "density": 0.2, "rescale": False}
+    return {"weights": [0.9, 0.1], "keep_first": 6}

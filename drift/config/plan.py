@@ -1,0 +1,254 @@
+"""From a configuration to the parameters of a pipeline run: one JSON string per step and arm.
+
+A string holds all a step's result depends on besides its input artifacts: its section, the fingerprint of its
+code, and the contents of the local files it reads. Kubeflow caches on it, so a step reruns when one of the three
+changes and only then. On a cluster the image's digest stands for the code, and the last two are left empty.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drift.config.chain import Config
+from drift.config.data import IngestConfig, ReplayConfig
+from drift.config.evaluate import EvaluateConfig
+from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
+from drift.config.section import Name, Section
+from drift.config.train import TrainConfig
+from drift.config.zero import check_deepspeed
+from drift.ground.artifacts import content_sha256
+from drift.ground.errors import ConfigError
+from drift.ground.fingerprint import code_fingerprint
+
+Inputs = dict[str, str]
+
+MODULES = {
+    "inputs": "drift.planning.inputs",
+    "ingest": "drift.data.ingestion",
+    "generate": "drift.data.distillation",
+    "curate": "drift.data.curation",
+    "deltas": "drift.weights.deltas",
+    "evaluate_vlm": "drift.evaluate.evaluation",
+    "champion": "drift.gate.champion",
+    "start": "drift.training.start",
+    "evaluate_champion": "drift.gate.champion",
+    "arm": "drift.training.arm",
+    "evaluate_arm": "drift.evaluate.evaluation",
+    "gate": "drift.gate.decision",
+    "register": "drift.tracking.registry",
+    "report": "drift.gate.report.page",
+}
+"""The library module behind each step, in the order of the chain."""
+
+PER_ARM = ("arm", "evaluate_arm")
+
+
+class DeltasStep(Section):
+    """All named priors Δ, computed in one step."""
+
+    models: ModelsConfig
+    deltas: dict[Name, DeltaConfig]
+
+
+class InputsStep(Section):
+    """What may change under its name. `hashed`: the parameters of the other steps say what it is now."""
+
+    ingest: IngestConfig
+    replay: ReplayConfig | None
+    deltas: DeltasStep
+    start: str | None
+    hashed: bool
+
+
+class ArmStep(Section):
+    """All that one arm needs, resolved: nothing is looked up in the configuration any more."""
+
+    name: Name
+    models: ModelsConfig
+    merge: MergeConfig | None
+    train: TrainConfig | None
+    delta: Name | None
+
+
+class BaselineStep(Section):
+    """The protocol, and the unmodified VLM that every arm is compared with."""
+
+    evaluate: EvaluateConfig
+    vlm: str
+
+
+class ChampionStep(Section):
+    """Whose champion to ask the registry for, and whether training starts from it."""
+
+    model: Name
+    starts: bool
+
+
+class StartStep(Section):
+    """Nothing but the answer of the step `champion` says what training starts from."""
+
+
+class ReportStep(Section):
+    """What the report says about the run besides its results."""
+
+    name: Name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`steps`: parameter by step name; `arms`: parameter by arm name, in the configuration's order."""
+
+    steps: Mapping[str, str]
+    arms: Mapping[str, str]
+
+    def arguments(self) -> dict[str, str | list[str]]:
+        """The arguments of the pipeline function."""
+        return {**self.steps, "arms": list(self.arms.values())}
+
+    def sha256(self) -> str:
+        """Identifies a run: the same steps with the same parameters."""
+        return hashlib.sha256(json.dumps(self.arguments(), sort_keys=True).encode()).hexdigest()
+
+    def tasks(self, *, registers: bool) -> list[tuple[str, str]]:
+        """(step, arm) of every task that must run or come from the cache; `arm` is "" outside the loop."""
+        singles = [step for step in MODULES if step not in PER_ARM and (registers or step != "register")]
+        position = singles.index("gate")
+        loop = [(step, arm) for arm in self.arms for step in PER_ARM]
+        return [*((step, "") for step in singles[:position]), *loop, *((step, "") for step in singles[position:])]
+
+    def parameter(self, step: str, arm: str) -> str:
+        """The parameter the task of `step` and `arm` must have been given."""
+        return self.arms[arm] if step == "arm" else self.steps[step]
+
+
+def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[str, str] | None = None) -> Plan:
+    """The parameters of a run of `config`.
+
+    `local`: hash code and local inputs; on a cluster, where the images are the code, False. `codes`: what stands for
+    the code of each step in place of its hash. `store` identifies the MLflow store, so that a model registered in one
+    is not taken for registered in another. Raises ConfigError for a local file or folder that the configuration names
+    and that does not exist.
+    """
+
+    def parameter(step: str, section: Section, read: Callable[[], Inputs]) -> str:
+        inputs = read() if local else {}
+        code = "" if not local else codes[step] if codes else code_fingerprint(MODULES[step])
+        return _json({"config": section.model_dump(mode="json", by_alias=True), "code": code, "inputs": inputs})
+
+    models = config.models
+    baseline = BaselineStep(evaluate=config.evaluate, vlm=models.vlm)
+    unpublished = config.evaluate.model_copy(update={"published": None})  # that row is the unmodified VLM's
+    deltas = DeltasStep(models=models.without_start(), deltas=config.deltas)
+    start = None if models.start_at_champion else models.start
+    outside = InputsStep(ingest=config.ingest, replay=config.curate.replay, deltas=deltas, start=start, hashed=local)
+    asked = ChampionStep(model=config.register_.model, starts=models.start_at_champion)
+    steps = {
+        "inputs": parameter("inputs", outside, dict),
+        "ingest": parameter("ingest", config.ingest, lambda: local_inputs("ingest.source", config.ingest.source)),
+        "generate": parameter("generate", config.generate, lambda: _teacher(config)),
+        "curate": parameter("curate", config.curate, lambda: replay_inputs(config.curate.replay)),
+        "deltas": parameter("deltas", deltas, lambda: delta_inputs(deltas)),
+        "evaluate_vlm": parameter(
+            "evaluate_vlm", baseline, lambda: local_inputs("models.vlm", models.vlm) | _tables(config.evaluate)
+        ),
+        "evaluate_arm": parameter("evaluate_arm", unpublished, lambda: _tables(config.evaluate)),
+        "champion": parameter("champion", asked, dict),
+        "start": parameter("start", StartStep(), dict),
+        "evaluate_champion": parameter("evaluate_champion", unpublished, lambda: _tables(config.evaluate)),
+        "gate": parameter("gate", config.gate, dict),
+        "register": parameter("register", config.register_, lambda: {"store": store}),
+        "report": parameter("report", ReportStep(name=config.name), dict),
+    }
+    arms = {step.name: parameter("arm", step, functools.partial(_arm_inputs, step)) for step in arm_steps(config)}
+    return Plan(steps, arms)
+
+
+def arm_steps(config: Config) -> list[ArmStep]:
+    """Every arm with its overrides applied, in the configuration's order."""
+    return [
+        ArmStep(
+            name=name,
+            models=config.models if arm.train is not None and arm.merge is None else config.models.without_start(),
+            merge=arm.merge,
+            train=config.arm_train(name),
+            delta=arm.delta,
+        )
+        for name, arm in config.arms.items()
+    ]
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def local_inputs(key: str, reference: str) -> Inputs:
+    """The hash of a local file or folder; nothing for a hub id, whose revision is part of the reference."""
+    path = Path(reference)
+    if path.exists():
+        return {key: content_sha256(path)}
+    if looks_local(reference):
+        raise ConfigError(f"{key}: '{reference}' does not exist; give a path that does, or a hub id (owner/name)")
+    return {}
+
+
+def is_path(reference: str) -> bool:
+    """Whether a reference is a file or folder, by its looks or because it is there."""
+    return looks_local(reference) or Path(reference).expanduser().exists()
+
+
+def looks_local(reference: str) -> bool:
+    """Whether a reference is meant as a path here and not as a hub id (owner/name)."""
+    not_an_id = reference.startswith(("/", ".", "~")) or reference.count("/") > 1 or "/" not in reference
+    return not_an_id or Path(reference).suffix in {".parquet", ".json", ".jsonl", ".tsv"}
+
+
+def _teacher(config: Config) -> Inputs:
+    teacher = config.generate.teacher
+    return local_inputs("generate.teacher.model", teacher.model) if teacher.kind == "local" else {}
+
+
+def replay_inputs(replay: ReplayConfig | None) -> Inputs:
+    """The hash of the replay's questions."""
+    return local_inputs("curate.replay.source", replay.source) if replay else {}
+
+
+def delta_inputs(step: DeltasStep) -> Inputs:
+    """The hashes of every checkpoint a Δ is made of, and of φ_VL."""
+    models = step.models
+    known = {None: ("models.expert", models.expert), "vlm": ("models.vlm", models.vlm)}
+    if models.base:
+        known["base"] = ("models.base", models.base)
+    inputs = local_inputs(*known["vlm"])
+    for name, delta in step.deltas.items():
+        for reference in (reference for expert, minus, _ in delta.pairs for reference in (expert, minus)):
+            inputs |= local_inputs(*known.get(reference, (f"deltas.{name}:{reference}", str(reference))))
+    return inputs
+
+
+def _arm_inputs(step: ArmStep) -> Inputs:
+    inputs = local_inputs("models.vlm", step.models.vlm)
+    if step.models.start and not step.models.start_at_champion:
+        inputs |= local_inputs("models.start", step.models.start)
+    if step.merge:
+        inputs |= local_inputs("models.expert", step.models.expert)
+        inputs |= local_inputs("models.base", step.models.base) if step.models.base else {}
+    if step.train and step.train.deepspeed:
+        check_deepspeed(step.train)  # before the teacher has worked for hours
+        inputs |= local_inputs("train.deepspeed", step.train.deepspeed)
+    return inputs
+
+
+def _tables(evaluate: EvaluateConfig) -> Inputs:
+    inputs: Inputs = {}
+    for name in evaluate.benchmarks:
+        path = evaluate.table(name)
+        if not path.is_file():
+            raise ConfigError(f"evaluate.benchmarks.{name}: {path} does not exist; set evaluate.data or file")
+        inputs[f"evaluate.benchmarks.{name}"] = content_sha256(path)
+    return inputs

@@ -1,0 +1,114 @@
+"""`train`: supervised fine-tuning, and the prior that biases it. Defaults are the paper's recipe."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from drift.config.section import Count, Fraction, Positive, Section
+
+
+class ScheduleConfig(Section):
+    """How the prior's strength changes over training. The paper's α is constant."""
+
+    kind: Literal["constant", "linear", "cosine", "projection"] = "constant"
+    """`linear` and `cosine` take α to 0 over the steps, `projection` as the weights approach the expert."""
+    warmup: Fraction = 0.0
+    """Share of the steps over which α rises from 0, for every kind."""
+    end: float = Field(1.0, gt=0, le=1)
+    """`linear`, `cosine`: share of the steps after which α is 0."""
+    target: Positive = 1.0
+    """`projection`: α falls linearly and is 0 when ⟨φ_t − φ_VL, Δ⟩/‖Δ‖² reaches this (1 = at the expert)."""
+    start: float = Field(0.0, ge=0)
+    """`projection`: α is whole up to this projection."""
+
+    @model_validator(mode="after")
+    def _start_below_target(self) -> Self:
+        if self.start >= self.target:
+            raise ValueError("start must be below target")
+        return self
+
+
+class PriorConfig(Section):
+    """The gradient bias g~ = g + α·scale(g, Δ) (DRIFT, section 3)."""
+
+    scale: Literal["absolute", "grad_norm", "adaptive", "adaptive_descent"] = "adaptive"
+    alpha: float = -1.0
+    """Negative pulls towards the expert, since the optimizer subtracts the gradient."""
+    apply: Literal["step", "backward"] = "step"
+    """`step`: once per optimizer step on the averaged gradient. `backward`: per micro-batch, as the released code."""
+    clip: Literal["before", "after"] = "before"
+    """Bias before gradient clipping (the paper's order), or after it."""
+    rescale_to_weight: bool = False
+    """`absolute` only: scale Δ to the norm of φ_VL's tensor first, as the released code does."""
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    @model_validator(mode="after")
+    def _rescale_is_absolute(self) -> Self:
+        if self.rescale_to_weight and self.scale != "absolute":
+            raise ValueError("rescale_to_weight only changes scale 'absolute'; remove it or set scale: absolute")
+        if self.apply == "backward" and self.clip == "after":
+            raise ValueError("apply 'backward' acts before clipping; set clip: before")
+        if self.apply == "backward" and self.schedule.kind == "projection":
+            raise ValueError("schedule 'projection' acts once per step; set apply: step, or another kind")
+        return self
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the text decoder's projections (peft), merged into the weights at the end."""
+
+    rank: Count = 16
+    alpha: Positive = 32
+    """peft's lora_alpha: the update is scaled by alpha/rank."""
+    dropout: Fraction = 0.0
+    modules: tuple[Literal["attn", "mlp"], ...] = Field(("attn", "mlp"), min_length=1)
+    """Which projections get an adapter; a prior needs one for every matrix of its Δ."""
+
+
+class TrainConfig(Section):
+    """Supervised fine-tuning; with a prior it is DRIFT. Defaults: the paper's recipe."""
+
+    epochs: Positive = 3.0
+    learning_rate: Positive = 1e-6
+    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: Fraction = 0.05
+    per_device_batch_size: Count = 1
+    gradient_accumulation: Count = 1
+    max_grad_norm: float = Field(1.0, ge=0)
+    """0 turns clipping off."""
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.999
+    bf16: bool = True
+    """bfloat16 arithmetic over float32 master weights."""
+    gradient_checkpointing: bool = True
+    cutoff_tokens: Count = 32768
+    """Longer samples are left out (counted), never cut."""
+    max_skipped: Fraction = 0.01
+    """More samples left out than this share stop the run."""
+    image_max_pixels: Count | None = 262144
+    freeze_vision: bool = True
+    """Keep the vision tower and the projector as they are."""
+    add_think_tokens: bool = False
+    """Add <think> and </think> to the tokenizer, as the released code does."""
+    deepspeed: str | None = None
+    """Path of a DeepSpeed configuration, see configs/deepspeed/."""
+    processes: Count | None = None
+    """Ranks on this machine; null is one per GPU, and one without a GPU. The global batch grows with them."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of the weights."""
+    liger: bool = False
+    """Use the fused kernels of the extra `liger` (needs a GPU)."""
+    seed: int = 0
+    threads: Count | None = None
+    """CPU threads of torch; null leaves torch's own choice."""
+    logging_steps: Count = 1
+    save_steps: Count | None = None
+    """Keep a checkpoint every so many steps, to go on from after a crash."""
+    prior: PriorConfig | None = None
+    """The gradient bias; null is plain SFT."""
+
+
+KEPT_CHECKPOINTS = 2
+"""Of a training with `save_steps`: its latest."""

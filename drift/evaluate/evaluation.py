@@ -1,0 +1,172 @@
+"""One model over all benchmarks: asked, judged, scored, written.
+
+A protocol is a module of this wing with `describe` and `judge_all`: see `Protocol`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drift.config.evaluate import EvaluateConfig
+from drift.evaluate.benchmarks import Benchmark, examples, read_benchmarks
+from drift.evaluate.samples import Sample, write_samples
+from drift.evaluate.scores import ROLES, Scores, role_mean, score_benchmarks, write_scores
+from drift.evaluate.table import deviations, write_table
+from drift.ground.artifacts import content_sha256, staged, write_provenance
+from drift.ground.errors import DataError
+from drift.inference.parts import part_files
+from drift.inference.reply import Reply
+
+logger = logging.getLogger(__name__)
+
+
+class Protocol(typing.Protocol):
+    """How replies are judged; a module of this package is one."""
+
+    def describe(self, config: EvaluateConfig) -> dict[str, Any]:
+        """All that decides a score besides model and data. Scores of different descriptions are not compared."""
+
+    def judge_all(
+        self, config: EvaluateConfig, benchmarks: Sequence[Benchmark], replies: Mapping[str, dict[str, Reply]]
+    ) -> list[Sample]:
+        """A sample per item, in the tables' order."""
+
+
+@dataclass(frozen=True)
+class EvaluateReport:
+    """What `evaluate` measured, and how long it took."""
+
+    scores: Scores
+    seconds: float
+
+    @property
+    def warnings(self) -> list[str]:
+        """Columns that are far from their published numbers."""
+        return deviations(self.scores)
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers for MLflow: `reasoning/<benchmark>`, `perception/mean`, counts."""
+        flat = {f"{role}/{name}": mean.mean for role in ROLES for name, mean in self.scores.columns(role).items()}
+        means = {f"{role}/mean": mean.mean for role in ROLES if (mean := self.scores.role(role)) is not None}
+        counts = ("n", "failed", "truncated", "unparsed", "undetermined")
+        return (
+            flat
+            | means
+            | {f"evaluate/{name}": float(self.scores.count(name)) for name in counts}
+            | {"evaluate/seconds": self.seconds}
+        )
+
+
+def evaluate(config: EvaluateConfig, *, model: str, label: str, out: Path) -> EvaluateReport:
+    """Ask ``model`` every question of the benchmarks and write `scores.json` and `samples.parquet` into ``out``.
+
+    ``model`` is a directory, a hub id, or with `endpoint` the name of a served model; ``label`` names it in tables.
+    Work goes on in ``<out>.partial``; a question that has its reply there is not asked again. Raises DataError for a
+    table that cannot be used, too many truncated answers (`max_truncated`) or a partial folder of other settings,
+    CheckpointError for a model that does not load, ServiceError for a server that does not answer.
+    """
+    from drift.evaluate.collect import collect
+    from drift.weights.checkpoints import resolve
+
+    started = time.monotonic()
+    benchmarks, protocol = read_benchmarks(config), _protocol(config)
+    place = model if config.endpoint else str(resolve(model))
+    with staged(out, keep_partial=True) as folder:
+        replies = collect(config, benchmarks, place, folder)
+        samples = protocol.judge_all(config, benchmarks, replies)
+        _check_truncated(samples, config)
+        contents = "" if config.endpoint else content_sha256(Path(place))
+        scores = _scores(label, protocol.describe(config), benchmarks, samples, config, contents)
+        check_published(scores, config)
+        _write(folder, config, benchmarks, place, samples, scores)
+    return EvaluateReport(scores, time.monotonic() - started)
+
+
+def _write(
+    folder: Path,
+    config: EvaluateConfig,
+    benchmarks: Sequence[Benchmark],
+    model: str,
+    samples: Sequence[Sample],
+    scores: Scores,
+) -> None:
+    """The tables, then where they come from; last, the replies go, which the table of samples holds."""
+    write_samples(folder, samples, [example for table in benchmarks for example in examples(table)])
+    write_scores(folder, scores)
+    write_table(folder, scores)
+    asked = f"{config.endpoint.base_url} {model}" if config.endpoint else model
+    tables: dict[str, str | Path] = {f"benchmark {table.name}": table.path for table in benchmarks}
+    settings = config.model_dump(mode="json")
+    write_provenance(folder, "evaluate", config=settings, inputs={"model": asked, **tables}, label=scores.label)
+    for path in part_files(folder):
+        path.unlink()
+
+
+def _protocol(config: EvaluateConfig) -> Protocol:
+    """By rule, or with a judge that is known to answer."""
+    if config.judge is None:
+        from drift.evaluate import rule
+
+        return rule
+    from drift.evaluate import judged  # the client of a server, which the rules do not need
+
+    judged.check(config.judge)
+    return judged
+
+
+def _scores(
+    label: str,
+    protocol: dict[str, Any],
+    benchmarks: Sequence[Benchmark],
+    samples: Sequence[Sample],
+    config: EvaluateConfig,
+    model_sha256: str,
+) -> Scores:
+    table = score_benchmarks(samples, config.benchmarks, config.confidence)
+    for name, score in table.items():
+        if score.failed:
+            logger.warning("%s: %d of %d questions could not be asked and count as wrong", name, score.failed, score.n)
+    return Scores(
+        label=label,
+        protocol=protocol,
+        protocol_fingerprint=_fingerprint(protocol),
+        data_fingerprint=_fingerprint({benchmark.name: benchmark.sha256 for benchmark in benchmarks}),
+        model_sha256=model_sha256,
+        confidence=config.confidence,
+        benchmarks=table,
+        reasoning=role_mean(table, "reasoning"),
+        perception=role_mean(table, "perception"),
+        published=config.published,
+        judge_url=config.judge.base_url if config.judge else None,
+    )
+
+
+def _check_truncated(samples: Sequence[Sample], config: EvaluateConfig) -> None:
+    truncated = sum(sample.finish_reason == "length" for sample in samples)
+    if truncated > config.max_truncated * len(samples):
+        raise DataError(
+            f"evaluate.max_truncated: {truncated} of {len(samples)} answers hit max_new_tokens "
+            f"({config.max_new_tokens}), more than {config.max_truncated:g}; raise one of the two"
+        )
+
+
+def check_published(scores: Scores, config: EvaluateConfig) -> None:
+    """Raise DataError for columns far from their published numbers, where `on_deviation` is `stop`."""
+    found = deviations(scores)
+    if found and config.on_deviation == "stop":
+        raise DataError(
+            f"evaluate.published: {'; '.join(found)}; find out what differs (versions, judge, pixels), or set "
+            "on_deviation: warn"
+        )
+
+
+def _fingerprint(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

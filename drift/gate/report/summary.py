@@ -1,0 +1,106 @@
+"""All arms beside the unmodified VLM in one table: what a run found, as `summary.json` and the closing table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drift.evaluate.scores import ROLES, Mean, Scores, read_scores
+from drift.ground.artifacts import SCHEMA, read_json
+from drift.ground.errors import DataError
+
+Folders = tuple[Path, Path | None]
+"""An arm's scores, and its record if it has one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in the closing table. Differences are paired, in points, against the unmodified VLM."""
+
+    label: str
+    benchmarks: dict[str, float]
+    """Percent right."""
+    reasoning: Mean | None
+    perception: Mean | None
+    reasoning_difference: float | None = None
+    perception_difference: float | None = None
+    retained: bool | None = None
+    """Whether the lower bound of its perception lies within the gate's margin; None for the unmodified VLM itself."""
+    projection: dict[str, float] = dataclasses.field(default_factory=dict)
+    """How far the weights went along each named Δ: 0 at the VLM, 1 at the expert."""
+    train_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the run found, in one table and one sentence. The first row is the unmodified VLM."""
+
+    candidate: str
+    winner: str
+    passed: bool
+    verdict: str
+    reasons: list[str]
+    benchmarks: dict[str, str]
+    """Role by name, reasoning first."""
+    max_perception_loss: float
+    rows: list[Row]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers for MLflow: `<arm>/reasoning` and `<arm>/perception`, means in percent."""
+        return {
+            f"{row.label}/{role}": mean.mean
+            for row in self.rows
+            for role, mean in (("reasoning", row.reasoning), ("perception", row.perception))
+            if mean is not None
+        }
+
+
+def summarize(baseline: Path, arms: Mapping[str, Folders], gate: Path) -> Summary:
+    """The closing table from score folders, records and the gate's folder.
+
+    Raises DataError if one of them is missing, or the gate did not compare an arm.
+    """
+    decision = read_json(gate / "gate.json")
+    ours = read_scores(baseline)
+    rows = [_arm_row(name, *folders, decision, gate) for name, folders in arms.items()]
+    verdict = f"{decision['candidate']} {'passed' if decision['passed'] else 'was refused'}: "
+    return Summary(
+        candidate=decision["candidate"],
+        winner=decision["winner"],
+        passed=decision["passed"],
+        verdict=verdict + " ".join(decision["reasons"]),
+        reasons=decision["reasons"],
+        benchmarks={name: role for role in ROLES for name in ours.columns(role)},
+        max_perception_loss=decision["max_perception_loss"],
+        rows=[Row(ours.label, _headlines(ours), ours.reasoning, ours.perception), *rows],
+    )
+
+
+def _arm_row(name: str, scores: Path, record: Path | None, decision: Mapping[str, Any], gate: Path) -> Row:
+    if name not in decision["comparisons"]:
+        raise DataError(f"{gate}: did not compare arm '{name}'; run `drift gate` with all arms")
+    compared = decision["comparisons"][name]
+    reasoning, perception = compared["reasoning"], compared["perception"]
+    theirs = read_scores(scores)
+    made = read_json(record / "arm.json") if record else {}
+    return Row(
+        label=name,
+        benchmarks=_headlines(theirs),
+        reasoning=theirs.reasoning,
+        perception=theirs.perception,
+        reasoning_difference=reasoning["points"],
+        perception_difference=perception["points"],
+        retained=perception["lower"] > -decision["max_perception_loss"],
+        projection=made.get("projection") or {},
+        train_seconds=(made.get("metrics") or {}).get("train/seconds"),
+    )
+
+
+def _headlines(scores: Scores) -> dict[str, float]:
+    return {name: mean.mean for name, mean in scores.columns().items()}

@@ -1,0 +1,10 @@
+"""What all stand on.
+
+errors     everything a user can get wrong, as a tree     artifacts    folders: complete or absent, with provenance
+findings   what checks find                               fingerprint  what code a step depends on
+drawing    plots as SVG
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,23 @@
+from .artifacts import read_provenance as read_provenance
+from .artifacts import staged as staged
+from .errors import (
+    CheckpointError as CheckpointError,
+)
+from .errors import (
+    ConfigError as ConfigError,
+)
+from .errors import (
+    DataError as DataError,
+)
+from .errors import (
+    DriftError as DriftError,
+)
+from .errors import (
+    PipelineError as PipelineError,
+)
+from .errors import (
+    PriorError as PriorError,
+)
+from .errors import (
+    ServiceError as ServiceError,
+)

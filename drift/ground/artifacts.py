@@ -1,0 +1,142 @@
+"""Folders that steps hand to each other: written aside, renamed when complete, with their provenance inside."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from drift import __version__
+from drift.ground.errors import DataError
+
+SCHEMA = 1
+"""Version of the contracts between steps; raised when a file or column changes its meaning."""
+
+PROVENANCE = "provenance.json"
+
+START_MODEL = "model"
+"""Where the folder of the step `start` has the model that training starts from; absent if it starts at φ_VL or another
+checkpoint."""
+
+
+@contextlib.contextmanager
+def staged(out: Path, *, keep_partial: bool = False) -> Iterator[Path]:
+    """A folder beside ``out`` to write into; renamed to ``out`` when the block ends well.
+
+    After an exception it is removed, or kept as ``<out>.partial`` with ``keep_partial``, for steps that can
+    go on from it. Raises DataError if ``out`` holds something already, or its parent is not writable.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: exists already; remove it or choose another --out")
+    partial = out.with_name(out.name + ".partial")
+    try:
+        if not keep_partial:
+            shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    try:
+        yield partial
+    except BaseException:
+        if not keep_partial:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """``content`` as indented JSON, written aside and renamed."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON file ``path``. Raises DataError if it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: missing or not JSON ({error})") from error
+
+
+def write_provenance(
+    folder: Path, step: str, *, config: Mapping[str, Any], inputs: Mapping[str, str | Path], **more: Any
+) -> None:
+    """Write ``provenance.json``: what made this folder, from which contents, with which code.
+
+    ``inputs`` maps a name to a local path, whose contents are hashed, or to an identifier, kept as it is.
+    """
+    hashed = [
+        {"name": name, "uri": str(uri), "sha256": content_sha256(Path(uri)) if Path(uri).exists() else None}
+        for name, uri in inputs.items()
+    ]
+    write_json(
+        folder / PROVENANCE,
+        {
+            "schema": SCHEMA,
+            "step": step,
+            "drift_version": __version__,
+            "code_version": os.environ.get("DRIFT_CODE_VERSION"),
+            "pipeline_run": os.environ.get("DRIFT_RUN_ID"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": config,
+            "inputs": hashed,
+            **more,
+        },
+    )
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """The provenance of a step's output. Raises DataError if there is none or its schema is another."""
+    provenance: dict[str, Any] = read_json(folder / PROVENANCE)
+    if provenance.get("schema") != SCHEMA:
+        raise DataError(f"{folder}: written with schema {provenance.get('schema')}, this version reads {SCHEMA}")
+    return provenance
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 over the contents of a file, or over (name, contents) of all files below a folder.
+
+    Provenance and hidden files do not count, so that the same work done twice has the same hash. A file's hash
+    is remembered within the process by (path, size, mtime).
+    """
+    if path.is_file():
+        status = path.stat()
+        return _file_sha256(str(path.resolve()), status.st_size, status.st_mtime_ns)
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        relative = file.relative_to(path)
+        if file.is_file() and file.name != PROVENANCE and not any(part.startswith(".") for part in relative.parts):
+            digest.update(f"{relative.as_posix()}\0{content_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def hashing(paths: Iterable[Path]) -> Iterator[None]:
+    """Hash `paths` in a thread of its own while the block runs; `write_provenance` then finds the hashes ready."""
+
+    def work() -> None:
+        with contextlib.suppress(OSError):  # what cannot be read is said when the hash is asked for
+            for path in paths:
+                content_sha256(path)
+
+    thread = threading.Thread(target=work, name="hashing", daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, "sha256").hexdigest()

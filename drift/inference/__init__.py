@@ -1,0 +1,10 @@
+"""Asking a model, wherever it is: a question in, a `Reply` out, kept on disk as it comes.
+
+local       a checkpoint on this machine, batch by batch   endpoint   any OpenAI-compatible server
+images      images as models see them                     reply      what a model wrote
+parts       replies on disk, appended as they come
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+from .endpoint import Endpoint as Endpoint
+from .local import LocalModel as LocalModel
+from .reply import Reply as Reply

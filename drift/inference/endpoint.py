@@ -1,0 +1,187 @@
+"""A server that speaks OpenAI's chat completions: many requests in flight, retried by the client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+import openai
+
+from drift.config.servers import EndpointConfig
+from drift.ground.errors import ConfigError, ServiceError
+from drift.inference.images import data_url
+from drift.inference.reply import Reply
+
+CHECK_SECONDS = 30.0
+
+_HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+"""Refusals that every further request would meet as well."""
+
+
+class Question(Protocol):
+    """What is asked: the user's text and encoded images."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def images(self) -> list[bytes]: ...
+
+
+Asked = TypeVar("Asked", bound=Question)
+
+
+class Endpoint(Generic[Asked]):
+    """Keeps ``concurrency`` requests in flight. The key comes from the named variable alone and is never written."""
+
+    batch_size = 1
+
+    def __init__(
+        self,
+        server: EndpointConfig,
+        model: str,
+        where: str,
+        settings: Callable[[Asked], dict[str, Any]],
+        image_max_pixels: int | None,
+    ) -> None:
+        """``settings`` are the sampling of each request; ``where`` is the server's key in the configuration.
+
+        Raises ConfigError if the key's variable is not set.
+        """
+        self.server, self.model, self.where = server, model, where
+        self.settings, self.image_max_pixels = settings, image_max_pixels
+        self.key = api_key(server.api_key_env, where)
+        for name in ("httpx2", "httpx", "openai"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # one line per request otherwise
+
+    def sample(self, requests: Iterable[Asked]) -> Generator[tuple[Asked, Reply], None, None]:
+        """Replies as they come. Raises ServiceError: no such server, or it refuses the key or the model."""
+        with asyncio.Runner() as runner:
+            answers = self._answers(iter(requests))
+
+            async def following() -> tuple[Asked, Reply] | None:
+                return await anext(answers, None)
+
+            try:
+                while answered := runner.run(following()):
+                    yield answered
+            finally:
+                runner.run(answers.aclose())
+
+    async def _answers(self, requests: Iterator[Asked]) -> AsyncGenerator[tuple[Asked, Reply], None]:
+        client = openai.AsyncOpenAI(
+            base_url=self.server.base_url,
+            api_key=self.key or "none",
+            timeout=self.server.timeout_seconds,
+            max_retries=self.server.max_retries,
+        )
+        finished: asyncio.Queue[tuple[Asked, Reply] | BaseException | None] = asyncio.Queue()
+
+        async def work() -> None:
+            try:
+                for request in requests:
+                    await finished.put((request, await self._ask(client, request)))
+            except BaseException as error:
+                await finished.put(error)
+                raise
+            await finished.put(None)
+
+        async with client:
+            await self._check(client)
+            workers = [asyncio.create_task(work()) for _ in range(self.server.concurrency)]
+            try:
+                async for answered in _until_all_end(finished, len(workers)):
+                    yield answered
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _check(self, client: openai.AsyncOpenAI) -> None:
+        """One cheap request with one retry, so that an unreachable server shows within seconds."""
+        seconds = min(CHECK_SECONDS, self.server.timeout_seconds)
+        try:
+            await client.with_options(max_retries=1, timeout=seconds).models.list()
+        except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise self._refused(error) from None
+        except openai.APIError:
+            pass  # it answers, if not this question
+
+    async def _ask(self, client: openai.AsyncOpenAI, request: Asked) -> Reply:
+        content: Any = await asyncio.to_thread(self._content, request)
+        try:
+            completion = await client.chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": content}],
+                **self.settings(request),
+            )
+        except _HOPELESS as error:
+            raise self._refused(error) from None
+        except openai.APIError as error:
+            return Reply(error=self._message(error))
+        return _reply(completion)
+
+    def _content(self, request: Asked) -> list[dict[str, Any]]:
+        urls = [data_url(image, self.image_max_pixels) for image in request.images]
+        images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        return [*images, {"type": "text", "text": request.text}]
+
+    def _refused(self, error: openai.APIError) -> ServiceError:
+        where = f"{self.where}: {self.server.base_url}"
+        if isinstance(error, openai.APIConnectionError):
+            cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
+            return ServiceError(f"{where} does not answer{cause}; start the server or correct base_url")
+        hint = "correct model" if isinstance(error, openai.NotFoundError) else "check api_key_env"
+        return ServiceError(f"{where} refuses '{self.model}': {self._message(error)}; {hint}")
+
+    def _message(self, error: openai.APIError) -> str:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return (message.replace(self.key, "***") if self.key else message)[:200]
+
+
+async def _until_all_end(
+    finished: asyncio.Queue[tuple[Asked, Reply] | BaseException | None], workers: int
+) -> AsyncIterator[tuple[Asked, Reply]]:
+    while workers:
+        item = await finished.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            workers -= 1
+        else:
+            yield item
+
+
+def api_key(variable: str | None, where: str) -> str | None:
+    """The key in an environment variable; None where none is named. Raises ConfigError if it is not set."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise ConfigError(
+            f"{where}.api_key_env: the environment variable '{variable}' is not set; export it, "
+            "or remove api_key_env for a server without keys"
+        )
+    return key
+
+
+def _reply(completion: Any) -> Reply:
+    if not completion.choices:
+        return Reply(error="the server sent no choice")
+    choice, usage = completion.choices[0], completion.usage
+    reasoning = getattr(choice.message, "reasoning", None) or getattr(choice.message, "reasoning_content", None)
+    return Reply(
+        text=_encodable(choice.message.content or ""),
+        reasoning=_encodable(reasoning) if reasoning else None,
+        finish_reason=choice.finish_reason if choice.finish_reason in {"stop", "length"} else None,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+    )
+
+
+def _encodable(text: str) -> str:
+    """Without lone surrogates, which JSON can carry and files cannot."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,149 @@
+"""What each arm of a configuration will do, before a GPU is spent: from headers, and Δ's statistics or a sample of it.
+
+Adam moves no weight by much more than the learning rate η in a step, so along Δ a training goes at most as far as
+reach = Ση · ‖Δ‖₁ / ‖Δ‖₂² (a projection: 0 at φ_VL, 1 at the expert), Ση over all steps. It is a bound, not a forecast
+of where training ends: gradients that agree reach it, others stay below.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from drift.config.chain import Config
+from drift.config.models import MergeConfig
+from drift.config.train import TrainConfig
+from drift.ground.errors import ConfigError, MissingCheckpointError
+from drift.training.launch import processes_of
+from drift.weights.deltafile import load_delta
+from drift.weights.merging import plan_merge
+from drift.weights.pairing import DeltaPlan, plan
+from drift.weights.streaming import chunks
+
+logger = logging.getLogger(__name__)
+
+TOO_SHORT = 0.05
+"""Below this reach the weights stay at φ_VL whatever α is."""
+TOO_FAR = 1.2
+"""Above this reach a constant α can take the weights past the expert, where both skills break."""
+SAMPLED_ELEMENTS = 1 << 15
+
+
+@dataclass(frozen=True)
+class ArmForecast:
+    """One arm: what it does, its optimizer steps, Ση, how far it can go along its Δ, and what to make of that."""
+
+    arm: str
+    does: str
+    steps: int = 0
+    sum_of_rates: float = 0.0
+    reach: float | None = None
+    remark: str = ""
+
+
+def forecast(
+    config: Config, *, samples: int | None = None, deltas: Path | None = None, gpus: int | None = None
+) -> list[ArmForecast]:
+    """Every arm in the configuration's order; reads headers, and a few megabytes of a Δ that is not in `deltas`.
+
+    `samples`: rows of the training set (default: what `curate` is asked to keep). `deltas`: a folder with one folder
+    per named Δ. `gpus`: of the machine that trains; default: those torch sees here. Raises what a run would raise for
+    models that do not fit together; of models that are not here only the reach is left out, with a warning.
+    """
+    arm = functools.partial(_arm, config, samples=samples, deltas=deltas, gpus=gpus)
+    try:
+        return [arm(name) for name in config.arms]
+    except MissingCheckpointError as error:
+        logger.warning("reach: not known (%s)", error)
+        return [arm(name, headers=False) for name in config.arms]
+
+
+def expected_rows(config: Config, samples: int | None = None) -> int:
+    """Rows of the training set: ``samples``, else those that `curate` keeps, and its replay. Raises ConfigError."""
+    keep, replay = config.curate.keep, config.curate.replay
+    if samples:
+        return samples
+    if keep is None:
+        raise ConfigError("curate.keep: null keeps all, so the number of steps is not known; give --samples")
+    return round(keep / (1 - replay.fraction)) if replay else keep
+
+
+def sum_of_rates(train: TrainConfig, steps: int) -> float:
+    """Ση over the steps: the warm-up's triangle, then η for a constant schedule, η/2 on average for a falling one."""
+    warmup = 0.0 if train.lr_scheduler == "constant" else train.warmup_ratio * steps
+    share = 1.0 if train.lr_scheduler.startswith("constant") else 0.5
+    return train.learning_rate * (0.5 * warmup + share * (steps - warmup))
+
+
+def remark(reach: float, train: TrainConfig) -> str:
+    """What a reach means for an arm with a prior."""
+    if reach < TOO_SHORT:
+        return f"α cannot matter at this learning rate: Adam reaches at most {reach:.2g} of Δ"
+    constant = train.prior is not None and train.prior.schedule.kind == "constant"
+    if reach > TOO_FAR and constant:
+        return f"may overshoot: Adam can reach {reach:.2g} of Δ; set train.prior.schedule.kind=projection"
+    return f"Adam can reach {reach:.2g} of Δ"
+
+
+def _arm(
+    config: Config, name: str, *, samples: int | None, deltas: Path | None, gpus: int | None, headers: bool = True
+) -> ArmForecast:
+    arm, train = config.arms[name], config.arm_train(name)
+    merge = _merge(config, arm.merge, headers) if arm.merge else ""
+    if train is None:
+        return ArmForecast(name, merge)
+    does = f"{merge}, then " * bool(merge) + (f"DRIFT along '{arm.delta}'" if arm.delta else "SFT")
+    steps = _steps(train, expected_rows(config, samples), processes_of(train.processes, gpus))
+    rates = sum_of_rates(train, steps)
+    if arm.delta is None or not (headers or deltas):
+        return ArmForecast(name, does, steps, rates)
+    reach = rates * _ratio(config, arm.delta, deltas)
+    return ArmForecast(name, does, steps, rates, reach, remark(reach, train))
+
+
+def _merge(config: Config, merge: MergeConfig, headers: bool) -> str:
+    if not headers:
+        return merge.method
+    models = config.models
+    todo = plan_merge(merge, expert=models.expert, vlm=models.vlm, base=models.base)
+    return f"{merge.method} of {len(todo.canonical)} tensors"
+
+
+def _steps(train: TrainConfig, rows: int, processes: int) -> int:
+    a_step = train.per_device_batch_size * train.gradient_accumulation * processes
+    return math.ceil(train.epochs * math.ceil(rows / a_step))
+
+
+def _ratio(config: Config, delta: str, deltas: Path | None) -> float:
+    """‖Δ‖₁ / ‖Δ‖₂² over all tensors of a Δ."""
+    models = config.models
+    if deltas is not None:
+        prior = load_delta(deltas / delta)
+        return math.fsum(entry["l1"] for entry in prior.stats.values()) / prior.squared_l2
+    return sampled_ratio(plan(config.deltas[delta], expert=models.expert, vlm=models.vlm, base=models.base))
+
+
+def sampled_ratio(todo: DeltaPlan) -> float:
+    """‖Δ‖₁ / ‖Δ‖₂² from the first rows of every matrix; a ratio of means, so the size of the sample drops out.
+
+    Of several experts the smallest ratio, of the one that moved furthest. Raises ConfigError if a sample is all 0.
+    """
+    return min(_pair_ratio(todo, place) for place in range(len(todo.pairs)))
+
+
+def _pair_ratio(todo: DeltaPlan, place: int) -> float:
+    pair, l1, squared = todo.pairs[place], 0.0, 0.0
+    for source in todo.sources:
+        expert, other = source.pairs[place]
+        rows = (
+            model.first_rows(name, SAMPLED_ELEMENTS) for model, name in ((pair.expert, expert), (pair.other, other))
+        )
+        for e, o in chunks(*rows):
+            difference = e - o
+            l1, squared = l1 + float(difference.abs().sum()), squared + float(difference @ difference)
+    if not squared:
+        raise ConfigError(f"{pair.expert.path} and {pair.other.path}: no difference in a sample of {todo.direction}")
+    return l1 / squared

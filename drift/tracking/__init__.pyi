@@ -1,0 +1,9 @@
+from .journal import Relay as Relay
+from .registry import find_champion as find_champion
+from .registry import register as register
+from .runs import Tracker as Tracker
+from .steps import finish_pipeline as finish_pipeline
+from .steps import run_step as run_step
+from .store import check_server as check_server
+from .store import store_uri as store_uri
+from .store import use_store as use_store

@@ -1,0 +1,286 @@
+"""MLflow's model registry: a version exists only for a model that passed the gate, and once per model.
+
+Order, safe to stop at any point and to repeat: the version with its fingerprint, alias `candidate`, then `previous`,
+and `champion` last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drift.config.gate import RegisterConfig
+from drift.ground.artifacts import content_sha256, read_json, staged, write_json
+from drift.ground.errors import ConfigError, DataError, DriftError, ServiceError
+from drift.tracking import store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+FINGERPRINT = "drift.fingerprint"
+CHECKED = "drift.checked"
+MODEL_TYPE = "vlm"
+
+
+@dataclass(frozen=True)
+class RegisterReport:
+    """`registered.json`: the version, and whether this call made it or found it."""
+
+    model: str
+    version: int
+    uri: str
+    champion: bool
+    previous: int | None
+    created: bool
+    fingerprint: str
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers for MLflow."""
+        return {"register/version": float(self.version), "register/created": float(self.created)}
+
+
+def register(
+    config: RegisterConfig, *, model: str, gate: Path, out: Path | None = None, tags: Mapping[str, str] | None = None
+) -> RegisterReport:
+    """Put `model`, a directory or an address such as `s3://…`, into the registry at MLFLOW_TRACKING_URI.
+
+    A directory is copied into MLflow, an address is registered as it is. The same contents again give the same
+    version. Raises DriftError if `gate`, a folder with `gate.json`, refused, or decided on another model.
+    """
+    decision = read_json(gate / "gate.json")
+    fingerprint = _allowed(model, decision)
+    uri = os.environ.get(store.URI)
+    if not uri:
+        raise ServiceError(f"{store.URI} is not set; there is no registry to put {model} into")
+    client = store.open_client(uri)
+    try:
+        report = _register(client, config, model, fingerprint, _tags(decision, fingerprint, model, tags or {}))
+    except DriftError:
+        raise
+    except Exception as error:  # MLflow and the object store raise many kinds
+        raise ServiceError(
+            f"{model}: MLflow at {store.redact(uri)} did not register it ({store.first_line(error)})"
+        ) from error
+    if out is not None:
+        with staged(out) as folder:
+            write_json(folder / "registered.json", asdict(report))
+    return report
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that the alias `champion` names."""
+
+    model: str
+    version: int
+    fingerprint: str
+    """Hash of its contents; empty where it was registered by other means, then it cannot be checked."""
+
+    def to_json(self) -> str:
+        """As a parameter of the steps that need it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def parse_champion(text: str) -> Champion | None:
+    """The champion that `Champion.to_json` wrote; None for ''. Raises ConfigError for anything else."""
+    try:
+        return Champion(**json.loads(text)) if text else None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"champion: '{text}' is not what the step champion returned") from error
+
+
+def find_champion(model: str) -> Champion | None:
+    """The champion of a registered model at MLFLOW_TRACKING_URI; None if there is none.
+
+    Raises ServiceError if MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    uri, client = _open(f"asked for the champion of {model}")
+    try:
+        found = client.get_model_version_by_alias(model, "champion")
+    except MlflowException as error:
+        # no such model, or a model without the alias
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise ServiceError(f"{model}: MLflow at {store.redact(uri)} {store.first_line(error)}") from error
+    return Champion(model, int(found.version), found.tags.get(FINGERPRINT, ""))
+
+
+def check_rights(model: str) -> str:
+    """What the user of MLFLOW_TRACKING_URI may do with a registered model, by doing it and taking it back.
+
+    A tag is set and removed, which needs the same right as moving an alias; where the model does not exist yet, one of
+    another name is made and deleted. Raises ServiceError if MLflow refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    uri, client = _open(f"asked about {model}")
+    try:
+        if _exists(client, model):
+            client.set_registered_model_tag(model, CHECKED, "now")
+            client.delete_registered_model_tag(model, CHECKED)
+            return f"{model} may be changed"
+        client.create_registered_model(made := f"{model}-{uuid.uuid4().hex[:8]}")
+        client.delete_registered_model(made)
+        return f"{model} may be made"
+    except MlflowException as error:
+        said = store.first_line(error)
+        raise ServiceError(f"{model}: MLflow at {store.redact(uri)} refuses ({said}); ask for the right") from error
+
+
+def _exists(client: MlflowClient, model: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
+
+
+def fetch(champion: Champion, into: Path) -> Path:
+    """The champion's model directory, downloaded into the empty folder ``into``.
+
+    Raises ServiceError if it cannot be downloaded, DataError if its contents are not those that were registered.
+    """
+    import mlflow
+
+    uri, _ = _open(f"asked for version {champion.version} of {champion.model}")
+    address = f"models:/{champion.model}/{champion.version}"
+    try:
+        path = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(into), tracking_uri=uri))
+    except Exception as error:  # MLflow and the object store raise many kinds
+        raise ServiceError(f"{address}: cannot be downloaded ({store.first_line(error)})") from error
+    if champion.fingerprint not in ("", found := content_sha256(path)):
+        raise DataError(
+            f"{address}: its contents are {found[:12]}, not {champion.fingerprint[:12]} as registered; move the alias "
+            "champion to a whole version"
+        )
+    return path
+
+
+def _open(what: str) -> tuple[str, MlflowClient]:
+    uri = os.environ.get(store.URI)
+    if not uri:
+        raise ServiceError(f"{store.URI} is not set; there is no registry to be {what}")
+    return uri, store.open_client(uri)
+
+
+def _allowed(model: str, decision: Mapping[str, Any]) -> str:
+    """The fingerprint of `model`, if the gate passed it and no other."""
+    if decision.get("passed") is not True or not decision.get("winner"):
+        reason = next(iter(decision.get("reasons", [])), "no reason given")
+        raise DriftError(f"{model}: the gate refused it ({reason}); nothing is registered")
+    if not Path(model).exists() and "://" not in model:
+        raise DataError(f"{model}: no such model directory; nothing is registered")
+    decided = decision.get("model_sha256")
+    if not decided:
+        raise DataError(
+            f"{model}: gate.json names no model_sha256, as for a served model; evaluate the directory, then the gate"
+        )
+    if not Path(model).exists():
+        return str(decided)
+    if decided != (ours := content_sha256(Path(model))):
+        raise DriftError(
+            f"{model}: the gate decided on another model (contents {str(decided)[:12]}, not {ours[:12]}); "
+            "nothing is registered"
+        )
+    return ours
+
+
+def _tags(decision: Mapping[str, Any], fingerprint: str, model: str, more: Mapping[str, str]) -> dict[str, str]:
+    run = os.environ.get("DRIFT_RUN_ID")
+    return {
+        FINGERPRINT: fingerprint,
+        "drift.source_uri": store.redact(model),
+        "drift.gate": "passed",
+        "drift.arm": str(decision["winner"]),
+        **({"kfp.pipeline_run_id": run} if run else {}),
+        **more,
+    }
+
+
+def _register(
+    client: MlflowClient, config: RegisterConfig, model: str, fingerprint: str, tags: Mapping[str, str]
+) -> RegisterReport:
+    _ensure_model(client, config.model)
+    known = client.search_model_versions(f"name = '{config.model}' and tags.`{FINGERPRINT}` = '{fingerprint}'")
+    version = known[0] if known else _create(client, config.model, model, fingerprint, tags)
+    number = int(version.version)
+    client.set_registered_model_alias(config.model, "candidate", str(number))
+    previous = _promote(client, config.model, number) if config.promote else None
+    champion = _aliases(client, config.model).get("champion") == number
+    uri = f"models:/{config.model}/{number}"
+    return RegisterReport(config.model, number, uri, champion, previous, not known, fingerprint)
+
+
+def _create(client: MlflowClient, name: str, model: str, fingerprint: str, tags: Mapping[str, str]) -> ModelVersion:
+    run = _pipeline_run(client)
+    if not Path(model).exists():
+        return client.create_model_version(name, source=model, run_id=run, tags=dict(tags))
+    logged = _logged_model(client, name, Path(model), fingerprint, run, tags)
+    return client.create_model_version(
+        name, source=logged.model_uri, run_id=run, tags=dict(tags), model_id=logged.model_id
+    )
+
+
+def _logged_model(
+    client: MlflowClient, name: str, model: Path, fingerprint: str, run: str | None, tags: Mapping[str, str]
+) -> LoggedModel:
+    """The model's copy in MLflow, made if there is no whole one yet."""
+    experiment = client.get_run(run).info.experiment_id if run else _experiment(client)
+    mine = f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'"
+    for found in client.search_logged_models([experiment], mine):
+        if str(found.status) == "READY":
+            return found
+        client.finalize_logged_model(found.model_id, "FAILED")
+    made = client.create_logged_model(experiment, name=name, source_run_id=run, tags=dict(tags), model_type=MODEL_TYPE)
+    client.log_model_artifacts(made.model_id, str(model))
+    return client.finalize_logged_model(made.model_id, "READY")
+
+
+def _promote(client: MlflowClient, name: str, number: int) -> int | None:
+    """Move `champion` to the version; the one before stays at `previous`. Returns the one before."""
+    aliases = _aliases(client, name)
+    champion = aliases.get("champion")
+    if champion == number:
+        return aliases.get("previous")
+    if champion is not None:
+        client.set_registered_model_alias(name, "previous", str(champion))
+        client.set_model_version_tag(name, str(number), "drift.promoted_from", str(champion))
+    client.set_registered_model_alias(name, "champion", str(number))
+    return champion
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+
+def _ensure_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _pipeline_run(client: MlflowClient) -> str | None:
+    """The MLflow run of the pipeline run this process belongs to, where it does."""
+    run = os.environ.get("DRIFT_MLFLOW_RUN_ID") or os.environ.get("MLFLOW_RUN_ID")
+    return run if run else None
+
+
+def _experiment(client: MlflowClient) -> str:
+    return store.ensure_experiment(client, os.environ[store.URI], os.environ.get(store.EXPERIMENT, "drift"))

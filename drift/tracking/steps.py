@@ -1,0 +1,235 @@
+"""One step of a pipeline run, as a component calls it: checked parameter in, journal and step record out.
+
+On this machine the step writes to the run's journal, and the runner passes it on to MLflow. On a cluster (no
+DRIFT_RUN_DIR) the step logs to MLflow itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from drift.config.section import SectionType, from_json
+from drift.ground.artifacts import content_sha256, read_json, write_json
+from drift.ground.errors import ConfigError, DataError, DriftError, ServiceError
+from drift.tracking.journal import Event, append, step_key
+
+log = logging.getLogger(__name__)
+
+RUN_ID = "DRIFT_RUN_ID"
+RUN_DIR = "DRIFT_RUN_DIR"
+LIFELINE = "DRIFT_LIFELINE"
+"""File descriptor of a pipe whose other end the runner holds: it closes when the runner dies, however it dies."""
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+class Report(Protocol):
+    """What every step function returns; it may have `warnings`, sentences that a person should see."""
+
+    def metrics(self) -> dict[str, float]: ...
+
+
+ReportType = TypeVar("ReportType", bound=Report)
+
+
+def run_step(
+    step: str,
+    parameter: str,
+    section: type[SectionType],
+    work: Callable[[SectionType], ReportType],
+    *,
+    record: str | Path,
+    arm: str = "",
+    files: Sequence[str | Path] = (),
+    datasets: Mapping[str, str | Path] | None = None,
+    history: str | Path | None = None,
+) -> ReportType:
+    """Run `work` on the section in `parameter`, and say in the journal and in the file `record` what it did.
+
+    `files` are the small files to keep in MLflow, `datasets` the artifact folders the step reads, `history` a file
+    of one JSON object per training step. Raises what `work` raises, after it is written down.
+    """
+    _die_with_the_runner()
+    config, payload = _parse(step, parameter, section)
+    journal = StepJournal(step, arm)
+    journal.write("started", params=flatten(step, payload["config"]), inputs=_inputs(payload, datasets or {}))
+    started = time.time()
+    try:
+        with _terminable():
+            report = work(config)
+    except BaseException as error:
+        journal.write("ended", status=_status(error), error=_one_line(error), seconds=time.time() - started)
+        raise
+    seconds = time.time() - started
+    metrics = report.metrics()
+    journal.write("metrics", metrics=_points(metrics, history))
+    journal.write("files", paths=[str(Path(file).resolve()) for file in files])
+    journal.write("ended", status="FINISHED", error=None, seconds=seconds)
+    warnings = list(getattr(report, "warnings", ()))
+    write_json(Path(record), _record(journal, parameter, seconds, metrics) | {"warnings": warnings})
+    return report
+
+
+def finish_pipeline(state: str) -> None:
+    """What the exit handler does: on a cluster, close the pipeline's run in MLflow. Here the runner does."""
+    if os.environ.get(RUN_DIR):
+        append(Path(os.environ[RUN_DIR]), _event("", "finalize", "", "pipeline", state=state))
+        return
+    from drift.tracking.runs import tracker_from_environment
+
+    if tracker := tracker_from_environment():
+        tracker.finalize({"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED"}.get(state, "FAILED"))
+
+
+class StepJournal:
+    """Where a step's events go: the run's journal, or MLflow itself where there is none."""
+
+    def __init__(self, step: str, arm: str) -> None:
+        self.step, self.arm = step, arm
+        self.key = step_key(os.environ.get(RUN_ID, "local"), step, arm)
+        folder = os.environ.get(RUN_DIR)
+        self._folder = Path(folder) if folder else None
+        self._events: list[Event] = []
+        self._tracker = None if folder else _tracker()
+
+    def write(self, event: str, **content: Any) -> None:
+        """Append one event; never raises because of MLflow."""
+        line = _event(self.key, self.step, self.arm, event, **content)
+        if self._folder:
+            append(self._folder, line)
+        elif self._tracker:
+            self._tracker.apply_or_warn(line)
+
+
+def arm_of(parameter: str) -> str:
+    """The name of the arm a loop's parameter describes."""
+    return str(json.loads(parameter)["config"]["name"])
+
+
+def labelled(folders: Iterable[str | Path], file: str, key: str) -> dict[str, Path]:
+    """Collected folders by the name each says it has, such as `label` in `scores.json`."""
+    return {str(read_json(Path(folder) / file)[key]): Path(folder) for folder in folders}
+
+
+def model_uri(arm: str, records: Iterable[Path]) -> str:
+    """Where the arm's model is, as its record says. Raises DataError if no record is the arm's."""
+    known = {record["arm"]: str(record["model_uri"]) for record in (read_json(path / "arm.json") for path in records)}
+    if arm not in known:
+        raise DataError(f"arm '{arm}' has no record; known: {', '.join(known)}")
+    return known[arm]
+
+
+def flatten(prefix: str, value: Any) -> dict[str, str]:
+    """A section as dotted parameters: `train.prior.alpha` = `-1.0`. Empty and null values are written as JSON."""
+    if isinstance(value, Mapping) and value:
+        return {key: text for name, inner in value.items() for key, text in flatten(f"{prefix}.{name}", inner).items()}
+    return {prefix: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+
+
+def parameter_sha256(parameter: str) -> str:
+    """Identifies the parameter a step was given."""
+    return hashlib.sha256(parameter.encode()).hexdigest()
+
+
+def _parse(step: str, parameter: str, section: type[SectionType]) -> tuple[SectionType, dict[str, Any]]:
+    """The section and the whole parameter; a section alone, from a pipeline that is not ours, is completed."""
+    try:
+        payload: dict[str, Any] = json.loads(parameter)
+        if payload.get("config") is None:
+            payload = {"config": payload, "code": "", "inputs": {}}
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{step}: not a parameter that `drift run` or `drift compile` made, nor a section") from error
+    return from_json(section, json.dumps(payload["config"])), payload
+
+
+def _event(key: str, step: str, arm: str, event: str, **content: Any) -> Event:
+    return {"key": key, "step": step, "arm": arm, "event": event, "time": time.time(), "pid": os.getpid(), **content}
+
+
+def _inputs(payload: Mapping[str, Any], datasets: Mapping[str, str | Path]) -> list[dict[str, str]]:
+    known = [{"name": name, "digest": digest, "uri": name} for name, digest in payload["inputs"].items()]
+    read = [{"name": name, "digest": content_sha256(Path(path)), "uri": str(path)} for name, path in datasets.items()]
+    return [*known, *read]
+
+
+def _points(metrics: Mapping[str, float], history: str | Path | None) -> list[tuple[str, float, int, int]]:
+    """(name, value, milliseconds, training step) for every metric and every point of the history."""
+    now = int(time.time() * 1000)
+    points = [(name, float(value), now, 0) for name, value in metrics.items()]
+    for line in Path(history).read_text(encoding="utf-8").splitlines() if history else ():
+        row = json.loads(line)
+        step = int(row.pop("step"))
+        curves = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        points += [(name if "/" in name else f"train/{name}", float(v), now, step) for name, v in curves.items()]
+    return points
+
+
+def _record(journal: StepJournal, parameter: str, seconds: float, metrics: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "step": journal.step,
+        "arm": journal.arm,
+        "key": journal.key,
+        "parameter_sha256": parameter_sha256(parameter),
+        "seconds": round(seconds, 3),
+        "metrics": metrics,
+    }
+
+
+def _status(error: BaseException) -> str:
+    killed = isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == TERMINATED)
+    return "KILLED" if killed else "FAILED"
+
+
+def _one_line(error: BaseException) -> str:
+    message = " ".join(str(error).split())
+    return message if isinstance(error, DriftError) else f"{type(error).__name__}: {message}"
+
+
+def _tracker() -> Any:
+    from drift.tracking.runs import tracker_from_environment
+
+    try:
+        return tracker_from_environment()
+    except ServiceError as error:
+        log.warning("this step is not tracked: %s", error)
+        return None
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as an exception, so that it is written down and cleaned up like one."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _die_with_the_runner() -> None:
+    """End this process group when the runner's end of the lifeline closes, even by SIGKILL: no orphan writes on."""
+    descriptor = os.environ.pop(LIFELINE, None)
+    if descriptor is None:
+        return
+
+    def wait() -> None:
+        os.read(int(descriptor), 1)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    if select.select([int(descriptor)], [], [], 0)[0]:
+        wait()  # it died while this process was starting
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()

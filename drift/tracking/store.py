@@ -1,0 +1,171 @@
+"""The MLflow store: where it is, that it answers, and runs found again by key and never made twice.
+
+Only this module, `runs` and `registry` know MLflow. Everything goes through explicit run ids; there is no active run.
+The server is MLFLOW_TRACKING_URI; without it, an SQLite store in the folder of runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drift.ground.errors import ServiceError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+URI = "MLFLOW_TRACKING_URI"
+EXPERIMENT = "DRIFT_EXPERIMENT"
+KEY = "drift.run_key"
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_POLITE = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""MLflow's own settings are 7 retries of 120 s, which would stop a training while a server is away."""
+
+
+def store_uri(runs: Path) -> str:
+    """MLFLOW_TRACKING_URI, or the SQLite store in the folder `runs`."""
+    return os.environ.get(URI) or f"sqlite:///{runs.resolve()}/mlflow.db"
+
+
+def use_store(runs: Path) -> None:
+    """Make the store of `runs` the one that this process uses, unless MLFLOW_TRACKING_URI names another."""
+    os.environ[URI] = store_uri(runs)
+
+
+def ui_command(runs: Path, port: int = 5000) -> list[str]:
+    """The command that shows the runs in a browser on 127.0.0.1. Raises ServiceError if a server does already."""
+    uri = store_uri(runs)
+    if not uri.startswith("sqlite:///"):
+        raise ServiceError(f"{URI}: the runs are at {redact(uri)}; open that address")
+    open_client(uri)
+    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    return [*server, "--backend-store-uri", uri, "--default-artifact-root", str(_artifacts(uri))]
+
+
+def check_server(uri: str) -> None:
+    """Raise ServiceError within about five seconds if no MLflow answers at `uri`."""
+    client = open_client(uri, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"})
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:  # connection, host check, authentication: all kinds
+        raise ServiceError(f"{URI}: MLflow at {redact(uri)} does not answer ({first_line(error)})") from error
+    finally:
+        os.environ.update(_POLITE)
+
+
+def server_version(uri: str) -> str:
+    """The version that the server at `uri` says it has; '' for a store without one. Raises ServiceError."""
+    if not uri.startswith("http"):
+        return ""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(get_default_host_creds(uri), "/version", "GET", max_retries=1, timeout=4)
+    if not answer.ok:
+        raise ServiceError(f"{URI}: {redact(uri)}/version answers {answer.status_code}; is it an MLflow server?")
+    return answer.text.strip()
+
+
+def open_client(uri: str, settings: dict[str, str] = _POLITE) -> MlflowClient:
+    """A client of the store at `uri`. Opening an SQLite store for the first time is done by one process only."""
+    for name, value in (_POLITE | settings).items():
+        os.environ[name] = value
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    try:
+        with _first_use(uri) as embedded:
+            client = MlflowClient(uri, registry_uri=uri)
+            if embedded:
+                client.search_experiments(max_results=1)  # makes or migrates the tables
+            return client
+    except Exception as error:
+        raise ServiceError(f"{URI}: '{redact(uri)}' cannot be used ({first_line(error)})") from error
+
+
+def store_identity(uri: str, experiment: str) -> str:
+    """What tells this store from another at the same address: a new database has a new creation time."""
+    client = open_client(uri)
+    known = client.get_experiment(ensure_experiment(client, uri, experiment))
+    return f"{redact(uri)}#{known.experiment_id}@{known.creation_time}"
+
+
+def ensure_run(client: MlflowClient, experiment_id: str, key: str, name: str, tags: Mapping[str, str]) -> str:
+    """The run with the key, made if there is none. Of two made at once the oldest stays, in every process."""
+    found = find_runs(client, experiment_id, key)
+    if found:
+        return str(found[0].info.run_id)
+    made = str(client.create_run(experiment_id, run_name=name, tags={KEY: key, **tags}).info.run_id)
+    first = str(find_runs(client, experiment_id, key)[0].info.run_id)
+    if first != made:
+        client.delete_run(made)
+    return first
+
+
+def redact(text: str) -> str:
+    """`text` without the user and password of any address in it."""
+    return _CREDENTIALS.sub("", text)
+
+
+def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
+    """The runs with the key, the oldest first."""
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    return list(client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", order_by=order))
+
+
+def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """Id of the experiment, made or restored if need be."""
+    from mlflow.exceptions import MlflowException
+
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifacts(uri, name)))
+        except MlflowException:  # another process was quicker
+            known = client.get_experiment_by_name(name)
+            if known is None:
+                raise
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return str(known.experiment_id)
+
+
+def _artifacts(uri: str, name: str = "") -> str | None:
+    """Artifacts of the embedded store lie beside it; a server decides itself."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / name).as_uri()
+
+
+@contextlib.contextmanager
+def _first_use(uri: str) -> Iterator[bool]:
+    """Processes that open a fresh SQLite store at once break each other's schema; one at a time. Yields whether
+    the store is such a one."""
+    if not uri.startswith("sqlite:///"):
+        yield False
+        return
+    path = Path(uri.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield True
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of MLflow says, on one line and without passwords."""
+    return redact((str(error).splitlines() or [type(error).__name__])[0])[:300]

@@ -1,0 +1,204 @@
+"""One rank of a training: transformers' Trainer with the prior, checkpoints that are whole, and the final model.
+
+`drift.training.sft` prepares the folder and starts this on every rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from tqdm.auto import tqdm
+
+from drift.config.train import KEPT_CHECKPOINTS, TrainConfig
+from drift.prior.callback import PriorCallback
+from drift.prior.prior import BindReport, Prior
+from drift.prior.shards import require_float32_masters
+from drift.training.collate import AnswerCollator, TrainingRows
+from drift.training.network import reloaded, trainable_network, trained_elements
+from drift.weights.deltafile import load_delta
+from drift.weights.modeling import load_processor, load_vlm, stored_dtype
+
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
+
+CHECKPOINTS = "checkpoints"
+COMPLETE = "complete"
+"""An empty file that a checkpoint gets when every rank has written its part."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every rank needs: the section, local inputs, the folder to write, the checkpoint to go on from."""
+
+    config: TrainConfig
+    source: Path
+    training_set: Path
+    delta: Path | None
+    folder: Path
+    checkpoint: str | None
+
+
+def fit(job: Job) -> dict[str, Any]:
+    """Train on this rank and save the model on the first; most fields of `TrainReport`, and the elements `trained`."""
+    config = job.config
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    trainer = _trainer(job)
+    trained = trained_elements(trainer.model)
+    trainer.train(resume_from_checkpoint=job.checkpoint)
+    _save(trainer, job)
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    guidance = trainer.guidance
+    bound = guidance.report if guidance and guidance.report else BindReport(0, 0, 0)
+    rows: Any = trainer.train_dataset
+    return {
+        "trained": trained,
+        "steps": trainer.state.global_step,
+        "samples": len(rows),
+        "skipped": rows.skipped,
+        "final_loss": history[-1]["loss"],
+        "guided_parameters": bound.parameters,
+        "guided_elements": bound.elements,
+        "left_out": bound.left_out,
+        "history": history,
+        "cosines": guidance.cosines if guidance else [],
+    }
+
+
+class VlmTrainer(Trainer):
+    """transformers' Trainer with a loss per token of the whole batch, and checkpoints loaded by their files' names.
+
+    The Qwen-VL classes say that they take no loss arguments, so Trainer would average the means of micro-batches: the
+    weights would depend on how a batch is cut. They do take them; with the count, each token weighs the same.
+    """
+
+    guidance: PriorCallback | None = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = True
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """transformers' own way, not strict, leaves a Qwen2.5-VL as it was: its files have older names."""
+        network: Any = model or self.model
+        if hasattr(network, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            network.load_state_dict(load_vlm(resume_from_checkpoint, dtype="float32").state_dict())
+
+
+class StepProgress(TrainerCallback):
+    """One bar over the optimizer steps, with the loss beside it (transformers' own prints a line a step)."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar on the first rank, where the training goes on from."""
+        hidden = None if state.is_world_process_zero else True
+        start = state.global_step
+        self.bar = tqdm(total=state.max_steps, initial=start, desc="train", unit="step", leave=False, disable=hidden)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One step further."""
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show the newest loss."""
+        if "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+
+class Safeguards(TrainerCallback):
+    """Refuses an optimizer without float32 masters, and marks a checkpoint when every rank has written its part."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raises PriorError."""
+        require_float32_masters(kwargs["optimizer"])
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the checkpoint of this step."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def _trainer(job: Job) -> VlmTrainer:
+    config = job.config
+    arguments = _arguments(config, job.folder / CHECKPOINTS)  # first: they tell ZeRO-3 how to load the weights
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else Trainer would spread one process over all GPUs with DataParallel
+    set_seed(config.seed)
+    processor = load_processor(job.source)
+    trainer = VlmTrainer(
+        model=trainable_network(config, job.source, processor),
+        args=arguments,
+        train_dataset=TrainingRows(job.training_set, processor, config),
+        data_collator=AnswerCollator(processor),
+        processing_class=processor,
+    )
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    if config.prior is not None and job.delta is not None:
+        trainer.guidance = PriorCallback(Prior(config.prior, load_delta(job.delta)))
+        trainer.add_callback(trainer.guidance)
+    trainer.add_callback(Safeguards())
+    trainer.add_callback(StepProgress())
+    return trainer
+
+
+def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler,
+        warmup_steps=config.warmup_ratio,
+        per_device_train_batch_size=config.per_device_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        max_grad_norm=config.max_grad_norm,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        optim="adamw_torch",
+        bf16=config.bf16,
+        activation_checkpointing=config.gradient_checkpointing,
+        use_liger_kernel=config.liger,
+        deepspeed=config.deepspeed,
+        ddp_find_unused_parameters=not config.freeze_vision,
+        seed=config.seed,
+        data_seed=config.seed,
+        disable_tqdm=True,
+        logging_steps=config.logging_steps,
+        include_num_input_tokens_seen="non_padding",
+        save_strategy="steps" if config.save_steps else "no",
+        save_steps=config.save_steps or 500,
+        save_total_limit=KEPT_CHECKPOINTS,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def _save(trainer: VlmTrainer, job: Job) -> None:
+    """Write the final model, whole, in the dtype it came in."""
+    network: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if job.config.lora is not None:
+        network = network.merge_and_unload()
+    elif trainer.is_deepspeed_enabled:
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # all ranks take part; the first gets it
+        if trainer.accelerator.is_main_process:
+            trained = {name: state[name] for name, p in network.named_parameters() if p.requires_grad}
+            network = reloaded(job.config, job.source, trainer.processing_class, trained)
+    if trainer.accelerator.is_main_process:
+        network.to(stored_dtype(job.source)).save_pretrained(job.folder)
+        for weights in job.folder.glob("*.safetensors"):
+            weights.chmod(0o644)  # transformers leaves them to their owner alone; containers run as others
+        trainer.processing_class.save_pretrained(job.folder)  # type: ignore[union-attr]
+    trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,104 @@
+"""Where training runs: in this process, or in one process per GPU of this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from drift.ground import errors
+from drift.ground.errors import DriftError, PipelineError, first_line
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+def processes_of(asked: int | None, gpus: int | None = None) -> int:
+    """Ranks of a step: as many as the configuration asks for, else one per GPU, and one on a machine without.
+
+    ``gpus``: of the machine it will run on; default: those torch sees here.
+    """
+    return asked or max(1, torch.cuda.device_count() if gpus is None else gpus)
+
+
+def launch(work: Callable[[Any], Result], job: Any, *, processes: int, deepspeed: bool = False) -> Result:
+    """What ``work(job)`` returns on rank 0. Both must be importable and picklable where there are more processes.
+
+    One process without DeepSpeed is this one. Otherwise torch's elastic agent starts ``processes`` ranks on the
+    loopback interface and ends all of them when one fails. A rank's DriftError is raised here as it was there;
+    PipelineError for any other end of a rank.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise PipelineError("WORLD_SIZE is set: drift starts its own processes; start it once, without torchrun")
+    if processes == 1 and not deepspeed:
+        return work(job)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the cause is raised, on one line
+    try:
+        results: dict[int, Result] = elastic_launch(config, _rank)(work, job, deepspeed)
+    except ChildFailedError as error:
+        raise _cause(error) from error
+    return results[0]
+
+
+def prepare_deepspeed() -> None:
+    """Start the process group through DeepSpeed, from a launcher's environment variables.
+
+    On a machine without a GPU DeepSpeed would first compile an operator for shared memory, for minutes and only to
+    speed up its all-reduce: it is told that there is none.
+    """
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import deepspeed.ops
+
+    if not on_gpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed 0.19 calls collectives that torch 2.13 has renamed: a warning at every step
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+    deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+
+
+def _rank(work: Callable[[Any], Result], job: Any, deepspeed: bool) -> Result:
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if deepspeed:
+        prepare_deepspeed()
+    try:
+        return work(job)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _cause(error: Any) -> DriftError:
+    """The first failed rank's error: its own class and line if it was a DriftError, else its end, traceback logged."""
+    rank, failure = error.get_first_failure()
+    recorded = failure.message if isinstance(failure.message, dict) else {"message": failure.message}
+    name, _, text = str(recorded["message"]).partition(": ")
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, DriftError):
+        return kind(text)
+    if trace := recorded.get("extraInfo", {}).get("py_callstack"):
+        logger.error("rank %d: %s", rank, trace)
+    return PipelineError(f"rank {rank} ended with exit code {failure.exitcode}: {first_line(str(recorded['message']))}")

@@ -1,0 +1,86 @@
+"""The network as it is trained: its dtype, which weights are free, adapters and added tokens; and whole again."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drift.config.train import LoraConfig, TrainConfig
+from drift.ground.errors import CheckpointError
+from drift.prior.shards import whole_shape
+from drift.weights.layout import canonical_names, module_of
+from drift.weights.modeling import load_vlm
+
+THINK_TOKENS = ["<think>", "</think>"]
+
+
+def trainable_network(config: TrainConfig, source: Path, processor: Any) -> Any:
+    """The model of ``source``, ready to be trained: in float32, or in what DeepSpeed makes float32 masters from."""
+    masters_elsewhere = config.deepspeed is not None and config.bf16  # DeepSpeed makes them from the 16-bit weights
+    dtype = "bfloat16" if masters_elsewhere else "float32"
+    network = _resized(load_vlm(source, dtype=dtype).train(), config, processor)
+    if config.lora is not None:
+        return _with_adapters(network, config.lora)
+    if config.freeze_vision:
+        _train_only_text(network)
+    return network
+
+
+def trained_elements(network: Any) -> int:
+    """Elements of the weights that the training can change; under LoRA those of the matrices with an adapter."""
+    adapted = [module.base_layer.weight for module in network.modules() if hasattr(module, "lora_A")]
+    return sum(math.prod(whole_shape(p)) for p in adapted or (p for p in network.parameters() if p.requires_grad))
+
+
+def reloaded(config: TrainConfig, source: Path, processor: Any, trained: dict[str, torch.Tensor]) -> Any:
+    """The model with the gathered weights that a DeepSpeed training changed; the frozen ones stay to the bit.
+
+    Loaded from ``source`` anew, without DeepSpeed: a model that was loaded under ZeRO-3 does not know the names
+    its files had, and transformers saves it under names that nothing loads.
+    """
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    network = _resized(load_vlm(source), config, processor)
+    unknown = network.load_state_dict(trained, strict=False).unexpected_keys
+    if unknown:
+        raise CheckpointError(f"{source}: has no weight '{unknown[0]}', which was trained; is it another model?")
+    return network
+
+
+def _resized(network: Any, config: TrainConfig, processor: Any) -> Any:
+    """``network`` with rows for <think> and </think>, if they are asked for and the tokenizer lacks them."""
+    if config.add_think_tokens:
+        processor.tokenizer.add_tokens(THINK_TOKENS)
+        if len(processor.tokenizer) > network.get_input_embeddings().num_embeddings:
+            network.resize_token_embeddings(len(processor.tokenizer))
+    return network
+
+
+def _train_only_text(network: Any) -> None:
+    """Freeze everything but the text decoder and the output head: vision tower and projector stay."""
+    network.requires_grad_(False)
+    network.get_decoder().requires_grad_(True)
+    if (head := network.get_output_embeddings()) is not None:
+        head.requires_grad_(True)
+
+
+def _with_adapters(network: Any, config: LoraConfig) -> Any:
+    """LoRA on the selected projections of the text decoder; all other weights are frozen."""
+    import peft
+
+    prefix = next(name for name, module in network.named_modules() if module is network.get_decoder())
+    inside = canonical_names(f"{prefix}.{name}" for name, _ in network.get_decoder().named_parameters())
+    chosen = [own for name, own in inside.items() if module_of(name) in config.modules and name.endswith(".weight")]
+    return peft.get_peft_model(
+        network,
+        peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides it
+            lora_dropout=config.dropout,
+            target_modules=[own.removesuffix(".weight") for own in chosen],
+        ),
+    )

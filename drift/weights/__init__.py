@@ -1,0 +1,11 @@
+"""Checkpoints on disk: read lazily, paired, subtracted, merged and written, tensor by tensor in small memory.
+
+checkpoints  lazy safetensors        layout     the decoder's canonical names in any family
+pairing      do two of them fit?     streaming  a safetensors writer
+delta        Δ and its statistics    deltas     all named Δ of a run     deltafile  a stored Δ
+merging      the merging baselines   modeling   models and processors    hub        is it on the hub?
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

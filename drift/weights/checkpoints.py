@@ -1,0 +1,325 @@
+"""Model directories read lazily: names, shapes and dtypes from the safetensors headers, tensors one by one.
+
+Nothing here loads a model: a header is a few hundred kilobytes, and a tensor is read when it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drift.ground.artifacts import PROVENANCE, content_sha256, read_json, read_provenance
+from drift.ground.errors import CheckpointError, DataError, MissingCheckpointError
+from drift.weights.layout import (
+    canonical_names,
+    check_architecture,
+    depth,
+    explain_missing,
+    find_partners,
+    match_parameters,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Checkpoint",
+    "TensorInfo",
+    "fingerprint",
+    "match_parameters",
+    "original_vlm_sha256",
+    "pair_decoders",
+    "read_header",
+    "resolve",
+]
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+"""Safetensors' and torch's names of the dtypes that can be subtracted and merged."""
+
+_BITS = {"BF16": 16, "F16": 16, "F32": 32, "F64": 64, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+_HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$")
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
+
+
+def resolve(reference: str) -> Path:
+    """The local directory of a checkpoint: `reference` itself, or the download of a hub id (`id` or `id@revision`).
+
+    Raises MissingCheckpointError if it is neither, or the hub cannot be reached and has not been before, and
+    CheckpointError for a file.
+    """
+    path = Path(reference).expanduser()
+    if reference and path.is_dir():
+        return path
+    if reference and path.exists():
+        raise CheckpointError(f"{reference}: a file; give the model's directory")
+    if not reference or path.is_absolute() or not _HUB_ID.match(reference):
+        raise MissingCheckpointError(f"'{reference}': no such directory; give a model directory or a hub id")
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = reference.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_HUB_FILES))
+    except Exception as error:  # huggingface_hub and httpx raise many kinds
+        raise MissingCheckpointError(
+            f"{reference}: no such directory, and no such model on the hub or the hub is out of reach "
+            f"({type(error).__name__}); check the name"
+        ) from error
+
+
+# --------------------------------------------------------------------------------------------- headers
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: `start` and `end` are byte offsets from the beginning of `file`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+    start: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor's data."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Header:
+    """A safetensors file's header: its tensors by name, its metadata, and its length in bytes."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    size_bytes: int
+
+
+def read_header(file: Path) -> Header:
+    """The header of a safetensors file. Raises CheckpointError if the file is missing, foreign or cut off."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            text = stream.read(length) if 0 < length <= size - 8 else b""
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+    try:
+        entries: dict[str, Any] = json.loads(text)
+        metadata = entries.pop("__metadata__", {})
+        tensors = {name: _tensor_info(file, entry, 8 + length) for name, entry in entries.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{file}: no safetensors file, or cut off in its header; download it again") from error
+    end = _require_gapless(file, tensors, 8 + length)
+    if end != size:
+        raise CheckpointError(f"{file}: cut off: {size} bytes, but its header describes {end}; download it again")
+    return Header(tensors, metadata, 8 + length)
+
+
+def _require_gapless(file: Path, tensors: Mapping[str, TensorInfo], start: int) -> int:
+    """Where the last tensor ends. Raises CheckpointError if a tensor's bytes do not fit its shape, or overlap."""
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        bits = _BITS.get(info.dtype)
+        if info.start != start or (bits and info.size_bytes != math.prod(info.shape) * bits // 8):
+            raise CheckpointError(
+                f"{file}: the header lies about '{name}' ({info.dtype} {list(info.shape)} in bytes {info.start} to "
+                f"{info.end}); download it again"
+            )
+        start = info.end
+    return start
+
+
+def _tensor_info(file: Path, entry: Mapping[str, Any], offset: int) -> TensorInfo:
+    start, end = entry["data_offsets"]
+    return TensorInfo(tuple(entry["shape"]), entry["dtype"], file, offset + start, offset + end)
+
+
+# --------------------------------------------------------------------------------------------- models
+
+
+class Checkpoint:
+    """A model directory: `config`, and `tensors` by their names on disk. Reads headers only.
+
+    Raises CheckpointError if the directory is incomplete, quantised, an adapter, or not in safetensors.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = _read_config(self.path)
+        self.files = _weight_files(self.path)
+        self.tensors = _read_tensors(self.path, self.files)
+        self.shapes = {name: info.shape for name, info in self.tensors.items()}
+        self._opened: dict[Path, Any] = {}
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model from the hub; None for any other directory."""
+        return self.path.name if self.path.parent.name == "snapshots" else None
+
+    @property
+    def name(self) -> str:
+        """The hub id of a model from the hub, else the name of its directory."""
+        if self.revision is None:
+            return self.path.resolve().name
+        return self.path.parent.parent.name.removeprefix("models--").replace("--", "/")
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The configuration of the text decoder: a part of a multimodal model's, or all of a text model's."""
+        for key in ("text_config", "llm_config", "language_config"):
+            if isinstance(self.config.get(key), dict):
+                nested: dict[str, Any] = self.config[key]
+                return nested
+        return self.config
+
+    def canonical(self) -> dict[str, str]:
+        """Canonical name → name on disk, of a *text* model. Raises CheckpointError if it has no decoder layers."""
+        names = canonical_names(self.tensors)
+        if not names:
+            raise CheckpointError(f"{self.path}: no tensor is named '...layers.N...'; not a text decoder known here")
+        return names
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of this name on disk, on the CPU, in its own dtype."""
+        return self._open(name).get_tensor(name)
+
+    def pieces(self, name: str, elements: int) -> Iterator[Tensor]:
+        """The tensor flat, so many elements at a time, in two memories by turns: use a piece before the next but one.
+
+        Raises CheckpointError if the file ends before the tensor does.
+        """
+        import torch
+
+        info = self.tensors[name]
+        dtype = getattr(torch, DTYPE_NAMES[info.dtype])
+        rooms = torch.empty(2, min(elements, max(1, info.size_bytes // dtype.itemsize)), dtype=dtype)
+        with info.file.open("rb", buffering=0) as file:
+            file.seek(info.start)
+            for turn, left in enumerate(range(info.size_bytes // dtype.itemsize, 0, -elements)):
+                piece = rooms[turn % 2, :left]
+                if file.readinto(piece.view(torch.uint8).numpy().data) != piece.nbytes:
+                    raise CheckpointError(f"{info.file}: ends inside '{name}'; download it again")
+                yield piece
+
+    def first_rows(self, name: str, elements: int) -> Tensor:
+        """The first rows of a tensor, about so many elements of it."""
+        rows = max(1, elements // max(1, self.shapes[name][-1]))
+        return self._open(name).get_slice(name)[:rows]
+
+    def require_float(self, name: str) -> None:
+        """Raise CheckpointError if a tensor's dtype is not one that can be subtracted and merged."""
+        if (dtype := self.tensors[name].dtype) not in DTYPE_NAMES:
+            raise CheckpointError(f"{self.path}: '{name}' is {dtype}; take the original, unquantised checkpoint")
+
+    def _open(self, name: str) -> Any:
+        from safetensors import safe_open
+
+        file = self.tensors[name].file
+        if file not in self._opened:
+            self._opened[file] = safe_open(str(file), framework="pt")
+        return self._opened[file]
+
+
+def pair_decoders(expert: Checkpoint, other: Checkpoint) -> dict[str, str]:
+    """Canonical name of the expert → name on disk in `other`, for tensors of equal shape; headers only.
+
+    The head and the embeddings may be absent (tied, or other vocabularies). Raises CheckpointError if the two
+    text decoders differ in depth, width or kind.
+    """
+    check_architecture((str(expert.path), expert.text_config), (str(other.path), other.text_config))
+    shapes = {name: expert.shapes[own] for name, own in expert.canonical().items()}
+    partners = find_partners(other.shapes, shapes)
+    inside = next((name for name in partners if name.startswith("layers.")), None)
+    if inside is None:
+        name = next(name for name in shapes if name.startswith("layers."))
+        raise CheckpointError(
+            f"{other.path}: no text decoder like that of {expert.path}; '{name}': "
+            + explain_missing(name, shapes[name], other.shapes)
+        )
+    prefix = partners[inside].removesuffix(inside)
+    depths = depth(shapes), depth(name.removeprefix(prefix) for name in other.shapes if name.startswith(prefix))
+    if depths[0] != depths[1]:
+        raise CheckpointError(f"{expert.path} has {depths[0]} layers, {other.path} has {depths[1]}: not of one base")
+    return partners
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 over the contents of a model directory's weight files (name and contents of each)."""
+    digest = hashlib.sha256()
+    for file in sorted(_weight_files(path)):
+        digest.update(f"{file.name}\0{content_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def original_vlm_sha256(path: Path) -> str:
+    """Fingerprint of the φ_VL a model was made from, as its provenance says; its own where it says nothing."""
+    return recorded_vlm_sha256(path) or fingerprint(path)
+
+
+def recorded_vlm_sha256(path: Path) -> str | None:
+    """Fingerprint of the φ_VL that a model was trained or merged from here; None for one that was not made here."""
+    return read_provenance(path).get("original_vlm_sha256") if (path / PROVENANCE).is_file() else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such model directory")
+    if (path / "adapter_config.json").is_file() and not any(path.glob("model*.safetensors")):
+        raise CheckpointError(f"{path}: only an adapter; merge it into its base model first (peft: merge_and_unload)")
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: not a model directory (no config.json)")
+    config = _read_object(path / "config.json")
+    if isinstance(quantisation := config.get("quantization_config"), dict):
+        method = quantisation.get("quant_method", "unknown method")
+        raise CheckpointError(f"{path}: quantised ({method}); take the original, unquantised checkpoint")
+    return config
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        content = read_json(file)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: not a JSON object; download it again")
+    return content
+
+
+def _weight_files(path: Path) -> list[Path]:
+    if (path / INDEX).is_file():
+        shards = set(_weight_map(path).values())
+        for shard in sorted(shards):
+            if not (path / shard).is_file():
+                raise CheckpointError(f"{path}: shard '{shard}' is missing, which {INDEX} names; download it again")
+        return sorted(path / shard for shard in shards)
+    if (path / SINGLE).is_file():
+        return [path / SINGLE]
+    if other := sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.gguf")]):
+        raise CheckpointError(f"{path}: no safetensors, only {other[0].name}; convert it to safetensors first")
+    raise CheckpointError(f"{path}: no weights ({SINGLE} or {INDEX})")
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    weight_map = _read_object(path / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path / INDEX}: has no weight_map; download it again")
+    return weight_map
+
+
+def _read_tensors(path: Path, files: list[Path]) -> dict[str, TensorInfo]:
+    headers = {file.name: read_header(file).tensors for file in files}
+    if not (path / INDEX).is_file():
+        return headers[SINGLE]
+    tensors = {}
+    for name, shard in _weight_map(path).items():
+        if name not in headers[shard]:
+            raise CheckpointError(f"{path}: {INDEX} says that '{name}' is in '{shard}', but it is not")
+        tensors[name] = headers[shard][name]
+    return tensors

@@ -1,0 +1,307 @@
+"""The prior Δ = φ_reason − φ_other, tensor by tensor from checkpoints on disk (DRIFT, section 3).
+
+φ_reason: the text expert. φ_VL: the text decoder of the multimodal model. φ_other: φ_VL (the paper's), φ_base, or
+another checkpoint. ‖·‖ is the norm over one whole tensor. Δ is stored raw, under canonical names: every scale can
+be derived from it, and it fits whatever name the running model gives to its decoder.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from drift.config.models import DeltaConfig
+from drift.ground.artifacts import content_sha256, hashing, staged, write_json, write_provenance
+from drift.ground.errors import CheckpointError
+from drift.weights.checkpoints import Checkpoint, original_vlm_sha256
+from drift.weights.deltafile import DELTA, FORMAT, STATS, LayerRow, TensorStats, layer_table, mean_cosine, relative_l2
+from drift.weights.pairing import DeltaPlan, Source, check_same_base, plan
+from drift.weights.streaming import (
+    PIECE_ELEMENTS,
+    ahead,
+    chunks,
+    created,
+    distance,
+    encode_header,
+    one_thread,
+    progress,
+    require_space,
+    write_tensor,
+)
+
+FIGURE = "delta.svg"
+LAYERS = "layers.md"
+UNHASHED = "0" * 64
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DeltaReport:
+    """What was computed: counts, whole norms, and warnings about the pair of checkpoints."""
+
+    folder: Path
+    tensors: int
+    elements: int
+    l2: float
+    relative_l2: float
+    cosine: float
+    seconds: float
+    warnings: tuple[str, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Flat names for MLflow."""
+        names = ("tensors", "elements", "l2", "relative_l2", "cosine", "seconds")
+        return {f"delta/{name}": float(getattr(self, name)) for name in names}
+
+
+def compute_delta(config: DeltaConfig, *, expert: str, vlm: str, base: str | None, out: Path) -> DeltaReport:
+    """Δ = φ_reason − φ_other for the selected tensors, in the checkpoints' dtype, streamed into the folder `out`.
+
+    With several experts Δ is their weighted mean in the sense of `mixing_factors`, tensor by tensor. Writes
+    `delta.safetensors`, `delta_stats.json`, the table `layers.md`, its picture `delta.svg`, and the provenance. Raises
+    CheckpointError if a tensor holds NaN or infinity, an expert is what is subtracted from it, or (without `force`) the
+    two do not look like fine-tunes of one base.
+    """
+    started = time.monotonic()
+    todo = plan(config, expert=expert, vlm=vlm, base=base)
+    with one_thread():
+        related = [
+            warning
+            for pair in todo.pairs
+            for warning in check_same_base(pair.expert, dict.fromkeys((pair.other, todo.vlm)), force=config.force)
+        ]
+        warnings = (*todo.warnings, *related)
+        for warning in warnings:
+            logger.warning("delta: %s", warning)
+        with staged(out) as folder:
+            require_space(folder, todo.size_bytes)
+            _require_different(todo)
+            with hashing(model.path for model in todo.checkpoints):
+                stats = _stream(todo, folder / DELTA)
+            _write_hashes(todo, folder / DELTA)
+            _write_sidecars(folder, todo, stats, warnings)
+    return _report(out, stats, time.monotonic() - started, warnings)
+
+
+def mixing_factors(norms: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """fᵢ of Δ = Σ fᵢ Δᵢ over several experts, for one tensor: fᵢ = (wᵢ/W) · m/‖Δᵢ‖₂.
+
+    W = Σ|wᵢ|, m = Σ|wᵢ|‖Δᵢ‖₂ / W. The direction is that of Σ wᵢ Δᵢ/‖Δᵢ‖₂: no expert leads because it moved further.
+    The length is not that of unit directions: a projection of 1, and the scale `absolute`, then mean what they mean
+    with one expert. n equal experts give that expert's Δ; two orthogonal ones of equal norm and weight are both at
+    projection 1. An expert that did not change this tensor (norm 0) adds nothing.
+    """
+    whole = math.fsum(abs(weight) for weight in weights)
+    mean = math.fsum(abs(weight) * norm for weight, norm in zip(weights, norms, strict=True)) / whole
+    return [weight / whole * mean / norm if norm else 0.0 for weight, norm in zip(weights, norms, strict=True)]
+
+
+def part_sums(delta: Tensor, vlm: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sums over one stretch of a tensor: |Δ|, Δ², φ_VL², φ_VL·Δ; then e·o, e², o² of each (e, o) pair; float64.
+
+    Where o is φ_VL itself its square is taken once. Values of 16 bits multiply exactly in float32, so their sums over
+    a chunk are taken in it.
+    """
+    tensors = [delta, vlm, *itertools.chain(*((e,) if o is vlm else (e, o) for e, o in pairs))]
+    exact = all(tensor.dtype.itemsize == 2 for tensor in tensors)
+    total = torch.zeros(4 + 3 * len(pairs), dtype=torch.float64)
+    for d, v, *rest in chunks(*tensors, dtype=torch.float32 if exact else torch.float64):
+        sums, left = [d @ d, v @ v, v @ d], iter(rest)
+        for _, other in pairs:
+            e = next(left)
+            o = v if other is vlm else next(left)
+            sums += [e @ o, e @ e, sums[1] if other is vlm else o @ o]
+        total += torch.stack([d.abs_().sum(), *sums]).double()
+    return total
+
+
+def stats_from_sums(sums: Tensor, weights: Sequence[float], shape: tuple[int, ...]) -> TensorStats:
+    """The statistics of a tensor, from its `part_sums`; the cosine is the mean over experts, weighted by |wᵢ|."""
+    l1, delta_squared, vlm_squared, vlm_dot_delta, *of_pairs = sums.tolist()
+    shares = [abs(weight) for weight in weights]
+    triples = zip(of_pairs[0::3], of_pairs[1::3], of_pairs[2::3], strict=True)
+    cosines = [dot / math.sqrt(e * o) if e and o else 0.0 for dot, e, o in triples]
+    return TensorStats(
+        l1=l1,
+        l2=math.sqrt(delta_squared),
+        vlm_l2=math.sqrt(vlm_squared),
+        cosine=math.fsum(share * cosine for share, cosine in zip(shares, cosines, strict=True)) / math.fsum(shares),
+        vlm_dot_delta=vlm_dot_delta,
+        numel=math.prod(shape),
+        shape=shape,
+    )
+
+
+def _require_different(todo: DeltaPlan) -> None:
+    """Raise CheckpointError if an expert is what is subtracted from it; stops reading at the first difference."""
+    for place, pair in enumerate(todo.pairs):
+        names = (source.pairs[place] for source in todo.sources)
+        if all(torch.equal(pair.expert.tensor(expert), pair.other.tensor(other)) for expert, other in names):
+            raise CheckpointError(
+                f"{pair.expert.path} and {pair.other.path} are identical in {todo.config.modules}: Δ = 0"
+            )
+
+
+def _stream(todo: DeltaPlan, file: Path) -> dict[str, TensorStats]:
+    header = _header(todo, dict.fromkeys(todo.checkpoints, UNHASHED))
+    weights = [pair.weight for pair in todo.pairs]
+    stats = {}
+    with created(file, len(header) + todo.size_bytes) as stream, progress("delta", todo.size_bytes) as bar:
+        stream.write(header)
+        for source in todo.sources:
+            sums = torch.zeros(4 + 3 * len(weights), dtype=torch.float64)
+            for delta, vlm, pairs in parts(todo, source):
+                sums += part_sums(delta, vlm, pairs)
+                write_tensor(stream, delta)
+                bar.update(delta.nbytes)
+            _require_finite(todo, source, sums)
+            stats[source.name] = stats_from_sums(sums, weights, source.shape)
+    if not any(entry["l2"] for entry in stats.values()):
+        raise CheckpointError("the experts' weights cancel out: Δ = 0; give them other weights")
+    return stats
+
+
+def _header(todo: DeltaPlan, hashes: Mapping[Checkpoint, str]) -> bytes:
+    """The header of the Δ file, which says what it is: direction, selection, and the models with their contents' hash.
+
+    Models are named without their place on this machine: the same Δ made elsewhere has the same bytes.
+    """
+    config = todo.config
+    models = [{"name": m.name, "revision": m.revision, "sha256": hashes[m]} for m in todo.checkpoints]
+    metadata = {
+        "format": FORMAT,
+        "version": "1",
+        "direction": todo.direction,
+        "modules": ",".join(config.modules),
+        "layers": config.layers or "all",
+        "models": json.dumps(models),
+    }
+    return encode_header({source.name: (source.dtype, source.shape) for source in todo.sources}, metadata)
+
+
+def _write_hashes(todo: DeltaPlan, file: Path) -> None:
+    """Put the models' hashes, which were taken while Δ was written, into the header in place of zeros."""
+    with file.open("r+b") as stream:
+        stream.write(_header(todo, {model: content_sha256(model.path) for model in todo.checkpoints}))
+
+
+def parts(todo: DeltaPlan, source: Source) -> Iterator[tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]]:
+    """Δ, φ_VL and the (expert, other) pairs of one tensor, flat, one stretch after the other.
+
+    Each tensor is read once (twice for several experts) in a thread ahead, into memory of its own: use a stretch before
+    the next.
+    """
+    factors = _factors(todo, source)
+    room = torch.empty(PIECE_ELEMENTS, dtype=source.dtype)
+    for at in _read(todo, source):
+        pairs = [(at[expert], at[other]) for expert, other in _places(todo, source)]
+        delta = room[: pairs[0][0].numel()]
+        if factors is None:
+            torch.sub(*pairs[0], out=delta)
+        else:
+            delta.copy_(mix(factors, pairs))
+        yield delta, at[todo.vlm, source.vlm], pairs
+
+
+Place = tuple[Checkpoint, str]
+"""A tensor: its checkpoint, and its name there."""
+
+
+def _places(todo: DeltaPlan, source: Source) -> list[tuple[Place, Place]]:
+    """Where the two tensors of each difference are."""
+    named = zip(todo.pairs, source.pairs, strict=True)
+    return [((pair.expert, expert), (pair.other, other)) for pair, (expert, other) in named]
+
+
+def _read(todo: DeltaPlan, source: Source) -> Iterator[dict[Place, Tensor]]:
+    """The same stretch of every tensor that one tensor of Δ needs; what is needed twice is read once."""
+    wanted = dict.fromkeys([(todo.vlm, source.vlm), *itertools.chain(*_places(todo, source))])
+    for stretch in ahead(zip(*(model.pieces(name, PIECE_ELEMENTS) for model, name in wanted), strict=True)):
+        yield dict(zip(wanted, stretch, strict=True))
+
+
+def _factors(todo: DeltaPlan, source: Source) -> list[float] | None:
+    """The factors of several experts; None where Δ is one raw difference."""
+    if not todo.config.experts:
+        return None
+    places = _places(todo, source)
+    norms = [[distance(at[expert], at[other]) for expert, other in places] for at in _read(todo, source)]
+    return mixing_factors([math.hypot(*some) for some in zip(*norms, strict=True)], [p.weight for p in todo.pairs])
+
+
+def mix(factors: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Σ fᵢ (φᵢ − φ_other,ᵢ) in float32 (float64 for float64 tensors), of one stretch."""
+    mixed = torch.zeros_like(pairs[0][0], dtype=torch.promote_types(pairs[0][0].dtype, torch.float32))
+    for factor, (expert, other) in zip(factors, pairs, strict=True):
+        mixed += factor * (expert.to(mixed.dtype) - other.to(mixed.dtype))
+    return mixed
+
+
+def _require_finite(todo: DeltaPlan, source: Source, sums: Tensor) -> None:
+    if sums.isfinite().all():
+        return
+    models = [(todo.vlm, source.vlm)]
+    for pair, (expert, other) in zip(todo.pairs, source.pairs, strict=True):
+        models += [(pair.expert, expert), (pair.other, other)]
+    for checkpoint, name in models:
+        if not checkpoint.tensor(name).isfinite().all():
+            raise CheckpointError(f"{checkpoint.path}: '{source.name}' holds NaN or infinity; the checkpoint is broken")
+    raise CheckpointError(f"'{source.name}': the difference overflows {source.dtype}; the checkpoints do not fit")
+
+
+def _write_sidecars(folder: Path, todo: DeltaPlan, stats: Mapping[str, TensorStats], warnings: tuple[str, ...]) -> None:
+    section = todo.config.model_dump(mode="json")
+    inputs = {"vlm": todo.vlm.path}
+    for place, pair in enumerate(todo.pairs, 1):
+        inputs |= {f"expert_{place}": pair.expert.path, f"other_{place}": pair.other.path}
+    write_json(folder / STATS, {"format": FORMAT, "direction": todo.direction, **section, "tensors": stats})
+    _draw(folder, layer_table(stats))
+    write_provenance(
+        folder,
+        "delta",
+        config=section,
+        inputs=inputs,
+        direction=todo.direction,
+        original_vlm_sha256=original_vlm_sha256(todo.vlm.path),
+        warnings=list(warnings),
+    )
+
+
+def _draw(folder: Path, rows: Sequence[LayerRow]) -> None:
+    """The table of every layer and module, and what of it is in layers as a picture."""
+    from drift.ground import drawing  # matplotlib takes a second
+
+    lines = ["| layer | module | ‖Δ‖/‖φ_VL‖ | cosine |", "|---|---|---|---|"]
+    lines += [f"| {row.place} | {row.module} | {row.relative_l2:.4f} | {row.cosine:.4f} |" for row in rows]
+    (folder / LAYERS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    inside = [row for row in rows if row.layer is not None]
+    modules = {module: [row for row in inside if row.module == module] for module in {r.module: None for r in inside}}
+    values = [
+        (module, [r.layer or 0 for r in own], [r.relative_l2 for r in own], [r.cosine for r in own])
+        for module, own in modules.items()
+    ]
+    if values:
+        (folder / FIGURE).write_text(drawing.layers(values), encoding="utf-8")
+
+
+def _report(out: Path, stats: Mapping[str, TensorStats], seconds: float, warnings: tuple[str, ...]) -> DeltaReport:
+    return DeltaReport(
+        folder=out,
+        tensors=len(stats),
+        elements=sum(entry["numel"] for entry in stats.values()),
+        l2=math.hypot(*(entry["l2"] for entry in stats.values())),
+        relative_l2=relative_l2(stats.values()),
+        cosine=mean_cosine(stats.values()),
+        seconds=seconds,
+        warnings=warnings,
+    )

@@ -1,0 +1,166 @@
+"""A stored Δ: its tensors read lazily, its statistics, and how far a model went along it.
+
+Symbols: Δ the prior, φ_VL the original multimodal model's text decoder, φ_t a trained one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from safetensors import safe_open
+from torch import Tensor
+
+from drift.ground.artifacts import PROVENANCE, read_json
+from drift.ground.errors import CheckpointError, DataError, PriorError
+from drift.weights.checkpoints import Checkpoint, original_vlm_sha256, read_header
+from drift.weights.layout import layer_index, match_parameters, module_of
+from drift.weights.streaming import dot, one_thread, progress
+
+DELTA = "delta.safetensors"
+STATS = "delta_stats.json"
+FORMAT = "drift-delta"
+
+
+class TensorStats(TypedDict):
+    """Of one tensor: ‖Δ‖₁, ‖Δ‖₂, ‖φ_VL‖₂, cos(φ_reason, φ_other) and ⟨φ_VL, Δ⟩."""
+
+    l1: float
+    l2: float
+    vlm_l2: float
+    cosine: float
+    vlm_dot_delta: float
+    numel: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DeltaFile:
+    """A stored Δ, read lazily: `stats` by canonical name, and each tensor when it is asked for."""
+
+    folder: Path
+    direction: str
+    modules: tuple[str, ...]
+    original_vlm_sha256: str | None
+    stats: dict[str, TensorStats]
+
+    @property
+    def names(self) -> list[str]:
+        """Canonical names of all tensors."""
+        return list(self.stats)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical name → shape."""
+        return {name: entry["shape"] for name, entry in self.stats.items()}
+
+    @property
+    def squared_l2(self) -> float:
+        """‖Δ‖² over all tensors."""
+        return math.fsum(entry["l2"] ** 2 for entry in self.stats.values())
+
+    def tensor(self, name: str) -> Tensor:
+        """The raw Δ of one canonical name, on the CPU. Raises PriorError if Δ has no such tensor."""
+        if name not in self.stats:
+            raise PriorError(f"{self.folder}: Δ has no tensor '{name}'")
+        with safe_open(str(self.folder / DELTA), framework="pt") as file:
+            return file.get_tensor(name)
+
+
+def load_delta(folder: Path) -> DeltaFile:
+    """The Δ that `compute_delta` wrote into `folder`. Raises PriorError if it is absent, foreign or cut off."""
+    try:
+        header, content = read_header(folder / DELTA), read_json(folder / STATS)
+        original = read_json(folder / PROVENANCE).get("original_vlm_sha256")
+    except (CheckpointError, DataError) as error:
+        raise PriorError(f"{folder}: no usable Δ: {error}") from error
+    if header.metadata.get("format") != FORMAT or not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise PriorError(f"{folder / DELTA}: safetensors, but no Δ; make one with `drift delta`")
+    try:
+        stats = {name: _stats_entry(entry) for name, entry in content["tensors"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PriorError(f"{folder / STATS}: an entry is incomplete ({error}); compute Δ again") from error
+    stored = {name: info.shape for name, info in header.tensors.items()}
+    if not stored or stored != {name: entry["shape"] for name, entry in stats.items()}:
+        raise PriorError(f"{folder}: {DELTA} and {STATS} do not hold the same tensors; compute Δ again")
+    return DeltaFile(folder, str(content.get("direction")), tuple(content.get("modules", ())), original, stats)
+
+
+def projection(model: Path, delta: Path) -> float:
+    """How far a model went towards the expert: ⟨φ_t − φ_VL, Δ⟩ / ‖Δ‖² over the tensors of Δ.
+
+    0 at φ_VL; 1 at the expert where Δ = φ_reason − φ_VL. φ_VL itself is not read: ⟨φ_VL, Δ⟩ is in the statistics.
+    Raises PriorError if Δ does not fit the model or belongs to another φ_VL.
+    """
+    prior, checkpoint = load_delta(delta), Checkpoint(model)
+    if (model / PROVENANCE).is_file():
+        require_made_from(prior, model)
+    partners = match_parameters(checkpoint.shapes, prior.shapes)
+    moved = []
+    total = sum(checkpoint.tensors[partners[name]].size_bytes for name in prior.names)
+    with one_thread(), progress("projection", total) as bar:
+        for name, entry in prior.stats.items():
+            moved.append(dot(checkpoint.tensor(partners[name]), prior.tensor(name)) - entry["vlm_dot_delta"])
+            bar.update(checkpoint.tensors[partners[name]].size_bytes)
+    return math.fsum(moved) / prior.squared_l2
+
+
+def require_made_from(prior: DeltaFile, model: Path) -> None:
+    """Raise PriorError unless ``model`` is the original φ_VL of Δ, or its provenance says that it was made from it."""
+    made_from, wanted = original_vlm_sha256(model), prior.original_vlm_sha256
+    if wanted is not None and made_from != wanted:
+        raise PriorError(
+            f"{model}: made from another φ_VL ({made_from[:12]}) than the Δ in {prior.folder} ({wanted[:12]}); "
+            "start from φ_VL itself or from a model trained from it, or compute Δ again"
+        )
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """Δ in one module of one layer (None: outside the layers): ‖Δ‖/‖φ_VL‖, and the mean cosine by elements."""
+
+    layer: int | None
+    module: str
+    relative_l2: float
+    cosine: float
+
+    @property
+    def place(self) -> str:
+        """The layer's number, a dash outside the layers."""
+        return "–" if self.layer is None else str(self.layer)
+
+
+def layer_table(stats: Mapping[str, TensorStats]) -> list[LayerRow]:
+    """Norm and direction of Δ per layer and module, as in the paper's Figure 2."""
+    groups: dict[tuple[int | None, str], list[TensorStats]] = {}
+    for name, entry in stats.items():
+        groups.setdefault((layer_index(name), module_of(name)), []).append(entry)
+    return [
+        LayerRow(layer, module, relative_l2(group), mean_cosine(group)) for (layer, module), group in groups.items()
+    ]
+
+
+def relative_l2(entries: Collection[TensorStats]) -> float:
+    """‖Δ‖/‖φ_VL‖ over some tensors together."""
+    vlm = math.hypot(*(entry["vlm_l2"] for entry in entries))
+    return math.hypot(*(entry["l2"] for entry in entries)) / vlm if vlm else math.inf
+
+
+def mean_cosine(entries: Collection[TensorStats]) -> float:
+    """The mean of the tensors' cosines, weighted by their elements."""
+    return sum(entry["cosine"] * entry["numel"] for entry in entries) / sum(entry["numel"] for entry in entries)
+
+
+def _stats_entry(entry: dict[str, Any]) -> TensorStats:
+    return TensorStats(
+        l1=float(entry["l1"]),
+        l2=float(entry["l2"]),
+        vlm_l2=float(entry["vlm_l2"]),
+        cosine=float(entry["cosine"]),
+        vlm_dot_delta=float(entry["vlm_dot_delta"]),
+        numel=int(entry["numel"]),
+        shape=tuple(entry["shape"]),
+    )

@@ -1,0 +1,85 @@
+"""Models and processors loaded from Hugging Face directories, with errors that name the directory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from drift.ground.errors import CheckpointError, cause
+
+_TORCHVISION_OPERATORS: list[Any] = []  # keeps the library object alive, see below
+
+
+def allow_cuda_torchvision_on_cpu() -> None:
+    """Make a CUDA build of torchvision importable beside CPU torch, once, and only if needed.
+
+    PyPI's torchvision is a CUDA build; beside a CPU build of torch its import stops at two operators
+    that were never registered. transformers' Qwen2.5-VL processor imports torchvision but calls neither
+    operator, so their schemas are enough. Does nothing where torchvision is absent, already imported
+    or of a matching build.
+    """
+    import torch
+
+    if _TORCHVISION_OPERATORS or importlib.util.find_spec("torchvision") is None or torch.version.cuda:
+        return
+    if "+cpu" in importlib.metadata.version("torchvision"):
+        return
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _TORCHVISION_OPERATORS.append(library)
+
+
+def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """Processor (tokenizer, image processor, chat template) of the model directory ``path``.
+
+    Raises CheckpointError if the directory is missing, has no chat template or does not load.
+    """
+    _require_model_directory(path)
+    allow_cuda_torchvision_on_cpu()
+    from transformers import AutoProcessor
+
+    try:
+        processor: Any = AutoProcessor.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises many kinds
+        raise CheckpointError(f"{path}: the processor does not load ({cause(error)})") from error
+    if getattr(processor, "chat_template", None) is None:
+        raise CheckpointError(f"{path}: the processor has no chat template; add chat_template.jinja")
+    return processor
+
+
+def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> Any:
+    """Image-text-to-text model of the directory ``path`` on the CPU, in ``dtype``, in eval mode.
+
+    Raises CheckpointError if it does not load or if any weight was missing from the files.
+    """
+    _require_model_directory(path)
+    allow_cuda_torchvision_on_cpu()
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            str(path), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+        model, info = loaded
+    except Exception as error:
+        raise CheckpointError(f"{path}: the model does not load ({cause(error)})") from error
+    if info["missing_keys"] or info["mismatched_keys"]:
+        named = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[0]
+        raise CheckpointError(f"{path}: weight '{named}' is missing or of another shape; the checkpoint is incomplete")
+    return model.eval()
+
+
+def stored_dtype(path: str | Path) -> Any:
+    """The dtype a model directory says its weights have (torch.dtype); float32 where it says nothing."""
+    import torch
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(str(path)).dtype or torch.float32
+
+
+def _require_model_directory(path: str | Path) -> None:
+    if not (Path(path) / "config.json").is_file():
+        raise CheckpointError(f"{path}: not a model directory (no config.json)")

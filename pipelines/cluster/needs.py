@@ -1,0 +1,62 @@
+"""What the steps read that a resources profile must give their pods: folders on claims, and keys from secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from components._images import role
+from drift.config.chain import Config, key_variables
+from drift.config.plan import MODULES
+from drift.ground.errors import ConfigError
+from pipelines.placement import Resources
+
+EVALUATIONS = ("evaluate_vlm", "evaluate_champion", "evaluate_arm")
+READERS: Mapping[str, tuple[str, ...]] = {
+    "ingest.source": ("inputs", "ingest"),
+    "generate.teacher.model": ("generate",),
+    "curate.replay.source": ("inputs", "curate"),
+    "models": ("inputs", "deltas", "arm"),
+    "models.vlm": ("inputs", "deltas", "evaluate_vlm", "arm"),
+    "models.start": ("inputs", "arm"),
+    "deltas": ("inputs", "deltas"),
+    "train.deepspeed": ("arm",),
+    "evaluate.data": EVALUATIONS,
+}
+"""The steps that read what a key names; of a key that is not here, those of its section."""
+
+
+def claim_of(resources: Resources, key: str, path: str) -> str:
+    """The claim that the path lies on. Raises ConfigError unless every step that reads the key mounts it."""
+    mounted = {step: claim for step in MODULES if (claim := _mounted(resources, step, path))}
+    if not mounted:
+        raise ConfigError(f"{key}: {path} lies on no claim of the profile, and pods see no other folder; add a volume")
+    claim = next(iter(mounted.values()))
+    for step in READERS.get(key) or READERS[key.partition(".")[0]]:
+        if step not in mounted:
+            raise ConfigError(
+                f"{key}: {path} lies on the claim '{claim}', which the step '{step}' does not mount; "
+                f"give the volume to roles.{role(step)} or steps.{step}"
+            )
+    return claim
+
+
+def keys_of(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each variable that holds a key of a server, and the steps that need it."""
+    for section, steps in ((config.generate, ("generate",)), (config.evaluate, EVALUATIONS)):
+        yield from ((name, steps) for name in sorted(key_variables(section)))
+
+
+def check_secret(resources: Resources, variable: str, steps: tuple[str, ...]) -> None:
+    """Raise ConfigError if one of the steps gets the variable from no secret."""
+    for step in steps:
+        if variable not in {name for secret in resources.of(step).secrets for name in secret.env.values()}:
+            raise ConfigError(
+                f"api_key_env: no secret gives the step '{step}' the variable '{variable}'; "
+                f"name one in roles.{role(step)}.secrets or steps.{step}.secrets"
+            )
+
+
+def _mounted(resources: Resources, step: str, path: str) -> str | None:
+    volumes = resources.of(step).volumes
+    return next((volume.claim for volume in volumes if Path(path).is_relative_to(volume.path)), None)

@@ -1,0 +1,115 @@
+"""The folders of runs: each run has one, and an unfinished run with the same parameters is continued in its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from drift.ground.artifacts import SCHEMA, read_json, write_json
+from drift.ground.errors import ConfigError, DataError, PipelineError
+from drift.tracking.journal import read
+
+STATE = "run.json"
+OVER = ("finished", "superseded")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder and `run.json`. Status: running, failed, killed, finished or superseded."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        return str(self.state["run_id"])
+
+    def mark(self, status: str, **more: Any) -> RunFolder:
+        """The same folder with its new status on disk."""
+        state = {**self.state, "status": status, **more}
+        write_json(self.path / STATE, state)
+        return RunFolder(self.path, state)
+
+
+def create_run(runs: Path, name: str, parameters_sha256: str) -> RunFolder:
+    """A new folder `<name>-<UTC time>` below `runs`."""
+    now = datetime.now(UTC)
+    path = runs / f"{name}-{now:%Y%m%d-%H%M%S}"
+    while path.exists():
+        path = path.with_name(path.name + "x")
+    path.mkdir()
+    state = {
+        "schema": SCHEMA,
+        "name": name,
+        "run_id": uuid.uuid4().hex,
+        "parameters_sha256": parameters_sha256,
+        "started": now.isoformat(timespec="seconds"),
+    }
+    return RunFolder(path, state).mark("running")
+
+
+def unfinished_runs(runs: Path, name: str) -> list[RunFolder]:
+    """Runs of that name that did not finish, the latest first."""
+    return [run for run in _runs_of(runs, name) if run.state["status"] not in OVER]
+
+
+def last_finished(runs: Path, name: str) -> RunFolder | None:
+    """The latest run of that name that finished; None if none did."""
+    return next((run for run in _runs_of(runs, name) if run.state["status"] == "finished"), None)
+
+
+def measured_hours(runs: Path, name: str) -> dict[str, float]:
+    """Hours of each step of the last finished run of that name, `arm NAME` for an arm's, all evaluations together.
+
+    A step from the cache counts as it did when it ran. Empty if no run of that name finished.
+    """
+    last = last_finished(runs, name)
+    events = [event for event, _ in read(last.path)] if last else []
+    seconds = {(event["step"], event["arm"]): event["seconds"] for event in events if "seconds" in event}
+    hours: defaultdict[str, float] = defaultdict(float)
+    for (step, arm), spent in seconds.items():
+        hours["evaluate" if step.startswith("evaluate") else f"{step} {arm}".strip()] += spent / 3600
+    return dict(hours)
+
+
+def _runs_of(runs: Path, name: str) -> Iterator[RunFolder]:
+    """Runs of that name, the latest first."""
+    for path in sorted(runs.glob(f"*/{STATE}"), key=lambda path: path.parent.name, reverse=True):
+        with contextlib.suppress(DataError):
+            state = read_json(path)
+            if state["name"] == name:
+                yield RunFolder(path.parent, state)
+
+
+@contextlib.contextmanager
+def only_one(runs: Path, name: str) -> Iterator[None]:
+    """Hold the name: two processes cannot work on runs of one name. Raises PipelineError if another one does.
+
+    The system lets go of the lock when the process ends, however it ends.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        lock = (runs / f".{name}.lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"runs: {runs} cannot be written ({error.strerror}); set runs to another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read().strip()
+            raise PipelineError(
+                f"name: a run of '{name}' is at work (process {holder}); wait for it or stop it"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

@@ -1,0 +1,271 @@
+"""The whole chain on this machine: Kubeflow's local runner, continued where it stopped, and checked afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+
+from drift.config.chain import Config, key_variables
+from drift.config.plan import MODULES, Plan, plan
+from drift.ground.artifacts import read_json
+from drift.ground.errors import DriftError, PipelineError
+from drift.ground.fingerprint import code_fingerprint
+from drift.tracking import store
+from drift.tracking.journal import Relay, mend
+from drift.tracking.runs import Tracker
+from drift.tracking.steps import RUN_DIR, RUN_ID, parameter_sha256
+from pipelines.check import require_honest
+from pipelines.drift_sft import drift_sft
+from pipelines.local.folders import RunFolder, create_run, only_one, unfinished_runs
+from pipelines.local.kubeflow import run_pipeline
+from pipelines.local.runner import Chain, Done, StepEvent
+from pipelines.local.work import GPU
+
+__all__ = ["RunResult", "Runner", "StepEvent", "StepResult", "parameters", "run"]
+
+
+Runner = Literal["subprocess", "docker"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of a finished run. `seconds` is how long the work took when it was done."""
+
+    step: str
+    arm: str
+    seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run. `gate` is `gate.json`, `summary` is `summary.json`, `registered` is `registered.json`."""
+
+    folder: Path
+    steps: tuple[StepResult, ...]
+    gate: dict[str, Any]
+    summary: dict[str, Any]
+    registered: dict[str, Any] | None
+    report: Path
+    mlflow_uri: str
+    mlflow_run_id: str
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.gate["passed"])
+
+
+def run(
+    config: Config,
+    *,
+    on_event: Callable[[StepEvent], None] | None = None,
+    fresh: bool = False,
+    runner: Runner = "subprocess",
+) -> RunResult:
+    """Run the whole chain, each step in a process of its own; steps whose inputs are unchanged come from the cache.
+
+    With the runner `docker` each step runs in a container of its role's image, whose digest then stands for the code.
+
+    An unfinished run with the same parameters is continued in its folder, unless `fresh`, which also uses no cache.
+    Raises PipelineError for a step that failed, ServiceError if MLflow does not answer, ConfigError for a missing
+    input; KeyboardInterrupt or SystemExit when interrupted, after the steps at work have ended.
+    """
+    spec = _spec()
+    runs = Path(config.runs).resolve()
+    with only_one(runs, config.name):
+        uri = store.store_uri(runs)
+        planned = parameters(config, uri, runner)
+        experiment = _experiment(config)
+        folder = _folder(runs, config.name, planned, fresh=fresh, uri=uri, experiment=experiment)
+        tracker = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
+        (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
+        tracker.begin({"gate.candidate": config.gate.candidate, "seed": str(config.seed)}, folder.path / "config.yaml")
+        chain = Chain(
+            folder.path, folder.run_id, list(planned.arms), _environment(folder, tracker, experiment), on_event
+        )
+        with contextlib.closing(chain), _closed(folder, tracker, chain), _containers(config, chain, runner) as settings:
+            cache = runs / "cache"
+            run_pipeline(spec, planned.arguments(), chain, cache_root=cache, use_cache=not fresh, containers=settings)
+            return _result(planned, folder.path, chain.done, tracker)
+
+
+def parameters(config: Config, uri: str, runner: Runner) -> Plan:
+    """The parameters that a run has on this machine now, with the MLflow store at ``uri``.
+
+    Raises ServiceError if MLflow does not answer, ConfigError for a missing input.
+    """
+    store.check_server(uri)
+    return plan(config, store=store.store_identity(uri, _experiment(config)), codes=_codes(runner))
+
+
+def _experiment(config: Config) -> str:
+    return config.tracking.experiment or config.name
+
+
+def _codes(runner: Runner) -> dict[str, str]:
+    """What stands for the code of each step: its own contents, or the image it runs in."""
+    if runner == "subprocess":
+        return {step: code_fingerprint(module) for step, module in MODULES.items()}
+    from pipelines.local import containers
+
+    with containers.engine() as client:
+        return containers.image_ids(client)
+
+
+@contextlib.contextmanager
+def _containers(config: Config, chain: Chain, runner: Runner) -> Iterator[Mapping[str, Any] | None]:
+    """What the containers of the run's steps get; None where steps are processes."""
+    if runner == "subprocess":
+        yield None
+        return
+    from pipelines.local import containers
+
+    writable = (chain.folder.parent, Path(chain.environment["TMPDIR"]))
+    with containers.engine() as client:
+        containers.clear(client, chain.environment[RUN_ID])
+        yield containers.settings(chain.environment[RUN_ID], writable, chain.environment, key_variables(config))
+
+
+def _spec() -> PipelineSpec:
+    """The pipeline, checked; with one GPU the arms cannot share it, so they go one after the other."""
+    spec = PipelineSpec()
+    spec.CopyFrom(drift_sft.pipeline_spec)
+    require_honest(json_format.MessageToDict(spec))
+    if GPU.exists():
+        for component in spec.components.values():
+            for task in component.dag.tasks.values():
+                if task.WhichOneof("iterator"):
+                    task.iterator_policy.parallelism_limit = 1
+    return spec
+
+
+def _folder(runs: Path, name: str, planned: Plan, *, fresh: bool, uri: str, experiment: str) -> RunFolder:
+    """The latest unfinished run with these parameters, or a new one; other unfinished runs are closed."""
+    chosen = None
+    for folder in unfinished_runs(runs, name):
+        if chosen is None and not fresh and folder.state["parameters_sha256"] == planned.sha256():
+            chosen = folder
+            continue
+        left = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
+        Relay(folder.path, left.apply).deliver()
+        left.finalize("FAILED" if folder.state["status"] == "failed" else "KILLED")
+        folder.mark("superseded")
+        shutil.rmtree(_temporary(folder), ignore_errors=True)
+    if chosen is None:
+        return create_run(runs, name, planned.sha256())
+    mend(chosen.path)
+    return chosen.mark("running")
+
+
+def _environment(folder: RunFolder, tracker: Tracker, experiment: str) -> dict[str, str]:
+    temporary = _temporary(folder)
+    temporary.mkdir(exist_ok=True)
+    return {
+        RUN_ID: folder.run_id,
+        RUN_DIR: str(folder.path),
+        store.URI: tracker.uri,
+        store.EXPERIMENT: experiment,
+        "DRIFT_MLFLOW_RUN_ID": tracker.parent,
+        "TMPDIR": str(temporary),
+    }
+
+
+def _temporary(folder: RunFolder) -> Path:
+    """Temporary files of the steps: outside the run's folder, since sockets need a short path."""
+    return Path(tempfile.gettempdir()) / f"drift-{folder.run_id[:12]}"
+
+
+@contextlib.contextmanager
+def _closed(folder: RunFolder, tracker: Tracker, chain: Chain) -> Iterator[None]:
+    """MLflow hears of the steps while they work; however the block ends, no run stays RUNNING."""
+    relay = Relay(folder.path, tracker.apply)
+    relay.start()
+    status = "KILLED"
+    try:
+        with _interruptible(chain):
+            yield
+        status = "FINISHED"
+    except DriftError:
+        status = "FAILED"
+        raise
+    finally:
+        relay.finish()
+        tracker.finalize_or_warn(status)
+        folder.mark(status.lower())
+        shutil.rmtree(_temporary(folder), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _interruptible(chain: Chain) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the steps at work first. Signals can only be heard in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        chain.stop()
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def require_planned(planned: Plan, done: list[Done], *, passed: bool) -> None:
+    """Raise PipelineError unless exactly the planned tasks ran or came from the cache, each with its own parameter.
+
+    Rests on what each step wrote about itself, not on what Kubeflow reports.
+    """
+    happened = [(str(one.record["step"]), str(one.record["arm"])) for one in done]
+    expected = planned.tasks(registers=passed)
+    for step, arm in expected:
+        if happened.count((step, arm)) != 1:
+            raise PipelineError(f"step {step} {arm}: ran {happened.count((step, arm))} times instead of once")
+    for step, arm in happened:
+        if (step, arm) not in expected:
+            raise PipelineError(f"step {step} {arm}: ran although it was not to")
+    for one in done:
+        step, arm = one.record["step"], one.record["arm"]
+        if one.record["parameter_sha256"] != parameter_sha256(planned.parameter(step, arm)):
+            raise PipelineError(f"step {step} {arm}: was given another parameter than planned")
+
+
+def _result(planned: Plan, folder: Path, done: list[Done], tracker: Tracker) -> RunResult:
+    outputs: Mapping[str, Mapping[str, Any]] = {one.record["step"]: one.outputs for one in done}
+    for step in ("gate", "report"):
+        if step not in outputs:
+            raise PipelineError(f"step {step}: did not run")
+    gate = read_json(Path(outputs["gate"]["gate"].uri) / "gate.json")
+    require_planned(planned, done, passed=gate["passed"])
+    report = Path(outputs["report"]["report"].uri)
+    registered = outputs["register"]["registered"].uri if gate["passed"] else None
+    steps = (StepResult(one.record["step"], one.record["arm"], one.record["seconds"], one.cached) for one in done)
+    return RunResult(
+        folder=folder,
+        steps=tuple(steps),
+        gate=gate,
+        summary=read_json(report / "summary.json"),
+        registered=read_json(Path(registered) / "registered.json") if registered else None,
+        report=report / "report.html",
+        mlflow_uri=store.redact(tracker.uri),
+        mlflow_run_id=tracker.parent,
+    )
+
+
+def _yaml(config: Config) -> str:
+    content = yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    return store.redact(content)

@@ -1,0 +1,226 @@
+"""The tasks of one run on this machine: live events, one log per step, a stop at the first failure, and step processes
+that end with the runner, however it ends.
+
+`pipelines.local.kubeflow` puts a `Chain` into Kubeflow's local runner, whose the orchestration and the cache stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from kfp.local.status import Status
+
+from drift.ground.artifacts import read_json
+from drift.tracking.journal import append, last_error, step_key
+from drift.tracking.steps import LIFELINE
+from pipelines.local.work import ProcessWork, Work
+
+LOG = "log.txt"
+EXIT_TASK = "finalize"
+GRACE_SECONDS = 10.0
+"""From SIGTERM to SIGKILL when a run is stopped."""
+
+_ITERATION = re.compile(r"for-loop-\d+-iteration-(\d+)$")
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """A step starts, or has ended. `arm` is "" outside the loop; `seconds` is 0 at the start; what it warned of."""
+
+    step: str
+    arm: str
+    state: Literal["started", "finished", "cached", "failed"]
+    seconds: float = 0.0
+    message: str = ""
+    log: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that ran or came from the cache: what its record says, and where its outputs are."""
+
+    record: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    cached: bool
+
+
+@dataclass
+class _Task:
+    step: str
+    arm: str
+    started: float
+    log: Path | None = None
+    code: int | None = None
+
+
+class Chain:
+    """The tasks of one run: starts them, hears of them, stops them.
+
+    `arms`: names by iteration of the loop. `environment`: what the step processes get besides this process's own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run_id: str,
+        arms: Sequence[str],
+        environment: Mapping[str, str],
+        on_event: Callable[[StepEvent], None] | None,
+    ) -> None:
+        self.done: list[Done] = []
+        self.failure: StepEvent | None = None
+        self.folder = folder
+        self._run_id, self._arms = run_id, list(arms)
+        self.environment = dict(environment)
+        self._on_event = on_event or (lambda event: None)
+        self._stopped = False
+        self._at_work: set[Work] = set()
+        self._lock = threading.RLock()
+        self._thread = threading.local()
+        self._lifeline, self._held = os.pipe()
+
+    def close(self) -> None:
+        """Let go of the lifeline: a step process that is still there ends now."""
+        os.close(self._held)
+        os.close(self._lifeline)
+
+    def stop(self) -> None:
+        """Start no further task and end those at work: SIGTERM, and SIGKILL after a grace."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._signal(signal.SIGTERM)
+        timer = threading.Timer(GRACE_SECONDS, self._signal, [signal.SIGKILL])
+        timer.daemon = True
+        timer.start()
+
+    def execute(self, execute: Callable[..., Any], arguments: dict[str, Any]) -> tuple[dict[str, Any], Status]:
+        """One task: nothing once the run is over, else Kubeflow's own way with events around it."""
+        iteration = _ITERATION.search(arguments["pipeline_resource_name"])
+        arm = self._arms[int(iteration.group(1))] if iteration else ""
+        task = _Task(arguments["task_name"].replace("-", "_"), arm, time.monotonic())
+        if self._stopped or (self.failure and task.step != EXIT_TASK):
+            return {}, Status.FAILURE
+        self._thread.task = task
+        try:
+            outputs, status = execute(**arguments)
+            if status is Status.SUCCESS and task.step != EXIT_TASK:
+                self._finish(task, outputs)
+        except Exception as error:  # a fault of the wiring; Kubeflow would only print it
+            self._fail(task, f"{type(error).__name__}: {error}")
+            return {}, Status.FAILURE
+        if status is not Status.SUCCESS:
+            self._fail(task, self._reason(task))
+        return outputs, status
+
+    def _finish(self, task: _Task, outputs: dict[str, Any]) -> None:
+        cached = task.log is None
+        record = read_json(Path(outputs["metrics"].uri))
+        key = step_key(self._run_id, task.step, task.arm)
+        if cached and record["key"] != key:
+            self._link(task, key, record)
+        event = StepEvent(
+            task.step,
+            task.arm,
+            "cached" if cached else "finished",
+            time.monotonic() - task.started,
+            log=task.log,
+            warnings=tuple(record.get("warnings", ())),
+        )
+        with self._lock:
+            self.done.append(Done(record, outputs, cached))
+            self._on_event(event)
+
+    def _link(self, task: _Task, key: str, record: Mapping[str, Any]) -> None:
+        now = time.time()
+        metrics = [(name, value, int(now * 1000), 0) for name, value in record["metrics"].items()]
+        about = {"key": key, "step": task.step, "arm": task.arm, "event": "cached", "time": now, "pid": os.getpid()}
+        append(self.folder, {**about, "upstream": record["key"], "seconds": record["seconds"], "metrics": metrics})
+
+    def _fail(self, task: _Task, message: str) -> None:
+        event = StepEvent(task.step, task.arm, "failed", time.monotonic() - task.started, message, task.log)
+        with self._lock:
+            if self.failure is None and not self._stopped:
+                self.failure = event
+            self._on_event(event)
+
+    def _reason(self, task: _Task) -> str:
+        said = last_error(self.folder, step_key(self._run_id, task.step, task.arm))
+        if said:
+            return said
+        if task.code is not None and task.code < 0:
+            return f"its process was ended by {signal.Signals(-task.code).name} (out of memory?)"
+        return f"its process ended with exit code {task.code} before the step began"
+
+    def run_process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        """Run a task's command in a process of a session of its own. Takes the place of Kubeflow's function."""
+        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+        environment |= {**(env_vars or {}), **self.environment, LIFELINE: str(self._lifeline)}
+        return self._run(full_command, lambda log: ProcessWork(full_command, environment, self._lifeline, log))
+
+    def run_container(
+        self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **settings: Any
+    ) -> int:
+        """Run a task's command in a container of its image. Takes the place of Kubeflow's function."""
+        from pipelines.local import containers  # docker's client
+
+        def start(log: BinaryIO) -> Work:
+            return containers.ContainerWork(containers.create(client, image, command, volumes, settings), log)
+
+        return self._run(command, start)
+
+    def _run(self, command: list[str], start: Callable[[BinaryIO], Work]) -> int:
+        """Start a task's work, its output in its own log, and wait for it."""
+        task: _Task = self._thread.task
+        folder = _task_folder(command)
+        _clear(folder)
+        task.log = folder / LOG
+        with task.log.open("wb") as log:
+            with self._lock:
+                if self._stopped:
+                    return 1
+                work = start(log)
+                self._at_work.add(work)
+                if task.step != EXIT_TASK:
+                    self._on_event(StepEvent(task.step, task.arm, "started", log=task.log))
+            try:
+                task.code = work.wait()
+            except BaseException:  # interrupted: do not leave before the step has
+                self.stop()
+                work.wait()
+                raise
+            finally:
+                self._at_work.discard(work)
+        return task.code
+
+    def _signal(self, number: int) -> None:
+        for work in list(self._at_work):
+            work.send(number)
+
+
+def _task_folder(full_command: Sequence[str]) -> Path:
+    executor_input = json.loads(full_command[full_command.index("--executor_input") + 1])
+    return Path(executor_input["outputs"]["outputFile"]).parent
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier attempt left, except the `.partial` folders from which a step can go on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.iterdir():
+        if left.suffix == ".partial":
+            continue
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()

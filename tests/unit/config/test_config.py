@@ -1,0 +1,161 @@
+"""The configuration: the shipped files are whole, and every mistake is one line with key, value and remedy."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drift.config.chain import Config
+from drift.config.file import load, load_section, schema
+from drift.config.models import parse_layers
+from drift.config.section import from_json, to_json
+from drift.config.train import TrainConfig
+from drift.ground.errors import ConfigError
+
+CONFIGS = sorted(Path("configs").glob("*.yaml"))
+MINIATURE = Path("configs/miniature.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid_and_survives_json(path):
+    config = load(path)
+    assert from_json(Config, to_json(config)) == config
+
+
+def test_the_papers_configuration_is_the_papers_recipe():
+    config = load("configs/paper_equation.yaml")
+    train = config.arm_train("drift")
+    assert (train.epochs, train.learning_rate, train.lr_scheduler, train.warmup_ratio) == (3, 1e-6, "cosine", 0.05)
+    assert (train.prior.scale, train.prior.alpha, train.prior.apply, train.prior.clip) == (
+        "adaptive",
+        -1,
+        "step",
+        "before",
+    )
+    assert (train.per_device_batch_size, train.gradient_accumulation, train.cutoff_tokens) == (1, 1, 32768)
+    assert train.image_max_pixels == 262144 and train.bf16
+    assert config.deltas["paper"].modules == ("attn", "mlp") and config.deltas["paper"].minus == "vlm"
+    assert config.curate.keep == 4000
+
+
+def test_the_released_codes_configuration_differs_in_place_of_the_bias_and_tokens_only():
+    equation, code = (load(f"configs/{name}.yaml").arm_train("drift") for name in ("paper_equation", "reference_code"))
+    assert code.prior.apply == "backward" and code.add_think_tokens
+    prior = code.prior.model_copy(update={"apply": "step"})
+    assert code.model_copy(update={"prior": prior, "add_think_tokens": False}) == equation
+
+
+def test_an_arm_takes_the_common_training_with_its_own_overrides():
+    config = load(
+        MINIATURE, ["train.learning_rate=0.5", "arms.sft.train.epochs=7", "arms.sft.train.learning_rate=0.25"]
+    )
+    assert (config.arm_train("sft").learning_rate, config.arm_train("sft").epochs) == (0.25, 7)
+    assert config.arm_train("drift").learning_rate == 0.5
+    assert config.arm_train("task_arithmetic") is None
+
+
+def test_an_arm_without_a_delta_is_plain_sft_although_the_common_section_has_a_prior():
+    config = load("configs/paper_equation.yaml")
+    assert config.arm_train("sft").prior is None and config.arm_train("drift").prior is not None
+
+
+def test_the_seed_reaches_every_section_that_has_none_of_its_own():
+    config = load(MINIATURE, ["seed=11", "train.seed=3"])
+    assert (config.generate.seed, config.curate.seed, config.gate.seed, config.train.seed) == (11, 11, 11, 3)
+
+
+def test_a_section_with_another_kind_replaces_the_one_it_extends():
+    assert load("configs/qwen2_vl_2b.yaml").generate.teacher.kind == "local"
+
+
+@pytest.mark.parametrize(("text", "layers"), [("0-2,5", {0, 1, 2, 5}), ("7", {7}), ("3-3", {3})])
+def test_layer_ranges_include_both_ends(text, layers):
+    assert parse_layers(text) == layers
+
+
+def test_the_schema_describes_every_field_of_the_first_level():
+    properties = schema()["properties"]
+    assert {"models", "train", "arms", "register"} <= set(properties)
+    json.dumps(schema())
+
+
+def test_a_single_step_takes_options_over_the_file_and_overrides_over_options():
+    section = load_section(TrainConfig, "train", MINIATURE, ["epochs=2"], {"epochs": 5, "learning_rate": 0.125})
+    assert (section.epochs, section.learning_rate, section.per_device_batch_size) == (2, 0.125, 16)
+
+
+MISTAKES = [
+    ("models.vml=x", "models.vml: unknown key; did you mean 'vlm'?"),
+    ("trian.epochs=3", "trian: unknown key; did you mean 'train'?"),
+    ("train.prior.aplha=1", "train.prior.aplha: unknown key; did you mean 'alpha'?"),
+    ("arms.sft.train.learning_rat=1", "arms.sft.train.learning_rat: unknown key; did you mean 'learning_rate'?"),
+    ("evaluate.benchmarks.MiniRead.rule=x", "evaluate.benchmarks.MiniRead.rule: unknown key; did you mean 'role'?"),
+    ("evaluate.endpoint.base_url=x", "evaluate.endpoint: the chain evaluates checkpoints that it makes; remove it"),
+    (
+        "evaluate.judge={base_url: http://judge/v1, model: judge}",
+        "evaluate: benchmarks.MiniMath2.format: VLMEvalKit does not know 'plain'; set judge: null",
+    ),
+    ("generate.teacher.modle=x", "generate.teacher.modle: unknown key; did you mean 'model'?"),
+    (
+        "train.epochs=many",
+        "train.epochs: input should be a valid number, unable to parse string as a number (got 'many')",
+    ),
+    ("train.learning_rate=-1", "train.learning_rate: input should be greater than 0 (got -1)"),
+    ("train.prior.scale=huge", "train.prior.scale: input should be 'absolute'"),
+    ("curate.keep=0", "curate.keep: input should be greater than or equal to 1 (got 0)"),
+    ("deltas.paper.modules=[atn]", "deltas.paper.modules.0: "),
+    ("deltas.paper.experts=[{modle: x}]", "deltas.paper.experts.0.modle: unknown key; did you mean 'model'?"),
+    ("deltas.paper.experts=[{weight: 0}]", "deltas.paper.experts.0.weight: an expert of weight 0 takes no part"),
+    ("deltas.paper.experts=[{weight: .inf}]", "deltas.paper.experts.0.weight: "),
+    ("deltas.paper.layers=5-2", "deltas.paper.layers: '5-2' is no layer or range"),
+    ("arms.drift.delta=papr", "arms.drift.delta: no delta 'papr'; did you mean 'paper'?"),
+    (
+        "arms.task_arithmetic.delta=base",
+        "arms.task_arithmetic.delta: 'base' guides a training, but the arm has no train",
+    ),
+    ("arms.nothing={}", "arms.nothing: neither merge nor train"),
+    ("gate.candidate=drfit", "gate.candidate: no arm 'drfit'; did you mean 'drift'?"),
+    ("gate.beats=[sff]", "gate.beats: no arm 'sff'; did you mean 'sft'?"),
+    ("models.base=null", "arms.task_arithmetic.merge.method: 'task_arithmetic' needs models.base, which is not set"),
+    ("curate.prompt='{problem} {gold}'", "curate.prompt: only {problem} is replaced; write other braces double"),
+    ("generate.prompt=hello", "generate.prompt: must contain '{problem}'"),
+    ("generate.teacher.kind=remote", "generate.teacher: "),
+    ("train.prior.rescale_to_weight=true", "train.prior: rescale_to_weight only changes scale 'absolute'"),
+    ("train.prior={apply: backward, clip: after}", "train.prior: apply 'backward' acts before clipping"),
+    ("name=a b", "name: string should match pattern"),
+    ("ingest=null", "ingest: "),
+    ("noequals", "override 'noequals': write it as key=value"),
+    ("train.epochs=[1", "override 'train.epochs=[1': "),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES, ids=[override for override, _ in MISTAKES])
+def test_a_mistake_is_one_line_that_names_key_value_and_remedy(override, message):
+    with pytest.raises(ConfigError) as caught:
+        load(MINIATURE, [override])
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b\n", "not a mapping of sections"),
+        ("a: [1\n", "not readable as YAML"),
+        ("extends: nowhere.yaml\n", "no such file"),
+        ("extends: 3\n", "must name another file"),
+        ("name: a\nname: b\n", "not readable as YAML"),
+        ("name: ${nowhere}\n", "nowhere"),
+        ("", "required, but not set"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path, text, message):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(path)
+
+
+def test_a_missing_file_points_at_the_examples(tmp_path):
+    with pytest.raises(ConfigError, match="no such file; see the examples in configs/"):
+        load(tmp_path / "none.yaml")

@@ -1,0 +1,186 @@
+"""The registry: a version only for a model that passed, once per model, and `champion` moves last."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from drift.config.gate import RegisterConfig
+from drift.ground.artifacts import content_sha256
+from drift.ground.errors import DataError, DriftError, ServiceError
+from drift.tracking.registry import Champion, fetch, find_champion, register
+from tests.mlflow_store import fresh_store
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+CONFIG = RegisterConfig(model="drift-vlm")
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    uri = fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return MlflowClient(uri)
+
+
+def model(folder: Path, weights: str = "w") -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(weights)
+    return folder
+
+
+def gate(folder: Path, decided: Path | str, *, passed: bool = True) -> Path:
+    folder.mkdir()
+    sha = content_sha256(decided) if isinstance(decided, Path) else decided
+    content = {"passed": passed, "winner": "drift" if passed else "", "model_sha256": sha, "reasons": ["Too lossy."]}
+    (folder / "gate.json").write_text(json.dumps(content))
+    return folder
+
+
+def versions(client: MlflowClient) -> list[int]:
+    return sorted(int(version.version) for version in client.search_model_versions("name = 'drift-vlm'"))
+
+
+def aliases(client: MlflowClient) -> dict[str, int]:
+    return {name: int(number) for name, number in client.get_registered_model("drift-vlm").aliases.items()}
+
+
+def test_a_model_that_passed_becomes_the_champion_and_comes_back_bit_for_bit(client: MlflowClient, tmp_path: Path):
+    made = model(tmp_path / "model")
+    report = register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made), out=tmp_path / "out")
+    assert (report.version, report.created, report.champion, report.previous) == (1, True, True, None)
+    assert aliases(client) == {"candidate": 1, "champion": 1}
+    tags = client.get_model_version("drift-vlm", "1").tags
+    assert tags["drift.fingerprint"] == content_sha256(made)
+    assert (tags["drift.gate"], tags["drift.arm"], tags["drift.source_uri"]) == ("passed", "drift", str(made))
+    loaded = mlflow.artifacts.download_artifacts("models:/drift-vlm@champion", dst_path=str(tmp_path / "loaded"))
+    assert content_sha256(Path(loaded)) == content_sha256(made)
+    assert json.loads((tmp_path / "out" / "registered.json").read_text())["uri"] == "models:/drift-vlm/1"
+
+
+def test_the_same_model_registered_twice_is_one_version(client: MlflowClient, tmp_path: Path):
+    made = model(tmp_path / "model")
+    decision = gate(tmp_path / "gate", made)
+    first, second = (register(CONFIG, model=str(made), gate=decision) for _ in range(2))
+    assert (first.version, second.version) == (1, 1)
+    assert (first.created, second.created) == (True, False)
+    assert versions(client) == [1]
+
+
+def test_a_better_model_takes_over_and_the_one_before_stays_at_hand(client: MlflowClient, tmp_path: Path):
+    for number in (1, 2):
+        made = model(tmp_path / f"model{number}", weights=str(number))
+        report = register(CONFIG, model=str(made), gate=gate(tmp_path / f"gate{number}", made))
+    assert (report.version, report.previous) == (2, 1)
+    assert aliases(client) == {"candidate": 2, "champion": 2, "previous": 1}
+    assert client.get_model_version("drift-vlm", "2").tags["drift.promoted_from"] == "1"
+
+
+def test_without_promotion_the_version_is_a_candidate_only(client: MlflowClient, tmp_path: Path):
+    made = model(tmp_path / "model")
+    config = RegisterConfig(model="drift-vlm", promote=False)
+    report = register(config, model=str(made), gate=gate(tmp_path / "gate", made))
+    assert not report.champion
+    assert aliases(client) == {"candidate": 1}
+
+
+def test_a_registration_that_stopped_half_way_is_finished_by_the_next(client: MlflowClient, tmp_path: Path):
+    made = model(tmp_path / "model")
+    experiment = client.create_experiment("drift", artifact_location=(tmp_path / "artifacts").as_uri())
+    left = client.create_logged_model(
+        experiment, name="drift-vlm", tags={"drift.fingerprint": content_sha256(made)}, model_type="vlm"
+    )
+    client.create_registered_model("drift-vlm")
+    report = register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made))
+    assert (report.version, report.created) == (1, True)
+    assert str(client.get_logged_model(left.model_id).status) == "FAILED", "it was never whole"
+    assert client.get_model_version("drift-vlm", "1").source != left.model_uri
+
+
+def test_a_model_that_the_gate_refused_is_not_registered(client: MlflowClient, tmp_path: Path):
+    made = model(tmp_path / "model")
+    with pytest.raises(DriftError, match=r"the gate refused it \(Too lossy\.\); nothing is registered"):
+        register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made, passed=False))
+    assert client.search_registered_models() == []
+
+
+def test_a_gate_that_decided_on_another_model_registers_nothing(client: MlflowClient, tmp_path: Path):
+    made, other = model(tmp_path / "model"), model(tmp_path / "other", weights="other")
+    with pytest.raises(DriftError, match="the gate decided on another model"):
+        register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", other))
+    assert client.search_registered_models() == []
+
+
+@pytest.mark.parametrize("address", ["model", "s3://bucket/run/model"])
+def test_what_was_evaluated_through_a_server_is_not_registered(client: MlflowClient, tmp_path: Path, address: str):
+    made = model(tmp_path / "model")
+    with pytest.raises(DataError, match=r"gate\.json names no model_sha256, as for a served model"):
+        register(CONFIG, model=str(made) if address == "model" else address, gate=gate(tmp_path / "gate", ""))
+    assert client.search_registered_models() == []
+
+
+def test_a_model_elsewhere_is_registered_by_its_address(client: MlflowClient, tmp_path: Path):
+    decision = gate(tmp_path / "gate", "ab" * 32)
+    report = register(CONFIG, model="s3://bucket/run/model", gate=decision)
+    assert client.get_model_version("drift-vlm", "1").source == "s3://bucket/run/model"
+    assert report.fingerprint == "ab" * 32
+    assert register(CONFIG, model="s3://bucket/run/model", gate=decision).created is False
+
+
+def test_a_model_directory_that_does_not_exist_is_named(client: MlflowClient, tmp_path: Path):
+    with pytest.raises(DataError, match="/no/model: no such model directory"):
+        register(CONFIG, model="/no/model", gate=gate(tmp_path / "gate", "ab" * 32))
+
+
+def test_without_a_gate_nothing_is_registered(client: MlflowClient, tmp_path: Path):
+    with pytest.raises(DataError, match=r"gate\.json: missing"):
+        register(CONFIG, model=str(model(tmp_path / "model")), gate=tmp_path)
+
+
+def test_a_registry_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = model(tmp_path / "model")
+    decision = gate(tmp_path / "gate", made)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(ServiceError, match=r"MLflow at http://127\.0\.0\.1:9 did not register it"):
+        register(CONFIG, model=str(made), gate=decision)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(ServiceError, match="MLFLOW_TRACKING_URI is not set"):
+        register(CONFIG, model=str(made), gate=decision)
+
+
+def test_the_champion_is_found_with_the_hash_of_its_contents_and_comes_back(client: MlflowClient, tmp_path: Path):
+    made = model(tmp_path / "model")
+    register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made))
+    champion = find_champion("drift-vlm")
+    assert champion == Champion("drift-vlm", 1, content_sha256(made))
+    (tmp_path / "into").mkdir()
+    assert content_sha256(fetch(champion, tmp_path / "into")) == content_sha256(made)
+
+
+def test_there_is_no_champion_without_the_model_or_without_the_alias(client: MlflowClient, tmp_path: Path):
+    assert find_champion("drift-vlm") is None
+    made = model(tmp_path / "model")
+    config = RegisterConfig(model="drift-vlm", promote=False)
+    register(config, model=str(made), gate=gate(tmp_path / "gate", made))
+    assert find_champion("drift-vlm") is None
+
+
+def test_a_champion_of_other_contents_than_were_registered_is_refused(client: MlflowClient, tmp_path: Path):
+    made = model(tmp_path / "model")
+    register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made))
+    with pytest.raises(DataError, match=r"models:/drift-vlm/1: its contents are \w{12}, not abab"):
+        fetch(Champion("drift-vlm", 1, "ab" * 32), tmp_path)
+    with pytest.raises(ServiceError, match="models:/drift-vlm/7: cannot be downloaded"):
+        fetch(Champion("drift-vlm", 7, "ab" * 32), tmp_path)
+
+
+def test_who_is_champion_is_not_guessed_where_no_registry_answers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(ServiceError, match=r"drift-vlm: MLflow at http://127\.0\.0\.1:9"):
+        find_champion("drift-vlm")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(ServiceError, match="MLFLOW_TRACKING_URI is not set"):
+        find_champion("drift-vlm")

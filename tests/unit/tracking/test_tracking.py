@@ -1,0 +1,248 @@
+"""MLflow runs of a pipeline run: found again, never made twice, never left running."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from drift.ground.errors import ServiceError
+from drift.tracking import store
+from drift.tracking.runs import Tracker, tracker_from_environment
+from drift.tracking.store import check_server, redact, store_identity, store_uri, ui_command
+from tests.mlflow_store import fresh_store
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return fresh_store(tmp_path)
+
+
+@pytest.fixture
+def tracker(uri: str) -> Tracker:
+    return Tracker.open(uri, experiment="mini", run_id="r1", name="mini-1")
+
+
+def event(kind: str, step: str = "arm", arm: str = "sft", *, at: float = 1.0, **content) -> dict:
+    return {"key": f"r1/{step}/{arm}".rstrip("/"), "step": step, "arm": arm, "event": kind, "time": at, **content}
+
+
+def started(at: float = 1.0, step: str = "arm", arm: str = "sft", **params: str) -> dict:
+    return event("started", step, arm, at=at, params=params, inputs=[])
+
+
+def ended(status: str = "FINISHED", error: str | None = None, **where: str) -> dict:
+    return event("ended", **where, status=status, error=error)
+
+
+def runs(tracker: Tracker) -> dict[str, Run]:
+    found = tracker.client.search_runs([tracker.experiment_id], max_results=100)
+    assert len({run.data.tags[store.KEY] for run in found}) == len(found), "two runs have one key"
+    return {run.info.run_name: run for run in found}
+
+
+def test_a_pipeline_run_is_a_parent_with_a_child_per_step_and_arm(tracker: Tracker, tmp_path: Path):
+    (tmp_path / "arm.json").write_text("{}")
+    digest = "0123456789abcdef" * 4
+    for line in [
+        event("started", params={"arm.train.seed": "0"}, inputs=[{"name": "data", "digest": digest, "uri": "/data"}]),
+        event("metrics", metrics=[["train/loss", 2.0, 1, 1], ["train/loss", 1.0, 2, 2], ["cos(g,Δ)", 0.5, 2, 0]]),
+        event("files", paths=[str(tmp_path / "arm.json"), str(tmp_path / "gone.json")]),
+        ended(),
+        started(step="gate", arm=""),
+        event("metrics", "gate", "", metrics=[["gate/passed", 1.0, 1, 0]]),
+        ended(step="gate", arm=""),
+    ]:
+        tracker.apply(line)
+    tracker.finalize("FINISHED")
+
+    found = runs(tracker)
+    assert set(found) == {"mini-1", "arm sft", "gate"}
+    parent, child = found["mini-1"], found["arm sft"]
+    assert parent.info.status == child.info.status == found["gate"].info.status == "FINISHED"
+    assert parent.data.metrics == {"gate/passed": 1.0}, "the table of runs shows parents only"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["kfp.pipeline_run_id"] == "r1"
+    assert child.data.params == {"arm.train.seed": "0"}
+    assert child.data.metrics == {"train/loss": 1.0, "cos_g_Δ_": 0.5}
+    assert [point.value for point in tracker.client.get_metric_history(child.info.run_id, "train/loss")] == [2.0, 1.0]
+    assert [(one.dataset.name, one.dataset.digest) for one in child.inputs.dataset_inputs] == [("data", digest[:36])]
+    assert [file.path for file in tracker.client.list_artifacts(child.info.run_id)] == ["arm.json"]
+    assert (tmp_path / "mlartifacts").is_dir(), "artifacts lie beside the embedded store"
+
+
+def test_a_retry_takes_up_the_same_run_and_clears_its_error(tracker: Tracker):
+    tracker.apply(started(at=1.0))
+    tracker.apply(ended("FAILED", "out of memory"))
+    child = runs(tracker)["arm sft"]
+    assert (child.info.status, child.data.tags["drift.error"]) == ("FAILED", "out of memory")
+
+    again = Tracker.open(tracker.uri, experiment="mini", run_id="r1", name="mini-1")
+    again.apply(started(at=2.0))
+    assert runs(again)["arm sft"].info.status == "RUNNING"
+    again.apply(ended())
+    child = runs(again)["arm sft"]
+    assert child.info.status == "FINISHED"
+    assert child.data.tags["drift.attempt"] == "2" and "drift.error" not in child.data.tags
+    assert len(runs(again)) == 2
+
+
+def test_applying_a_journal_twice_changes_nothing(tracker: Tracker):
+    journal = [started(seed="0"), event("metrics", metrics=[["train/loss", 1.0, 5, 1]]), ended()]
+    for line in journal + journal:
+        tracker.apply(line)
+    child = runs(tracker)["arm sft"]
+    assert child.data.tags["drift.attempt"] == "1" and child.info.status == "FINISHED"
+    assert len(tracker.client.get_metric_history(child.info.run_id, "train/loss")) == 1
+
+
+def test_steps_that_never_ended_are_killed_when_the_run_is_over(tracker: Tracker):
+    tracker.apply(started())
+    tracker.apply(started(step="gate", arm=""))
+    tracker.apply(ended(step="gate", arm=""))
+    tracker.finalize("KILLED")
+    assert {name: run.info.status for name, run in runs(tracker).items()} == {
+        "mini-1": "KILLED",
+        "arm sft": "KILLED",
+        "gate": "FINISHED",
+    }
+
+
+def test_a_continued_run_runs_again(tracker: Tracker, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("name: mini")
+    tracker.finalize("KILLED")
+    again = Tracker.open(tracker.uri, experiment="mini", run_id="r1", name="mini-1")
+    again.begin({"seed": "0"}, tmp_path / "config.yaml")
+    assert again.parent == tracker.parent
+    assert runs(again)["mini-1"].info.status == "RUNNING"
+
+
+def test_a_cached_step_links_to_the_run_that_did_the_work(tracker: Tracker):
+    tracker.apply(started())
+    tracker.apply(ended())
+    did = runs(tracker)["arm sft"].info.run_id
+    later = Tracker.open(tracker.uri, experiment="mini", run_id="r2", name="mini-2")
+    cached = event("cached", upstream="r1/arm/sft", metrics=[["train/loss", 1.0, 5, 0]])
+    later.apply(cached)
+    later.apply(cached)
+    found = later.client.search_runs([later.experiment_id], f"tags.`{store.KEY}` = 'r2/arm/sft'")
+    assert len(found) == 1
+    assert found[0].info.status == "FINISHED"
+    assert found[0].data.tags["drift.cached"] == "true"
+    assert found[0].data.tags["drift.upstream.arm"] == did
+    assert found[0].data.metrics == {"train/loss": 1.0}
+
+
+def test_parameters_that_changed_on_a_retry_are_named_and_the_first_stay(tracker: Tracker):
+    tracker.apply(started(at=1.0, **{"arm.lr": "1", "arm.seed": "0"}))
+    tracker.apply(started(at=2.0, **{"arm.lr": "2", "arm.seed": "0", "arm.new": "3"}))
+    child = runs(tracker)["arm sft"]
+    assert child.data.params == {"arm.lr": "1", "arm.seed": "0", "arm.new": "3"}
+    assert child.data.tags["drift.params_changed"] == "arm.lr"
+
+
+def test_no_password_of_an_address_reaches_mlflow(tracker: Tracker):
+    address = "https://user:hunter2@teacher.example/v1"
+    tracker.apply(started(**{"generate.teacher.base_url": address}))
+    tracker.apply(ended("FAILED", f"{address}: 503"))
+    child = runs(tracker)["arm sft"]
+    assert child.data.params["generate.teacher.base_url"] == "https://teacher.example/v1"
+    assert child.data.tags["drift.error"] == "https://teacher.example/v1: 503"
+    assert redact("postgresql://drift:pw@db/x and http://plain") == "postgresql://db/x and http://plain"
+
+
+def test_attached_to_a_run_of_kubeflow_nothing_is_made_or_closed(tracker: Tracker, monkeypatch: pytest.MonkeyPatch):
+    theirs = tracker.client.create_run(tracker.experiment_id, run_name="kubeflow's task").info.run_id
+    before = len(runs_of(tracker))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    monkeypatch.setenv("MLFLOW_RUN_ID", theirs)
+    attached = tracker_from_environment()
+    assert attached is not None
+    for line in [started(seed="0"), event("metrics", metrics=[["gate/passed", 1.0, 1, 0]]), ended("FAILED", "no")]:
+        attached.apply(line)
+    attached.finalize("FAILED")
+    run = tracker.client.get_run(theirs)
+    assert len(runs_of(tracker)) == before
+    assert run.info.status == "RUNNING", "whoever made the run closes it"
+    assert run.data.params == {"seed": "0"} and run.data.metrics == {"gate/passed": 1.0}
+    assert run.data.tags["drift.error"] == "no"
+
+
+def runs_of(tracker: Tracker) -> list[Run]:
+    return list(tracker.client.search_runs([tracker.experiment_id]))
+
+
+def test_without_an_address_a_step_is_not_tracked(monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracker_from_environment() is None
+    assert "MLFLOW_TRACKING_URI is not set" in caplog.text
+
+
+def test_tracking_that_breaks_in_a_step_only_warns(tracker: Tracker, caplog):
+    tracker.apply_or_warn(event("metrics", metrics=[["x" * 300, 1.0, 1, 0]]))
+    assert "MLflow does not take 'metrics' of r1/arm/sft" in caplog.text
+
+
+def test_a_deleted_experiment_comes_back(tracker: Tracker):
+    tracker.client.delete_experiment(tracker.experiment_id)
+    again = Tracker.open(tracker.uri, experiment="mini", run_id="r9", name="mini-9")
+    assert again.experiment_id == tracker.experiment_id
+
+
+def test_a_new_database_at_the_same_address_is_another_store(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    one, other = (fresh_store(tmp_path / name) for name in ("a", "b"))
+    first = store_identity(one, "mini")
+    assert store_identity(one, "mini") == first
+    time.sleep(0.01)
+    assert store_identity(other, "mini").partition("@")[2] != first.partition("@")[2]
+
+
+def test_the_store_is_in_the_folder_of_runs_unless_an_address_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert store_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    assert store_uri(tmp_path) == "http://mlflow.example"
+    with pytest.raises(ServiceError, match="open that address"):
+        ui_command(tmp_path)
+
+
+def test_the_ui_shows_the_embedded_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    command = ui_command(Path(fresh_store(tmp_path).removeprefix("sqlite:///")).parent, port=5005)
+    assert f"sqlite:///{tmp_path}/mlflow.db" in command and "5005" in command and "127.0.0.1" in command
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "file:///tmp/mlruns", "nonsense://x"])
+def test_a_server_that_does_not_answer_is_an_error_within_seconds(address: str):
+    began = time.monotonic()
+    with pytest.raises(ServiceError, match="MLFLOW_TRACKING_URI: ") as caught:
+        check_server(address)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 10
+
+
+OPEN = """
+import sys
+from drift.tracking.runs import Tracker
+tracker = Tracker.open(sys.argv[1], experiment="mini", run_id="r1", name="mini-1")
+print(tracker.parent)
+"""
+
+
+def test_processes_that_open_a_fresh_store_at_once_agree_on_one_parent(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    command = [sys.executable, "-W", "ignore", "-c", OPEN, uri]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in range(2)]
+    parents = [process.communicate(timeout=120)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert parents[0] == parents[1] != ""
+    client = MlflowClient(uri)
+    assert len(client.search_runs([client.get_experiment_by_name("mini").experiment_id])) == 1

@@ -1,0 +1,213 @@
+"""Training on the miniature world: DRIFT and SFT, exact repeats, resuming after a kill, refusals."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from drift.config.models import DeltaConfig
+from drift.config.train import TrainConfig
+from drift.ground.artifacts import read_json, read_provenance
+from drift.ground.errors import ConfigError, DataError, DriftError, PriorError
+from drift.inference.images import conversation, decode_image
+from drift.training.sft import train
+from drift.weights.delta import compute_delta
+from drift.weights.modeling import load_processor, load_vlm
+from tests.world import BASE, EXPERT, VLM, training_set
+
+QUICK = {
+    "epochs": 1,
+    "learning_rate": 1e-3,
+    "per_device_batch_size": 8,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return training_set(tmp_path_factory.mktemp("data"), 32)
+
+
+@pytest.fixture(scope="module")
+def delta(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("delta") / "base"
+    compute_delta(DeltaConfig(minus="base"), expert=str(EXPERT), vlm=str(VLM), base=str(BASE), out=out)
+    return out
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_alpha_zero_gives_the_same_weight_bytes_as_plain_sft(data, delta, tmp_path):
+    train(TrainConfig(**QUICK), model=str(VLM), training_set=data, out=tmp_path / "sft")
+    guided = TrainConfig(**QUICK, prior={"alpha": 0.0})
+    report = train(guided, model=str(VLM), training_set=data, delta=delta, out=tmp_path / "drift")
+    assert report.guided_parameters > 0
+    assert weights(tmp_path / "sft") == weights(tmp_path / "drift")
+
+
+def test_the_prior_moves_the_model_towards_the_expert_and_twice_the_same_way(data, delta, tmp_path):
+    guided = TrainConfig(**QUICK, prior={})
+    reports = [train(guided, model=str(VLM), training_set=data, delta=delta, out=tmp_path / n) for n in "ab"]
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert reports[0].history[-1]["projection"] > 0.01
+    assert reports[0].metrics()["drift/projection"] == reports[0].history[-1]["projection"]
+    assert [row["loss"] for row in reports[0].history] == [row["loss"] for row in reports[1].history]
+
+
+def test_only_the_text_decoder_and_the_head_are_trained(data, delta, tmp_path):
+    train(TrainConfig(**QUICK), model=str(VLM), training_set=data, out=tmp_path / "sft")
+    before, after = load_file(VLM / "model.safetensors"), load_file(tmp_path / "sft" / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not any("visual" in name for name in changed)
+    assert all("visual" in name for name in before.keys() - changed)
+
+
+def test_the_result_is_a_model_directory_that_answers_with_its_own_processor(data, tmp_path):
+    train(TrainConfig(**QUICK), model=str(VLM), training_set=data, out=tmp_path / "sft")
+    assert not list(tmp_path.glob("*.partial")) and not (tmp_path / "sft" / "checkpoints").exists()
+    assert read_provenance(tmp_path / "sft")["original_vlm_sha256"]
+    assert (tmp_path / "sft" / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    processor, model = load_processor(tmp_path / "sft"), load_vlm(tmp_path / "sft")
+    import pyarrow.parquet as pq
+
+    row = pq.read_table(data / "train.parquet").to_pylist()[0]
+    prompt = processor.apply_chat_template(
+        conversation(row["messages"][0]["content"], 1), tokenize=False, add_generation_prompt=True
+    )
+    inputs = processor(text=[prompt], images=[[decode_image(row["images"][0]["bytes"], "row")]], return_tensors="pt")
+    answer = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert processor.tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(data, delta, tmp_path):
+    settings = {**QUICK, "epochs": 6, "save_steps": 4, "prior": {}}
+    train(TrainConfig(**settings), model=str(VLM), training_set=data, delta=delta, out=tmp_path / "whole")
+    killed = tmp_path / "killed"
+    code = (
+        "from pathlib import Path; from drift.config import TrainConfig; from drift.training import train;"
+        f"train(TrainConfig(**{settings!r}), model={str(VLM)!r}, training_set=Path({str(data)!r}),"
+        f" delta=Path({str(delta)!r}), out=Path({str(killed)!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed.partial" / "checkpoints" / "checkpoint-4" / "trainer_state.json"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists() and not killed.exists()
+    with pytest.raises(
+        DataError, match=r"another training \(train.learning_rate: 0.001 there, 0.002 here\); remove it"
+    ):
+        other = TrainConfig(**{**settings, "learning_rate": 2e-3})
+        train(other, model=str(VLM), training_set=data, delta=delta, out=killed)
+    report = train(TrainConfig(**settings), model=str(VLM), training_set=data, delta=delta, out=killed)
+    assert report.steps == 24
+    assert weights(killed) == weights(tmp_path / "whole")
+
+
+def test_lora_trains_adapters_along_delta_and_gives_a_whole_model(data, delta, tmp_path):
+    guided = TrainConfig(**QUICK, lora={"rank": 4}, prior={"scale": "grad_norm"})
+    report = train(guided, model=str(VLM), training_set=data, delta=delta, out=tmp_path / "lora")
+    before, after = load_file(VLM / "model.safetensors"), load_file(tmp_path / "lora" / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys()
+    assert changed and all(re.search(r"layers\.\d\.(self_attn|mlp)\.\w+_proj\.weight$", name) for name in changed)
+    assert report.left_out > 0 and report.metrics()["drift/update_cosine"] > 0.05
+    load_vlm(tmp_path / "lora")
+
+
+def test_the_cosines_of_every_layer_and_step_are_one_picture(data, delta, tmp_path):
+    report = train(TrainConfig(**QUICK, prior={}), model=str(VLM), training_set=data, delta=delta, out=tmp_path / "out")
+    assert [row["step"] for row in report.cosines] == [1, 2, 3, 4]
+    assert {len(row["layers"]) for row in report.cosines} == {3}
+    assert (tmp_path / "out" / "cosines.svg").read_text().startswith("<?xml")
+    assert "cos(g, Δ)" in (tmp_path / "out" / "cosines.svg").read_text()
+
+
+def test_every_logged_step_has_what_a_person_looks_for(data, delta, tmp_path):
+    report = train(TrainConfig(**QUICK, prior={}), model=str(VLM), training_set=data, delta=delta, out=tmp_path / "out")
+    wanted = {"loss", "grad_norm", "learning_rate", "train_tokens_per_second", "cos_mean", "cos_min", "cos_max"}
+    for row in report.history:
+        assert wanted | {"alpha_mean", "prior_ratio", "projection"} <= row.keys()
+        assert not any("layer" in name for name in row)
+
+
+@pytest.mark.parametrize(("rate", "least", "most"), [(1e-3, 0.9, 1.0), (1e-12, 0.0, 0.01)])
+def test_the_share_of_stored_weights_that_changed_is_measured(data, tmp_path, caplog, rate, least, most):
+    settings = TrainConfig(**{**QUICK, "learning_rate": rate, "warmup_ratio": 0.0})
+    report = train(settings, model=str(VLM), training_set=data, out=tmp_path / "sft")
+    assert least <= report.weights_changed <= most
+    assert ("the learning rate is too small for the file's dtype" in caplog.text) == (rate < 1e-6)
+
+
+def test_think_tokens_are_added_when_asked_for(data, tmp_path):
+    shutil.copytree(VLM, tmp_path / "vlm")
+    tokenizer = read_json(tmp_path / "vlm" / "tokenizer.json")
+    assert "<think>" in tokenizer["model"]["vocab"]  # the miniature knows them: adding them changes nothing
+    report = train(TrainConfig(**QUICK, add_think_tokens=True), model=str(VLM), training_set=data, out=tmp_path / "out")
+    assert report.steps == 4
+
+
+# ------------------------------------------------------------------------------------------- refusals
+
+
+def refused(error, match, out, **arguments):
+    with pytest.raises(error, match=match) as caught:
+        train(out=out, **arguments)
+    assert "\n" not in str(caught.value)
+    assert not out.exists() and not out.with_name(out.name + ".partial").exists()
+
+
+def test_a_prior_without_a_delta_is_refused(data, tmp_path):
+    config = TrainConfig(**QUICK, prior={})
+    refused(PriorError, "go together", tmp_path / "out", config=config, model=str(VLM), training_set=data)
+
+
+def test_a_delta_that_matches_no_tensor_is_refused(data, delta, tmp_path):
+    foreign = tmp_path / "foreign"
+    shutil.copytree(delta, foreign)
+    renamed = {f"blocks.{name}": tensor for name, tensor in load_file(delta / "delta.safetensors").items()}
+    metadata = {"format": "drift-delta"}
+    save_file(renamed, foreign / "delta.safetensors", metadata=metadata)
+    stats = (delta / "delta_stats.json").read_text().replace('"layers.', '"blocks.layers.')
+    (foreign / "delta_stats.json").write_text(stats)
+    config = TrainConfig(**QUICK, prior={})
+    refused(PriorError, "blocks", tmp_path / "out", config=config, model=str(VLM), training_set=data, delta=foreign)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"model": "/nowhere/vlm"}, "/nowhere/vlm"),
+        ({"training_set": Path("/nowhere/data")}, "drift curate"),
+        ({"config": TrainConfig(**QUICK, deepspeed="/nowhere.json")}, "train.deepspeed names no file"),
+    ],
+)
+def test_missing_inputs_are_named(data, tmp_path, change, match):
+    arguments = {"config": TrainConfig(**QUICK), "model": str(VLM), "training_set": data, **change}
+    refused(DriftError, match, tmp_path / "out", **arguments)
+
+
+def test_liger_without_its_package_is_refused(data, tmp_path):
+    config = TrainConfig(**QUICK, liger=True)
+    refused(ConfigError, r"train\.liger: true", tmp_path / "out", config=config, model=str(VLM), training_set=data)
+
+
+def test_an_output_folder_that_holds_something_is_left_alone(data, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("mine")
+    with pytest.raises(DataError, match="exists already; remove it or choose another --out"):
+        train(TrainConfig(**QUICK), model=str(VLM), training_set=data, out=tmp_path / "out")
+    assert (tmp_path / "out" / "precious").read_text() == "mine"

@@ -1,0 +1,141 @@
+"""`drift train` on two ranks: DDP, ZeRO-2 and ZeRO-3, killed and resumed; a rank's error is said on one line."""
+
+import json
+import re
+import subprocess
+import time
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from drift.config.models import DeltaConfig
+from drift.config.train import TrainConfig
+from drift.ground.artifacts import write_json
+from drift.ground.errors import DataError, PipelineError
+from drift.training.sft import train
+from drift.weights.delta import compute_delta
+from drift.weights.modeling import load_vlm
+from tests.end_to_end.chain import DRIFT
+from tests.world import BASE, EXPERT, VLM, training_set
+
+QUICK = {
+    "learning_rate": 1e-3,
+    "epochs": 1,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "threads": 1,
+    "per_device_batch_size": 2,
+    "gradient_accumulation": 2,
+    "processes": 2,
+    "prior": {},
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A training set, a Δ, and the two ZeRO configurations that ship, but with every parameter partitioned."""
+    folder = tmp_path_factory.mktemp("world")
+    training_set(folder / "data", 32)
+    compute_delta(DeltaConfig(minus="base"), expert=str(EXPERT), vlm=str(VLM), base=str(BASE), out=folder / "delta")
+    for stage in (2, 3):
+        zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
+        automatic = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+        content = dict.fromkeys(automatic, "auto") | {"bf16": {"enabled": "auto"}}
+        write_json(
+            folder / f"zero{stage}.json",
+            {**content, "zero_optimization": {**zero, "stage3_param_persistence_threshold": 0}},
+        )
+    return folder
+
+
+def run(world, out, **changes):
+    config = TrainConfig(**{**QUICK, **changes})
+    delta = world / "delta" if config.prior else None
+    return train(config, model=str(VLM), training_set=world / "data", delta=delta, out=out)
+
+
+@pytest.fixture(scope="module")
+def alone(world):
+    """The same global batch of 8 in one process and one piece."""
+    run(world, world / "alone", processes=1, per_device_batch_size=8, gradient_accumulation=1)
+    return load_file(world / "alone" / "model.safetensors")
+
+
+def apart(weights, reference):
+    """How far two results lie apart, relative to how far the reference went."""
+    start = load_file(VLM / "model.safetensors")
+    assert weights.keys() == start.keys()
+    difference = torch.cat([(weights[name] - reference[name]).flatten() for name in start])
+    return float(difference.norm() / torch.cat([(reference[n] - start[n]).flatten() for n in start]).norm())
+
+
+@pytest.mark.parametrize("settings", [{"processes": 1, "gradient_accumulation": 4}, {}], ids=["one process", "DDP"])
+def test_the_weights_do_not_depend_on_how_the_batch_is_cut(world, alone, tmp_path, settings):
+    run(world, tmp_path / "out", **settings)
+    assert apart(load_file(tmp_path / "out" / "model.safetensors"), alone) <= 1e-5
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_training_whose_ranks_are_killed_goes_on_to_the_same_bytes(world, alone, tmp_path, stage):
+    settings = {**QUICK, "deepspeed": str(world / f"zero{stage}.json"), "save_steps": 2}
+    run(world, tmp_path / "whole", **settings)
+    killed = tmp_path / "killed"
+    code, errors = kill_ranks_behind_a_checkpoint(world, killed, settings)
+    assert code == 2 and "Traceback" not in errors
+    assert re.search(r"^drift: rank \d ended with exit code -9: Signal 9 \(SIGKILL\)", errors, re.MULTILINE)
+    assert not killed.exists()
+    report = run(world, killed, **settings)
+    assert report.steps == 4 and len(report.cosines) == 4
+    assert (killed / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert apart(load_file(killed / "model.safetensors"), alone) <= 1e-5
+    assert load_vlm(killed).config.model_type == "qwen2_5_vl"
+
+
+def kill_ranks_behind_a_checkpoint(world, out, settings):
+    """SIGKILL both ranks of a training as soon as its first checkpoint is complete: exit code and stderr."""
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    paths = ["--model", str(VLM), "--data", str(world / "data"), "--delta", str(world / "delta"), "--out", str(out)]
+    launcher = subprocess.Popen([*DRIFT, "train", *paths, *overrides], stderr=subprocess.PIPE, text=True)
+    complete = out.with_name(out.name + ".partial") / "checkpoints" / "checkpoint-2" / "complete"
+    while launcher.poll() is None and not complete.exists():
+        time.sleep(0.01)
+    ranks = [child for child in psutil.Process(launcher.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(ranks) == 2
+    for rank in ranks:
+        rank.kill()
+    _, errors = launcher.communicate(timeout=120)
+    return launcher.returncode, errors
+
+
+def test_an_image_that_does_not_decode_is_named_by_the_launcher_on_one_line(world, tmp_path):
+    rows = pq.read_table(world / "data" / "train.parquet").to_pylist()
+    rows[5]["images"][0]["bytes"] = b"no image"
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "train.parquet")
+    with pytest.raises(DataError, match=f"row {rows[5]['id']}: the image does not decode") as caught:
+        train(
+            TrainConfig(**{**QUICK, "prior": None}),
+            model=str(VLM),
+            training_set=tmp_path / "data",
+            out=tmp_path / "out",
+        )
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+def test_a_checkpoint_of_another_number_of_ranks_is_refused(world, tmp_path):
+    settings = {"save_steps": 2, "cutoff_tokens": 5}
+    with pytest.raises(DataError, match=r"longer than train\.cutoff_tokens = 5"):
+        run(world, tmp_path / "out", processes=1, **settings)
+    with pytest.raises(DataError, match=r"another training \(train.processes: 1 there, 2 here\); remove it"):
+        run(world, tmp_path / "out", processes=2, **settings)
+
+
+def test_drift_under_a_launcher_of_ones_own_is_refused(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PipelineError, match="WORLD_SIZE is set: drift starts its own processes"):
+        run(world, tmp_path / "out")
