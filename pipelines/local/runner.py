@@ -20,13 +20,17 @@ from typing import Any, BinaryIO, Literal
 
 from kfp.local.status import Status
 
+from drift.config.plan import MODULES
 from drift.ground.artifacts import read_json
 from drift.tracking.journal import append, last_error, step_key
-from drift.tracking.steps import LIFELINE
-from pipelines.local.work import ProcessWork, Work
+from drift.tracking.steps import LIFELINE, run_step
+from pipelines.local.work import ForkServer, Work
 
 LOG = "log.txt"
+FORKSERVER_LOG = "forkserver.log"
 EXIT_TASK = "finalize"
+ALWAYS_RUN = ("inputs", "champion", EXIT_TASK)
+"""Steps that no cache answers: that one of them runs does not say that others will."""
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL when a run is stopped."""
 
@@ -89,10 +93,13 @@ class Chain:
         self._lock = threading.RLock()
         self._thread = threading.local()
         self._lifeline, self._held = os.pipe()
+        self._server: ForkServer | None = None
 
     def close(self) -> None:
         """Let go of the lifeline: a step process that is still there ends now."""
         os.close(self._held)
+        if self._server:
+            self._server.close()
         os.close(self._lifeline)
 
     def stop(self) -> None:
@@ -167,7 +174,16 @@ class Chain:
         """Run a task's command in a process of a session of its own. Takes the place of Kubeflow's function."""
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
         environment |= {**(env_vars or {}), **self.environment, LIFELINE: str(self._lifeline)}
-        return self._run(full_command, lambda log: ProcessWork(full_command, environment, self._lifeline, log))
+        step = self._thread.task.step
+        following = [] if step in ALWAYS_RUN else list(MODULES.values())
+
+        def start(log: BinaryIO) -> Work:
+            if self._server is None:
+                self._server = ForkServer(environment, self._lifeline, self.folder / FORKSERVER_LOG)
+            module = MODULES.get(step, run_step.__module__)
+            return self._server.start(full_command, environment, Path(log.name), module, following)
+
+        return self._run(full_command, start)
 
     def run_container(
         self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **settings: Any
