@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ OURS = "drift"
 class Server:
     """Forks a child per request and says how each ended. One thread, as a process that forks must have."""
 
-    def __init__(self, listener: socket.socket, lifeline: int) -> None:
+    def __init__(self, listener: socket.socket, lifeline: int, first: list[str]) -> None:
         self._listener, self._lifeline = listener, lifeline
-        self._waiting: list[str] = []
+        self._waiting = first
         self._children: dict[int, socket.socket] = {}
         self._wakeup, waker = socket.socketpair()
         waker.setblocking(False)
@@ -85,10 +86,24 @@ def bring_along(module: str) -> None:
     if module in _BROUGHT:
         return
     _BROUGHT.add(module)
-    with contextlib.suppress(Exception):
+    with _muted(), contextlib.suppress(Exception):
         importlib.import_module(module)
     for name in [name for name in sys.modules if name.partition(".")[0] == OURS]:
         del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """What a library prints while it is imported goes nowhere; the step that imports it may say it again."""
+    before = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nothing)
 
 
 def become_step(request: dict[str, Any]) -> None:
@@ -126,9 +141,10 @@ def _say(connection: socket.socket, number: int) -> None:
 
 
 def main() -> None:
-    """``forkserver.py LISTENER LIFELINE``: two inherited descriptors."""
+    """``forkserver.py LISTENER LIFELINE MODULE...``: two inherited descriptors, and what to import at once."""
+    listener, lifeline, *first = sys.argv[1:]
     os.environ["_KFP_RUNTIME"] = "true"
-    Server(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])).serve()
+    Server(socket.socket(fileno=int(listener)), int(lifeline), ["kfp.dsl.executor_main", *first]).serve()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from drift.tracking.steps import LIFELINE
 from pipelines.local import forkserver
 
 GPU = Path("/dev/nvidia0")
@@ -31,22 +32,25 @@ class Work(Protocol):
 
 
 class ForkServer:
-    """Starts the processes of steps (see `pipelines.local.forkserver`). Ends with the lifeline or `close`."""
+    """Starts the processes of steps (see `pipelines.local.forkserver`), and holds the lifeline that they hang on.
 
-    def __init__(self, environment: Mapping[str, str], lifeline: int, log: Path) -> None:
+    ``first``: modules that are imported at once, while this process is still getting ready.
+    """
+
+    def __init__(self, first: Iterable[str] = ()) -> None:
+        self._lifeline, self._held = os.pipe()
         self._folder = tempfile.TemporaryDirectory(prefix="drift-steps-")
         self._address = str(Path(self._folder.name) / "socket")  # a short path, as sockets need
-        with socket.socket(socket.AF_UNIX) as listener, log.open("ab") as output:
+        with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(self._address)
             listener.listen()
+            inherited = (listener.fileno(), self._lifeline)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", forkserver.__file__, str(listener.fileno()), str(lifeline)],
+                [sys.executable, "-P", forkserver.__file__, *map(str, inherited), *first],
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
+                stdout=subprocess.DEVNULL,
                 start_new_session=True,
-                pass_fds=(listener.fileno(), lifeline),
+                pass_fds=inherited,
             )
 
     def start(
@@ -62,7 +66,7 @@ class ForkServer:
         request = {
             "source": source,
             "arguments": arguments,
-            "environment": dict(environment),
+            "environment": {**environment, LIFELINE: str(self._lifeline)},
             "log": str(log),
             "module": module,
             "next": list(following),
@@ -71,8 +75,9 @@ class ForkServer:
         return ForkedWork(connection)
 
     def close(self) -> None:
-        """End the server; steps at work go on, or end with the lifeline."""
-        self._process.kill()
+        """Let go of the lifeline: the server and every step that is still there end now."""
+        os.close(self._held)
+        os.close(self._lifeline)
         self._process.wait()
         self._folder.cleanup()
 
