@@ -26,6 +26,7 @@ WINGS = {folder.name for folder in Path("drift").iterdir() if (folder / "__init_
 PLACES = re.compile(
     r"(?<![\w./-])(?:drift|pipelines|components|configs|docker|docs|tests|benchmarks)/(?:[\w.*-]+/)*[\w.*-]*\w"
 )
+COMMANDS = typer.main.get_command(app)
 PLACEHOLDER = re.compile(r"/[A-Z]+$")  # configs/resources/FILE
 
 
@@ -102,7 +103,7 @@ def test_a_public_name_that_is_shown_can_be_imported(page):
 def test_a_command_that_is_shown_exists_with_the_options_it_is_shown_with(page):
     lines = re.findall(r"^    drift (.+)$", text(page), re.MULTILINE) + re.findall(r"`drift\s([^`]+)`", text(page))
     for shown in (line.partition(" #")[0] for line in lines):
-        at, words = typer.main.get_command(app), shown.split()
+        at, words = COMMANDS, shown.split()
         while words and words[0] in getattr(at, "commands", ()):
             at = at.commands[words.pop(0)]
         assert not hasattr(at, "commands") or not words or words[0].startswith("-"), f"no command: drift {shown}"
