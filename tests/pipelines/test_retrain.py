@@ -77,7 +77,7 @@ def test_changed_contents_are_a_change(raw: dict[str, Any], tmp_path: Path, path
 
 def test_changed_code_is_a_change(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     ended(raw)
-    monkeypatch.setattr("pipelines.local.code_fingerprint", lambda module: "other code")
+    monkeypatch.setattr("pipelines.local.run.code_fingerprint", lambda module: "other code")
     assert repeated(raw) is None
 
 
