@@ -90,13 +90,17 @@ class ForkedWork:
         self._pid = int(self._answers.readline() or 0)
 
     def wait(self) -> int:
-        """Its exit code; minus the signal that ended it, SIGKILL if the server is gone and can tell no more."""
-        with self._connection, self._answers:
-            answer = self._answers.readline()
-            if not answer:
-                self.send(signal.SIGKILL)
-            self._pid = 0
-            return int(answer or -signal.SIGKILL)
+        """Its exit code; minus the signal that ended it, SIGKILL if the server is gone and can tell no more.
+
+        Interrupted by an exception it can be called again.
+        """
+        answer = self._answers.readline()
+        if not answer:
+            self.send(signal.SIGKILL)
+        self._pid = 0
+        self._answers.close()
+        self._connection.close()
+        return int(answer or -signal.SIGKILL)
 
     def send(self, number: int) -> None:
         if self._pid:

@@ -87,7 +87,7 @@ RUN = """
 import json, sys
 from drift.config.chain import Config
 from drift.config.section import validate
-from pipelines.local import run
+from pipelines.local.run import run
 run(validate(Config, json.load(open(sys.argv[1]))), on_event=lambda event: print(event.step, event.state, flush=True))
 """
 
@@ -115,8 +115,8 @@ def test_an_interrupted_run_ends_its_step_and_leaves_nothing_running(raw, tmp_pa
 def slow_pool(folder: Path) -> Path:
     """A pool big enough to be read for a while."""
     path = folder / "slow.jsonl"
-    row = json.dumps({"problem": "x" * 1000, "answer": "1", "image": "none"}) + "\n"
-    path.write_text(row * 50_000)
+    row = json.dumps({"problem": "x" * 100, "answer": "1", "image": "none"}) + "\n"
+    path.write_text(row * 400_000)
     return path
 
 
