@@ -36,9 +36,9 @@ check: .venv/dev  ## style, types, architecture
 compile: .venv/run  ## the pipeline for a Kubeflow cluster
 	$(BIN)/drift compile --out drift_sft.yaml
 
-golden: .venv/dev  ## accept the pipeline as it compiles and the written tables now; look at the diff
-	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines tests/unit/weights/test_families.py tests/unit/gate/test_gate_rates.py \
-	  tests/unit/planning/test_sizing.py
+golden: .venv/dev  ## accept the pipeline as it compiles, the public names and flags, and the written tables; look at the diff
+	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines tests/unit/test_interface.py \
+	  tests/unit/weights/test_families.py tests/unit/gate/test_gate_rates.py tests/unit/planning/test_sizing.py
 
 invariance: .venv/dev  ## how far every backend's weights end up from one process's (about 90 seconds)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.invariance

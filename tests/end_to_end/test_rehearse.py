@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from drift.cli.display import show_rehearsal
+from drift.cli.run_view import show_rehearsal
 from drift.config.file import load
 from drift.config.plan import plan
 from drift.planning.rehearsal import rehearsal_of, replaced

@@ -87,7 +87,7 @@ RUN = """
 import json, sys
 from drift.config.chain import Config
 from drift.config.section import validate
-from pipelines.local import run
+from pipelines.local.run import run
 run(validate(Config, json.load(open(sys.argv[1]))), on_event=lambda event: print(event.step, event.state, flush=True))
 """
 
