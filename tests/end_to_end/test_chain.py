@@ -102,12 +102,16 @@ def without_times(summary: dict) -> dict:
 
 def kill_in(config: Path, step: str) -> list[str]:
     """Start the run and kill it, with SIGKILL, as soon as ``step`` is at work; the steps it had finished."""
-    before = len(chain.events(config))
+    before, read = len(chain.events(config)), 0
     process = chain.start(config)
     while process.poll() is None:
-        if any(event["step"] == step and event["event"] == "started" for event in chain.events(config)[before:]):
+        written = sum(path.stat().st_size for path in config.parent.glob("runs/*/events.jsonl"))
+        if written > read and any(
+            event["step"] == step and event["event"] == "started" for event in chain.events(config)[before:]
+        ):
             process.send_signal(signal.SIGKILL)
             break
+        read = written
         time.sleep(0.005)
     shown = process.communicate()[1]
     assert process.returncode == -signal.SIGKILL, f"{step} never started: {shown}"

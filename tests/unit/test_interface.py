@@ -66,3 +66,11 @@ def test_every_name_of_a_face_imports_and_is_no_module(face: str):
 def test_the_package_and_its_command_line_run_as_the_command(module: str):
     ended = subprocess.run([sys.executable, "-m", module, "--version"], cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"drift {__version__}\n", "")
+
+
+def test_a_wrong_use_of_the_command_is_one_line_and_exit_code_2():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KF_", "KFP_"))}
+    command = [sys.executable, "-m", "drift", "submit"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert ended.stderr.startswith("drift: --host: no Kubeflow Pipelines server given")
