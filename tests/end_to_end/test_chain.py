@@ -66,6 +66,7 @@ def test_mlflow_has_one_parent_and_one_child_per_step_and_arm(whole):
     assert parents[0].data.metrics["drift/reasoning"] == result["summary"]["rows"][2]["reasoning"]["mean"]
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_the_new_champion_and_a_third_takes_everything_from_the_cache(whole):
     config, result = whole
     second = chain.run(config)
@@ -78,6 +79,7 @@ def test_a_second_run_measures_the_new_champion_and_a_third_takes_everything_fro
     assert len(versions(config)) == 1
 
 
+@pytest.mark.slow
 def test_a_changed_setting_of_one_arm_reruns_that_arm_and_what_compares_it(whole):
     config, _ = whole
     changed = chain.run(config, "arms.sft.train.learning_rate=5e-4")
@@ -85,6 +87,7 @@ def test_a_changed_setting_of_one_arm_reruns_that_arm_and_what_compares_it(whole
     assert len(versions(config)) == 1  # the candidate is the same model
 
 
+@pytest.mark.slow
 def test_a_gate_that_refuses_ends_well_and_registers_nothing(whole, tmp_path):
     config, _ = whole
     shutil.copytree(config.parent / "runs", tmp_path / "runs")
@@ -118,6 +121,7 @@ def kill_in(config: Path, step: str) -> list[str]:
     return re.findall(r"^✓ (\S+ ?\S*)", shown, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_killed_in_every_step_the_run_goes_on_and_ends_the_same(whole, tmp_path):
     reference, expected = whole
     config = chain.write_config(tmp_path)
@@ -138,6 +142,7 @@ def test_killed_in_every_step_the_run_goes_on_and_ends_the_same(whole, tmp_path)
     assert len(versions(config)) == 1
 
 
+@pytest.mark.slow
 def test_a_retraining_with_nothing_new_runs_no_step_and_with_one_new_problem_trains_on_from_the_champion(whole):
     config, result = whole
     chain.run(config)

@@ -79,6 +79,7 @@ def test_the_weights_do_not_depend_on_how_the_batch_is_cut(world, alone, tmp_pat
     assert apart(load_file(tmp_path / "out" / "model.safetensors"), alone) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_training_whose_ranks_are_killed_goes_on_to_the_same_bytes(world, alone, tmp_path, stage):
     settings = {**QUICK, "deepspeed": str(world / f"zero{stage}.json"), "save_steps": 2}
