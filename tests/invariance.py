@@ -1,8 +1,8 @@
 """The same three steps in every backend: what two ranks do in one process group, and the table of how far they differ.
 
-`make invariance` prints the table; `tests/unit/test_prior_ranks.py` asserts on it. A tiny Qwen2.5-VL on text alone,
-a global batch of 8 sequences whatever the ranks, accumulation or ZeRO stage, gradients clipped at a norm that bites.
-The one-process run without accumulation is what all are compared with.
+`make invariance` prints the table; `tests/unit/prior/test_prior_ranks.py` asserts on it. A tiny Qwen2.5-VL on text
+alone, a global batch of 8 sequences whatever the ranks, accumulation or ZeRO stage, gradients clipped at a norm that
+bites. The one-process run without accumulation is what all are compared with.
 """
 
 from __future__ import annotations

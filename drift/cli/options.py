@@ -70,11 +70,7 @@ def _spread(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(**given, **built)
 
     spread = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
-    shown = {
-        "__signature__": inspect.Signature(spread),
-        "__annotations__": {one.name: one.annotation for one in spread},
-    }
-    call.__dict__.update(shown)
+    call.__dict__["__signature__"] = inspect.Signature(spread)
     return call
 
 

@@ -42,12 +42,18 @@ def import_closure(module: str) -> frozenset[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting.extend(imported for imported in _imports(name) if _source(imported) is not None)
+            waiting.extend(_imports(name))
     return frozenset(found)
 
 
-def _imports(module: str) -> Iterator[str]:
-    """Names inside `drift` that may be modules, from every import statement of `module`, and its packages."""
+@functools.cache
+def _imports(module: str) -> frozenset[str]:
+    """The modules inside `drift` that the import statements of `module` name, and its packages."""
+    return frozenset(name for name in _named(module) if _source(name) is not None)
+
+
+def _named(module: str) -> Iterator[str]:
+    """What may be such a module, or a name in one."""
     source = _source(module)
     assert source is not None
     parts = module.split(".")

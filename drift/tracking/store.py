@@ -41,6 +41,12 @@ def store_uri(runs: Path) -> str:
     return os.environ.get(URI) or f"sqlite:///{runs.resolve()}/mlflow.db"
 
 
+def modules(uri: str) -> tuple[str, ...]:
+    """The modules that a client of the store at `uri` imports in the end, for a process that imports them early."""
+    embedded = ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store")
+    return ("mlflow", *(embedded if uri.startswith("sqlite:///") else ()))
+
+
 def use_store(runs: Path) -> None:
     """Make the store of `runs` the one that this process uses, unless MLFLOW_TRACKING_URI names another."""
     os.environ[URI] = store_uri(runs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ def allow_cuda_torchvision_on_cpu() -> None:
     """
     import torch
 
-    if _TORCHVISION_OPERATORS or importlib.util.find_spec("torchvision") is None or torch.version.cuda:
+    if "torchvision" in sys.modules or _TORCHVISION_OPERATORS or torch.version.cuda:
         return
-    if "+cpu" in importlib.metadata.version("torchvision"):
+    if importlib.util.find_spec("torchvision") is None or "+cpu" in importlib.metadata.version("torchvision"):
         return
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):

@@ -1,1 +1,8 @@
-"""A run on this machine: its folders, its processes or containers, Kubeflow's local runner."""
+"""A run on this machine.
+
+run         the whole chain: continued where it stopped, checked afterwards
+runner      the tasks of one run: events, a log per step, a stop at the first failure
+kubeflow    Kubeflow's local runner under it, adapted       folders     run folders and their states
+work        a step's process, started and signalled         forkserver  the program that forks it
+containers  steps in Docker instead
+"""

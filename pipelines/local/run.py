@@ -30,7 +30,7 @@ from pipelines.drift_sft import drift_sft
 from pipelines.local.folders import RunFolder, create_run, only_one, unfinished_runs
 from pipelines.local.kubeflow import run_pipeline
 from pipelines.local.runner import Chain, Done, StepEvent
-from pipelines.local.work import GPU
+from pipelines.local.work import GPU, ForkServer
 
 __all__ = ["RunResult", "Runner", "StepEvent", "StepResult", "parameters", "run"]
 
@@ -81,20 +81,19 @@ def run(
     Raises PipelineError for a step that failed, ServiceError if MLflow does not answer, ConfigError for a missing
     input; KeyboardInterrupt or SystemExit when interrupted, after the steps at work have ended.
     """
-    spec = _spec()
     runs = Path(config.runs).resolve()
-    with only_one(runs, config.name):
-        uri = store.store_uri(runs)
+    uri = store.store_uri(runs)
+    with only_one(runs, config.name), _fork_server(uri, runner) as server:
+        spec = _spec()
         planned = parameters(config, uri, runner)
         experiment = _experiment(config)
         folder = _folder(runs, config.name, planned, fresh=fresh, uri=uri, experiment=experiment)
         tracker = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
         (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
         tracker.begin({"gate.candidate": config.gate.candidate, "seed": str(config.seed)}, folder.path / "config.yaml")
-        chain = Chain(
-            folder.path, folder.run_id, list(planned.arms), _environment(folder, tracker, experiment), on_event
-        )
-        with contextlib.closing(chain), _closed(folder, tracker, chain), _containers(config, chain, runner) as settings:
+        environment = _environment(folder, tracker, experiment)
+        chain = Chain(folder.path, folder.run_id, list(planned.arms), environment, on_event, server)
+        with _closed(folder, tracker, chain), _containers(config, chain, runner) as settings:
             cache = runs / "cache"
             run_pipeline(spec, planned.arguments(), chain, cache_root=cache, use_cache=not fresh, containers=settings)
             return _result(planned, folder.path, chain.done, tracker)
@@ -135,6 +134,16 @@ def _containers(config: Config, chain: Chain, runner: Runner) -> Iterator[Mappin
     with containers.engine() as client:
         containers.clear(client, chain.environment[RUN_ID])
         yield containers.settings(chain.environment[RUN_ID], writable, chain.environment, key_variables(config))
+
+
+@contextlib.contextmanager
+def _fork_server(uri: str, runner: Runner) -> Iterator[ForkServer | None]:
+    """What starts the run's step processes; MLflow, which every run asks for the champion, comes first."""
+    if runner == "docker":
+        yield None
+        return
+    with contextlib.closing(ForkServer(first=store.modules(uri))) as server:
+        yield server
 
 
 def _spec() -> PipelineSpec:

@@ -20,13 +20,16 @@ from typing import Any, BinaryIO, Literal
 
 from kfp.local.status import Status
 
+from drift.config.plan import MODULES
 from drift.ground.artifacts import read_json
 from drift.tracking.journal import append, last_error, step_key
-from drift.tracking.steps import LIFELINE
-from pipelines.local.work import ProcessWork, Work
+from drift.tracking.steps import run_step
+from pipelines.local.work import ForkServer, Work
 
 LOG = "log.txt"
 EXIT_TASK = "finalize"
+ALWAYS_RUN = ("inputs", "champion", EXIT_TASK)
+"""Steps that no cache answers: that one of them runs does not say that others will."""
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL when a run is stopped."""
 
@@ -68,6 +71,7 @@ class Chain:
     """The tasks of one run: starts them, hears of them, stops them.
 
     `arms`: names by iteration of the loop. `environment`: what the step processes get besides this process's own.
+    `server`: starts them, where they are processes.
     """
 
     def __init__(
@@ -77,23 +81,19 @@ class Chain:
         arms: Sequence[str],
         environment: Mapping[str, str],
         on_event: Callable[[StepEvent], None] | None,
+        server: ForkServer | None = None,
     ) -> None:
         self.done: list[Done] = []
         self.failure: StepEvent | None = None
         self.folder = folder
         self._run_id, self._arms = run_id, list(arms)
         self.environment = dict(environment)
+        self._server = server
         self._on_event = on_event or (lambda event: None)
         self._stopped = False
         self._at_work: set[Work] = set()
         self._lock = threading.RLock()
         self._thread = threading.local()
-        self._lifeline, self._held = os.pipe()
-
-    def close(self) -> None:
-        """Let go of the lifeline: a step process that is still there ends now."""
-        os.close(self._held)
-        os.close(self._lifeline)
 
     def stop(self) -> None:
         """Start no further task and end those at work: SIGTERM, and SIGKILL after a grace."""
@@ -166,8 +166,16 @@ class Chain:
     def run_process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         """Run a task's command in a process of a session of its own. Takes the place of Kubeflow's function."""
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
-        environment |= {**(env_vars or {}), **self.environment, LIFELINE: str(self._lifeline)}
-        return self._run(full_command, lambda log: ProcessWork(full_command, environment, self._lifeline, log))
+        environment |= {**(env_vars or {}), **self.environment}
+        step = self._thread.task.step
+        following = [] if step in ALWAYS_RUN else list(MODULES.values())
+
+        def start(log: BinaryIO) -> Work:
+            assert self._server is not None, "a chain without a fork server runs containers"
+            module = MODULES.get(step, run_step.__module__)
+            return self._server.start(full_command, environment, Path(log.name), module, following)
+
+        return self._run(full_command, start)
 
     def run_container(
         self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **settings: Any

@@ -1,4 +1,4 @@
-"""mergekit's own results on small tensors: the oracle of `tests/unit/test_merge.py`, made once, apart from our code.
+"""mergekit's own results on small tensors: the oracle of `tests/unit/weights/test_merge.py`, made once, by itself.
 
 mergekit is no dependency, not even of the tests. With mergekit 0.1.5 in an environment of its own:
 

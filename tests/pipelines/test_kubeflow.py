@@ -14,6 +14,7 @@ from drift.ground.errors import PipelineError
 from drift.tracking.journal import read
 from pipelines.local.kubeflow import run_pipeline
 from pipelines.local.runner import Chain, StepEvent
+from pipelines.local.work import ForkServer
 
 PARAMETER = '{"config": {"model": "%s"}, "code": "", "inputs": {}}'
 
@@ -88,14 +89,15 @@ class Watched:
         folder.mkdir(exist_ok=True)
         self.events: list[StepEvent] = []
         environment = {"DRIFT_RUN_DIR": str(folder), "DRIFT_RUN_ID": run_id, "TMPDIR": str(folder)}
-        self.chain = Chain(folder, run_id, arms or [], environment, self.events.append)
+        self.server = ForkServer()
+        self.chain = Chain(folder, run_id, arms or [], environment, self.events.append, self.server)
         self.cache = folder.parent / "cache"
 
     def run(self, pipeline, *, use_cache: bool = True, **arguments) -> None:
         try:
             run_pipeline(pipeline.pipeline_spec, arguments, self.chain, cache_root=self.cache, use_cache=use_cache)
         finally:
-            self.chain.close()
+            self.server.close()
 
     def told(self) -> list[tuple[str, str, str]]:
         return [(event.step, event.arm, event.state) for event in self.events]

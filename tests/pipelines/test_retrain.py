@@ -21,6 +21,7 @@ from pipelines.local.folders import RunFolder, create_run
 from pipelines.local.kubeflow import run_pipeline
 from pipelines.local.run import parameters
 from pipelines.local.runner import Chain
+from pipelines.local.work import ForkServer
 from pipelines.retrain import unchanged
 from tests.pool_rows import pool_row, write_pool
 
@@ -76,7 +77,7 @@ def test_changed_contents_are_a_change(raw: dict[str, Any], tmp_path: Path, path
 
 def test_changed_code_is_a_change(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     ended(raw)
-    monkeypatch.setattr("pipelines.local.code_fingerprint", lambda module: "other code")
+    monkeypatch.setattr("pipelines.local.run.code_fingerprint", lambda module: "other code")
     assert repeated(raw) is None
 
 
@@ -113,8 +114,10 @@ def ingested(raw: dict[str, Any], folder: Path) -> str:
     planned = plan(validate(Config, raw), local=False)
     folder.mkdir()
     environment = {RUN_ID: folder.name, RUN_DIR: str(folder)}
-    chain = Chain(folder, folder.name, list(planned.arms), environment, lambda e: ends.update({e.step: e.state}))
-    with contextlib.closing(chain), pytest.raises(PipelineError, match="generate"):  # the teacher is an empty folder
+    with contextlib.closing(ForkServer()) as server, pytest.raises(PipelineError, match="generate"):  # an empty teacher
+        chain = Chain(
+            folder, folder.name, list(planned.arms), environment, lambda e: ends.update({e.step: e.state}), server
+        )
         run_pipeline(drift_sft.pipeline_spec, planned.arguments(), chain, cache_root=folder.parent / "cache")
     return ends["ingest"]
 

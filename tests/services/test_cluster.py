@@ -79,7 +79,7 @@ def test_the_images_hold_all_that_the_pods_of_a_rehearsal_need(tmp_path: Path, w
     sent = submitted(tmp_path / "config.yaml")
     spec = json_format.ParseDict(sent["pipeline_spec"], PipelineSpec())
     steps = Chain(writable, RUN_ID, list(config.arms), {}, None)
-    with contextlib.closing(steps), mlflow_server(tmp_path) as address:
+    with mlflow_server(tmp_path) as address:
         given = environment(sent["platform_spec"], {"MLFLOW_TRACKING_URI": address, "DRIFT_EXPERIMENT": "drift"})
         containers = {**CONTAINED, "environment": {**given, "OMP_NUM_THREADS": "1"}}
         run_pipeline(spec, {}, steps, cache_root=tmp_path / "cache", use_cache=False, containers=containers)

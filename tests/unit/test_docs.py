@@ -1,11 +1,16 @@
-"""The code in the documentation runs as it stands there."""
+"""The documentation is true: its code runs as it stands there, and what it names exists."""
 
 import re
+import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 import torch
+import typer
 
+import drift.cli.app  # noqa: F401  # every command
+from drift.cli.options import app
 from drift.config.models import DeltaConfig
 from drift.weights.delta import compute_delta
 from drift.weights.modeling import load_processor, load_vlm
@@ -14,6 +19,23 @@ from tests.world import EXPERT, VLM, training_set
 
 PAGE = Path("docs/prior.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+PAGES = [Path("README.md"), Path("CONTRIBUTING.md"), Path("CHANGELOG.md"), *sorted(Path("docs").glob("*.md"))]
+BESIDE = [*sorted(Path("configs").rglob("*.yaml")), *sorted(Path("docker").rglob("Dockerfile"))]
+WINGS = {folder.name for folder in Path("drift").iterdir() if (folder / "__init__.py").is_file()}
+PLACES = re.compile(
+    r"(?<![\w./-])(?:drift|pipelines|components|configs|docker|docs|tests|benchmarks)/(?:[\w.*-]+/)*[\w.*-]*\w"
+)
+COMMANDS = typer.main.get_command(app)
+PLACEHOLDER = re.compile(r"/[A-Z]+$")  # configs/resources/FILE
+
+
+def of_pages(pages):
+    return pytest.mark.parametrize("page", pages, ids=str)
+
+
+def text(page):
+    return page.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -49,3 +71,75 @@ def test_the_trl_block_of_the_page_trains_with_the_prior(here):
 
 def test_each_way_into_another_trainer_is_about_ten_lines():
     assert [len(block.splitlines()) <= 15 for block in BLOCKS] == [True, True]
+
+
+@of_pages(PAGES)
+def test_a_link_leads_to_a_file_that_exists_and_to_a_heading_in_it(page):
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)", text(page))
+    for place, anchor in links:
+        target = page.parent / place if place else page
+        assert target.exists(), f"{page}: {place}"
+        assert not anchor or anchor in anchors(target), f"{page}: {place}#{anchor}"
+
+
+def anchors(page):
+    headings = re.findall(r"^#+ (.+)$", text(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@of_pages([*PAGES, *BESIDE])
+def test_a_path_that_is_named_exists(page):
+    named = {place for place in PLACES.findall(text(page)) if not PLACEHOLDER.search(place)}
+    assert [place for place in sorted(named) if not any(Path().glob(place))] == []
+
+
+@of_pages(PAGES)
+def test_a_public_name_that_is_shown_can_be_imported(page):
+    for line in re.findall(r"from drift[\w.]* import [\w, ]+", text(page)):
+        exec(line)
+
+
+@of_pages(PAGES)
+def test_a_command_that_is_shown_exists_with_the_options_it_is_shown_with(page):
+    lines = re.findall(r"^    drift (.+)$", text(page), re.MULTILINE) + re.findall(r"`drift\s([^`]+)`", text(page))
+    for shown in (line.partition(" #")[0] for line in lines):
+        at, words = COMMANDS, shown.split()
+        while words and words[0] in getattr(at, "commands", ()):
+            at = at.commands[words.pop(0)]
+        assert not hasattr(at, "commands") or not words or words[0].startswith("-"), f"no command: drift {shown}"
+        known = {option for one in at.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
+        assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", shown)) <= known, f"no such option: drift {shown}"
+
+
+@of_pages(PAGES)
+def test_a_make_target_that_is_shown_exists(page):
+    targets = set(re.findall(r"^([\w./-]+):", text(Path("Makefile")), re.MULTILINE))
+    shown = re.findall(r"(?:^    |`)make ([\w./-]+)", text(page), re.MULTILINE)
+    assert set(shown) - targets == set()
+
+
+def test_the_readme_fits_on_a_few_screens():
+    assert len(text(Path("README.md")).splitlines()) <= 150
+
+
+def test_the_tree_of_the_readme_names_folders_that_exist_and_every_wing_from_the_top_layer_to_the_ground():
+    path, named = [], []
+    for indent, name in re.findall(r"^    ( *)(\w+)/ {2}", text(Path("README.md")), re.MULTILINE):
+        path[len(indent) // 2 :] = [name]
+        assert Path(*path).is_dir(), "/".join(path)
+        named.append("/".join(path))
+    contracts = tomllib.loads(text(Path("pyproject.toml")))["tool"]["importlinter"]["contracts"]
+    layers = next(one["layers"] for one in contracts if one.get("containers") == ["drift"])
+    assert [place for place in named if re.fullmatch(r"drift/\w+", place)] == [f"drift/{wing}" for wing in layers]
+    assert set(layers) == WINGS
+
+
+def test_the_table_of_wings_says_what_is_imported():
+    graph = grimp.build_graph("drift", cache_dir=None)
+    imported = {wing: set() for wing in WINGS}
+    for module in graph.modules - {"drift", "drift.__main__"}:
+        for other in graph.find_modules_directly_imported_by(module):
+            imported[module.split(".")[1]] |= set(other.split(".")[1:2]) - {module.split(".")[1]}
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", text(Path("docs/architecture.md")), re.MULTILINE)
+    written = {wing: set(re.findall(r"`(\w+)`", row)) for wing, row in rows if wing in WINGS}
+    assert written == imported

@@ -23,7 +23,7 @@ from drift.ground.errors import ConfigError
 from tests.simulated_pairs import simulate
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "gate.md"
-BEGIN, END = "<!-- written by tests/unit/test_gate_rates.py -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- written by tests/unit/gate/test_gate_rates.py -->\n", "<!-- end -->\n"
 MARGINS = (2.0, 3.0)
 DISCORDANCES = (0.15, 0.20, 0.25)
 

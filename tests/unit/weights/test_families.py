@@ -176,8 +176,8 @@ HEAD = """# Model families
 
 Where the text decoder hangs is found by counting: the prefix before `layers.N.` under which most tensors of the expert
 have a partner of equal name and shape. There is no table of families in the code. This one is written by
-`tests/unit/test_families.py` (`make golden`), which builds a tiny model of each class and compares with transformers'
-own `get_decoder()`, on disk and at run time; Δ is then checked bit for bit.
+`tests/unit/weights/test_families.py` (`make golden`), which builds a tiny model of each class and compares with
+transformers' own `get_decoder()`, on disk and at run time; Δ is then checked bit for bit.
 
 | family | class | expert | decoder on disk | decoder at run time | head on disk | tensors paired |
 |---|---|---|---|---|---|---|"""
