@@ -13,6 +13,7 @@ Every argument is the JSON of one step (`drift.config.plan`). Into the loop go i
 pipeline, and never another task's parameter: Kubeflow's local runner would replace it by the item (`pipelines.check`).
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kfp import dsl
@@ -36,6 +37,10 @@ from pipelines.placement import NOTHING, Resources, place
 from pipelines.tracked import tracked
 
 NAME = "drift-sft"
+
+
+Placed = Callable[[dsl.PipelineTask], dsl.PipelineTask]
+"""Gives a task its pod's resources, its caching and its run in MLflow."""
 
 
 def pipeline(resources: Resources, *, caching: bool = True) -> Any:
@@ -65,51 +70,45 @@ def pipeline(resources: Resources, *, caching: bool = True) -> Any:
         report: str,
     ) -> None:
         """Distil, fine-tune every arm, measure, decide, register."""
-        closing = placed(finalize()).set_caching_options(False)
-        with dsl.ExitHandler(closing):
+        with dsl.ExitHandler(placed(finalize()).set_caching_options(False)):
             seen = placed(inputs_step(step=inputs)).set_caching_options(False).outputs
-            problems = placed(ingest_step(step=ingest, inputs=seen["pool"])).outputs["problems"]
-            generations = placed(generate_step(step=generate, problems=problems)).outputs["generations"]
-            curated = placed(
-                curate_step(step=curate, problems=problems, generations=generations, inputs=seen["replay"])
-            )
-            training_set = curated.outputs["training_set"]
+            data = distilled(placed, seen, ingest, generate, curate)
             priors = placed(deltas_step(step=deltas, inputs=seen["models"])).outputs["deltas"]
             measured = placed(evaluate_vlm_step(step=evaluate_vlm, inputs=seen["models"]))
-            baseline = measured.outputs["scores"]
-            found = placed(champion_step(step=champion)).set_caching_options(False).outputs
-            begin = placed(start_step(step=start, champion=found["start"])).outputs["model"]
-            reigning = placed(evaluate_champion_step(step=evaluate_champion, champion=found["champion"])).outputs[
-                "scores"
-            ]
+            begin, reigning = champions(placed, champion, start, evaluate_champion)
             with dsl.ParallelFor(arms) as item:
-                made = placed(arm(step=item, training_set=training_set, deltas=priors, start=begin)).after(measured)
+                made = placed(arm(step=item, training_set=data, deltas=priors, start=begin)).after(measured)
                 scored = placed(evaluate_arm_step(step=evaluate_arm, arm=item, model=made.outputs["model"]))
-            scores, records = scored.outputs["scores"], made.outputs["record"]
+            baseline = measured.outputs["scores"]
             decided = placed(
-                gate_step(
-                    step=gate,
-                    baseline=baseline,
-                    champion=reigning,
-                    scores=dsl.Collected(scores),
-                    records=dsl.Collected(records),
-                )
-            )
-            placed(
-                report_step(
-                    step=report,
-                    baseline=baseline,
-                    scores=dsl.Collected(scores),  # a Collected serves one consumer: the compiler changes it
-                    records=dsl.Collected(records),
-                    gate=decided.outputs["gate"],
-                    training_set=training_set,
-                    deltas=priors,
-                )
-            )
-            with dsl.If(decided.outputs["Output"] != ""):
-                placed(register_step(step=register, gate=decided.outputs["gate"]))
+                gate_step(step=gate, baseline=baseline, champion=reigning, **results(scored, made))
+            ).outputs
+            used = {"baseline": baseline, "gate": decided["gate"], "training_set": data, "deltas": priors}
+            placed(report_step(step=report, **used, **results(scored, made)))
+            with dsl.If(decided["Output"] != ""):
+                placed(register_step(step=register, gate=decided["gate"]))
 
     return drift_sft
+
+
+def distilled(placed: Placed, seen: Mapping[str, Any], ingest: str, generate: str, curate: str) -> Any:
+    """The training set: problems, a teacher's chains of thought on them, and what of these passes."""
+    problems = placed(ingest_step(step=ingest, inputs=seen["pool"])).outputs["problems"]
+    generations = placed(generate_step(step=generate, problems=problems)).outputs["generations"]
+    curated = curate_step(step=curate, problems=problems, generations=generations, inputs=seen["replay"])
+    return placed(curated).outputs["training_set"]
+
+
+def champions(placed: Placed, champion: str, start: str, evaluate_champion: str) -> tuple[Any, Any]:
+    """The champion's model, for training that starts from it, and its scores."""
+    found = placed(champion_step(step=champion)).set_caching_options(False).outputs
+    begin = placed(start_step(step=start, champion=found["start"])).outputs["model"]
+    return begin, placed(evaluate_champion_step(step=evaluate_champion, champion=found["champion"])).outputs["scores"]
+
+
+def results(scored: dsl.PipelineTask, made: dsl.PipelineTask) -> dict[str, dsl.Collected]:
+    """Scores and records of all arms, for one consumer: the compiler changes a Collected."""
+    return {"scores": dsl.Collected(scored.outputs["scores"]), "records": dsl.Collected(made.outputs["record"])}
 
 
 drift_sft = pipeline(NOTHING)

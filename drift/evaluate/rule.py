@@ -13,7 +13,7 @@ from drift.evaluate.benchmarks import Benchmark, Item
 from drift.evaluate.questions import describe_asking, question_text
 from drift.evaluate.samples import Sample
 from drift.inference.reply import Reply
-from drift.verdicts.answers import extract
+from drift.verdicts.answers import extract_answer
 from drift.verdicts.verdict import Item as Comparison
 from drift.verdicts.verdict import Kind, answer_kind, verify_many
 
@@ -49,7 +49,7 @@ def judge(benchmark: Benchmark, replies: dict[str, Reply]) -> list[Sample]:
 
 def _parts(item: Item, reply: Reply) -> tuple[str | None, str | None]:
     """Thinking, as the server or else the text parts it off, and the answer in the text."""
-    thinking, answer = extract(reply.text, item.form, item.choices)
+    thinking, answer = extract_answer(reply.text, item.form, item.choices)
     return reply.reasoning or thinking, answer
 
 

@@ -1,4 +1,4 @@
-from .answers import extract as extract
+from .answers import extract_answer as extract_answer
 from .extract import final_answer as final_answer
 from .extract import split_thinking as split_thinking
 from .verdict import Verdict as Verdict

@@ -26,7 +26,7 @@ _LETTERS_STATED = re.compile(rf"(?i:answers?(?:\s+(?:is|are))?\W{{0,6}}){_LETTER
 _STANDING = re.compile(rf"(?<![A-Za-z'])(?!{_ARTICLE})([A-H])(?![A-Za-z'])")
 
 
-def extract(text: str, form: AnswerForm, choices: Sequence[str]) -> tuple[str | None, str | None]:
+def extract_answer(text: str, form: AnswerForm, choices: Sequence[str]) -> tuple[str | None, str | None]:
     """``(thinking, answer)`` of a reply to a question whose answer has this form, with these options.
 
     Thinking that never ends leaves no answer, since what stands in it is no answer yet.

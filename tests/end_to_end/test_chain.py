@@ -66,6 +66,7 @@ def test_mlflow_has_one_parent_and_one_child_per_step_and_arm(whole):
     assert parents[0].data.metrics["drift/reasoning"] == result["summary"]["rows"][2]["reasoning"]["mean"]
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_the_new_champion_and_a_third_takes_everything_from_the_cache(whole):
     config, result = whole
     second = chain.run(config)
@@ -78,6 +79,7 @@ def test_a_second_run_measures_the_new_champion_and_a_third_takes_everything_fro
     assert len(versions(config)) == 1
 
 
+@pytest.mark.slow
 def test_a_changed_setting_of_one_arm_reruns_that_arm_and_what_compares_it(whole):
     config, _ = whole
     changed = chain.run(config, "arms.sft.train.learning_rate=5e-4")
@@ -85,6 +87,7 @@ def test_a_changed_setting_of_one_arm_reruns_that_arm_and_what_compares_it(whole
     assert len(versions(config)) == 1  # the candidate is the same model
 
 
+@pytest.mark.slow
 def test_a_gate_that_refuses_ends_well_and_registers_nothing(whole, tmp_path):
     config, _ = whole
     shutil.copytree(config.parent / "runs", tmp_path / "runs")
@@ -102,18 +105,23 @@ def without_times(summary: dict) -> dict:
 
 def kill_in(config: Path, step: str) -> list[str]:
     """Start the run and kill it, with SIGKILL, as soon as ``step`` is at work; the steps it had finished."""
-    before = len(chain.events(config))
+    before, read = len(chain.events(config)), 0
     process = chain.start(config)
     while process.poll() is None:
-        if any(event["step"] == step and event["event"] == "started" for event in chain.events(config)[before:]):
+        written = sum(path.stat().st_size for path in config.parent.glob("runs/*/events.jsonl"))
+        if written > read and any(
+            event["step"] == step and event["event"] == "started" for event in chain.events(config)[before:]
+        ):
             process.send_signal(signal.SIGKILL)
             break
+        read = written
         time.sleep(0.005)
     shown = process.communicate()[1]
     assert process.returncode == -signal.SIGKILL, f"{step} never started: {shown}"
     return re.findall(r"^✓ (\S+ ?\S*)", shown, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_killed_in_every_step_the_run_goes_on_and_ends_the_same(whole, tmp_path):
     reference, expected = whole
     config = chain.write_config(tmp_path)
@@ -134,6 +142,7 @@ def test_killed_in_every_step_the_run_goes_on_and_ends_the_same(whole, tmp_path)
     assert len(versions(config)) == 1
 
 
+@pytest.mark.slow
 def test_a_retraining_with_nothing_new_runs_no_step_and_with_one_new_problem_trains_on_from_the_champion(whole):
     config, result = whole
     chain.run(config)

@@ -39,6 +39,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {**json.loads(ended.stdout), "runs": runs}
 
 
+@pytest.mark.slow
 def test_every_step_of_the_papers_dag_runs_although_data_and_models_are_not_here(rehearsed: dict[str, Any]) -> None:
     planned = plan(load(PAPER), local=False).tasks(registers=True)
     assert sorted((step["step"], step["arm"]) for step in rehearsed["steps"]) == sorted(planned)
@@ -46,21 +47,25 @@ def test_every_step_of_the_papers_dag_runs_although_data_and_models_are_not_here
     assert not any(step["cached"] for step in rehearsed["steps"])
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_still_said(rehearsed: dict[str, Any]) -> None:
     problems = {finding["check"] for finding in rehearsed["findings"] if finding["state"] == "problem"}
     assert problems == {"models.vlm", "models.expert", "models.base", "ingest.source", "evaluate.data"}
 
 
+@pytest.mark.slow
 def test_the_rehearsal_registers_under_a_name_of_its_own(rehearsed: dict[str, Any]) -> None:
     assert rehearsed["registered"]["model"] == "qwen2_5_vl_7b-drift-rehearsal"
 
 
+@pytest.mark.slow
 def test_the_eight_published_forms_are_measured(rehearsed: dict[str, Any]) -> None:
     names = [name.partition("_Tiny")[0] for name in load(PAPER).evaluate.benchmarks]
     measured = {column.partition("_Tiny")[0] for column in rehearsed["summary"]["benchmarks"]}
     assert set(names) == measured
 
 
+@pytest.mark.slow
 def test_a_saved_checkpoint_is_rehearsed_and_nothing_is_left_of_the_models(rehearsed: dict[str, Any]) -> None:
     assert rehearsed["replaced"]["train.save_steps"] == [500, 2]
     assert not list(rehearsed["runs"].glob("rehearsal/world-*"))

@@ -1,9 +1,7 @@
 """Submitting and scheduling, with Kubeflow's real client against a server on loopback."""
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from drift.ground.errors import ConfigError, PipelineError, ServiceError
 from pipelines.check import check_spec, dags
 from pipelines.cluster.schedule import create, delete, next_times, pause, resume, schedules, six_fields
 from pipelines.cluster.submit import Target, submit
+from tests.forked import drift
 from tests.kfp_server import KubeflowServer
 
 ROOT = Path(__file__).parents[2]
@@ -130,12 +129,6 @@ def test_a_refusing_server_is_an_error_of_one_line(config: Config, status: int, 
     assert "\n" not in str(error.value)
 
 
-def drift(*arguments: str, token: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "KFP_EXISTING_TOKEN": token, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "from drift.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -146,20 +139,21 @@ def drift(*arguments: str, token: str = "") -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_bad_input_ends_with_one_line_and_code_2(arguments: list[str], message: str) -> None:
-    ended = drift(*arguments)
+    ended = drift(*arguments, KFP_EXISTING_TOKEN="")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert ended.stderr.startswith(message)
 
 
 def test_the_commands_show_what_they_made_and_no_token(tmp_path: Path) -> None:
+    mine = partial(drift, KFP_EXISTING_TOKEN=SECRET)
     with KubeflowServer(token=SECRET) as server:
-        made = drift("schedule", "create", "--host", server.url, "--cron", "0 3 * * *", "--json", token=SECRET)
+        made = mine("schedule", "create", "--host", server.url, "--cron", "0 3 * * *", "--json")
         assert json.loads(made.stdout)["id"] == "s1", made.stderr
-        listed = drift("schedule", "list", "--host", server.url, token=SECRET)
+        listed = mine("schedule", "list", "--host", server.url)
         assert "0 0 3 * * *" in listed.stdout
-        submitted = drift("submit", "--host", server.url, "--no-wait", token=SECRET)
+        submitted = mine("submit", "--host", server.url, "--no-wait")
         assert "runs/details/r1" in submitted.stdout
-        expired = drift("submit", "--host", server.url, token="old")
+        expired = drift("submit", "--host", server.url, KFP_EXISTING_TOKEN="old")
         assert (expired.returncode, "401" in expired.stderr) == (2, True)
     for one in (made, listed, submitted, expired):
         assert SECRET not in one.stdout + one.stderr

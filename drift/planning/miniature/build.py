@@ -76,7 +76,7 @@ def _train(directory: Path, recipe: Recipe) -> tuple[dict[str, Scores], dict[str
     """All stages in two worker processes: the data beside the base, then the VLM beside the expert."""
     accuracies: dict[str, Scores] = {}
     seconds: dict[str, float] = {}
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(2, mp_context=context, initializer=_start_worker) as pool:
         written = pool.submit(_write_data, directory, recipe.seed)
         for stages in ({"base": train_base}, {"expert": train_expert, "vlm": train_vlm}, {"teacher": train_teacher}):

@@ -3,11 +3,7 @@
 import io
 import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,6 +19,7 @@ from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftEr
 from drift.inference.parts import ROWS_PER_PART, Parts, part_files, sort_parts
 from drift.planning.miniature import models
 from drift.planning.miniature import tokenizer as tk
+from tests.forked import begin
 from tests.openai_server import OpenAIServer, image_of, question
 from tests.pool_rows import ingested, png, pool_row
 
@@ -138,13 +135,10 @@ def test_a_run_killed_in_the_middle_goes_on_and_every_key_is_there_once(tmp_path
     busy = lambda number: {7: 429, 9: 500}.get(number % 20, 200)  # noqa: E731
     with OpenAIServer(status=busy, delay_seconds=0.02) as server:
         config = endpoint(server.url, concurrency=4, max_retries=8)
-        process = subprocess.Popen(
-            [sys.executable, "-c", _GENERATE, config.model_dump_json(), str(problems), str(out)],
-            stderr=subprocess.DEVNULL,
-        )
+        process = begin(generate, config, problems, out)
         _wait_for_lines(out.with_name("out.partial"), 120)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         partial = part_files(out.with_name("out.partial"))
         done = sum(path.read_bytes().count(b"\n") for path in partial)
         with partial[-1].open("ab") as file:
@@ -157,15 +151,6 @@ def test_a_run_killed_in_the_middle_goes_on_and_every_key_is_there_once(tmp_path
         again = generate(config.model_copy(update={"teacher": endpoint(server.url).teacher}), problems, tmp_path / "b")
     assert again.resumed == 0
     assert content_sha256(out) == content_sha256(tmp_path / "b")
-
-
-_GENERATE = """
-import sys
-from pathlib import Path
-from drift.config import GenerateConfig
-from drift.data.distillation import generate
-generate(GenerateConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
-"""
 
 
 def _wait_for_lines(folder: Path, lines: int) -> None:

@@ -6,8 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from drift.ground.errors import CheckpointError, ConfigError, DataError, Pipelin
 from drift.inference.parts import part_files
 from drift.planning.miniature import models
 from drift.planning.tables import write_tables
+from tests.forked import begin
 from tests.openai_server import Body, OpenAIServer, image_of, question
 from tests.unit.evaluate.test_benchmarks import png, table
 
@@ -251,11 +250,10 @@ def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     arguments = ["evaluate", "--model", str(model), "--data", str(data), "--out", str(tmp_path / "scores")]
     arguments += ["benchmarks.Sums.role=reasoning", "benchmarks.Colours.role=perception", "max_new_tokens=200"]
     arguments += ["batch_size=2", "threads=1"]
-    command = [sys.executable, "-c", "from drift.cli import main; main()", *arguments, f"processes={processes}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = begin(main, [*arguments, f"processes={processes}"])
     _wait_for_lines(tmp_path / "scores.partial", 3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     (part,) = part_files(tmp_path / "scores.partial")
     lines = part.read_bytes().splitlines(keepends=True)
     assert 3 <= len(lines) < len(ALL)

@@ -1,8 +1,5 @@
 """MLflow runs of a pipeline run: found again, never made twice, never left running."""
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from drift.ground.errors import ServiceError
 from drift.tracking import store
 from drift.tracking.runs import Tracker, tracker_from_environment
 from drift.tracking.store import check_server, redact, store_identity, store_uri, ui_command
+from tests.forked import begin
 from tests.mlflow_store import fresh_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -229,20 +227,18 @@ def test_a_server_that_does_not_answer_is_an_error_within_seconds(address: str):
     assert time.monotonic() - began < 10
 
 
-OPEN = """
-import sys
-from drift.tracking.runs import Tracker
-tracker = Tracker.open(sys.argv[1], experiment="mini", run_id="r1", name="mini-1")
-print(tracker.parent)
-"""
+def say_parent(uri: str) -> None:
+    print(Tracker.open(uri, experiment="mini", run_id="r1", name="mini-1").parent)
 
 
 def test_processes_that_open_a_fresh_store_at_once_agree_on_one_parent(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    command = [sys.executable, "-W", "ignore", "-c", OPEN, uri]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in range(2)]
-    parents = [process.communicate(timeout=120)[0].strip() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    said = [tmp_path / "one", tmp_path / "other"]
+    both = [begin(say_parent, uri, out=out) for out in said]
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
+    parents = [out.read_text().strip() for out in said]
     assert parents[0] == parents[1] != ""
     client = MlflowClient(uri)
     assert len(client.search_runs([client.get_experiment_by_name("mini").experiment_id])) == 1

@@ -2,10 +2,8 @@
 
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from drift.inference.images import conversation, decode_image
 from drift.training.sft import train
 from drift.weights.delta import compute_delta
 from drift.weights.modeling import load_processor, load_vlm
+from tests.forked import begin
 from tests.world import BASE, EXPERT, VLM, training_set
 
 QUICK = {
@@ -93,26 +92,22 @@ def test_the_result_is_a_model_directory_that_answers_with_its_own_processor(dat
 
 def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(data, delta, tmp_path):
     settings = {**QUICK, "epochs": 6, "save_steps": 4, "prior": {}}
-    train(TrainConfig(**settings), model=str(VLM), training_set=data, delta=delta, out=tmp_path / "whole")
+    guided = partial(train, model=str(VLM), training_set=data, delta=delta)
+    guided(TrainConfig(**settings), out=tmp_path / "whole")
     killed = tmp_path / "killed"
-    code = (
-        "from pathlib import Path; from drift.config import TrainConfig; from drift.training import train;"
-        f"train(TrainConfig(**{settings!r}), model={str(VLM)!r}, training_set=Path({str(data)!r}),"
-        f" delta=Path({str(delta)!r}), out=Path({str(killed)!r}))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    process = begin(partial(guided, TrainConfig(**settings), out=killed))
     checkpoint = tmp_path / "killed.partial" / "checkpoints" / "checkpoint-4" / "trainer_state.json"
-    while process.poll() is None and not checkpoint.exists():
+    while process.is_alive() and not checkpoint.exists():
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert checkpoint.exists() and not killed.exists()
     with pytest.raises(
         DataError, match=r"another training \(train.learning_rate: 0.001 there, 0.002 here\); remove it"
     ):
         other = TrainConfig(**{**settings, "learning_rate": 2e-3})
-        train(other, model=str(VLM), training_set=data, delta=delta, out=killed)
-    report = train(TrainConfig(**settings), model=str(VLM), training_set=data, delta=delta, out=killed)
+        guided(other, out=killed)
+    report = guided(TrainConfig(**settings), out=killed)
     assert report.steps == 24
     assert weights(killed) == weights(tmp_path / "whole")
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import time
 
 import psutil
@@ -12,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from drift.cli.app import main
 from drift.config.models import DeltaConfig
 from drift.config.train import TrainConfig
 from drift.ground.artifacts import write_json
@@ -19,7 +19,7 @@ from drift.ground.errors import DataError, PipelineError
 from drift.training.sft import train
 from drift.weights.delta import compute_delta
 from drift.weights.modeling import load_vlm
-from tests.end_to_end.chain import DRIFT
+from tests.forked import begin
 from tests.world import BASE, EXPERT, VLM, training_set
 
 QUICK = {
@@ -79,6 +79,7 @@ def test_the_weights_do_not_depend_on_how_the_batch_is_cut(world, alone, tmp_pat
     assert apart(load_file(tmp_path / "out" / "model.safetensors"), alone) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_training_whose_ranks_are_killed_goes_on_to_the_same_bytes(world, alone, tmp_path, stage):
     settings = {**QUICK, "deepspeed": str(world / f"zero{stage}.json"), "save_steps": 2}
@@ -99,16 +100,17 @@ def kill_ranks_behind_a_checkpoint(world, out, settings):
     """SIGKILL both ranks of a training as soon as its first checkpoint is complete: exit code and stderr."""
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     paths = ["--model", str(VLM), "--data", str(world / "data"), "--delta", str(world / "delta"), "--out", str(out)]
-    launcher = subprocess.Popen([*DRIFT, "train", *paths, *overrides], stderr=subprocess.PIPE, text=True)
+    errors = out.with_name("errors.txt")
+    launcher = begin(main, ["train", *paths, *overrides], err=errors)
     complete = out.with_name(out.name + ".partial") / "checkpoints" / "checkpoint-2" / "complete"
-    while launcher.poll() is None and not complete.exists():
+    while launcher.is_alive() and not complete.exists():
         time.sleep(0.01)
     ranks = [child for child in psutil.Process(launcher.pid).children() if "spawn_main" in " ".join(child.cmdline())]
     assert len(ranks) == 2
     for rank in ranks:
         rank.kill()
-    _, errors = launcher.communicate(timeout=120)
-    return launcher.returncode, errors
+    launcher.join(120)
+    return launcher.exitcode, errors.read_text()
 
 
 def test_an_image_that_does_not_decode_is_named_by_the_launcher_on_one_line(world, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drift.verdicts.answers import AnswerForm, extract, option, yes_or_no
+from drift.verdicts.answers import AnswerForm, extract_answer, option, yes_or_no
 
 CHOICES = ("a red cube", "a blue ball", "nothing", "all of them")
 
@@ -20,16 +20,16 @@ CHOICES = ("a red cube", "a blue ball", "nothing", "all of them")
     ],
 )
 def test_the_last_box_after_the_thinking_is_the_answer_else_all_that_is_left(text: str, answer: str) -> None:
-    assert extract(text, "open", ())[1] == answer
+    assert extract_answer(text, "open", ())[1] == answer
 
 
 @pytest.mark.parametrize("text", [r"<think> it must be \boxed{7}", "<think> 7", "", "<think> 7 </think>"])
 def test_thinking_that_never_ends_and_silence_are_no_answer(text: str) -> None:
-    assert extract(text, "open", ())[1] is None
+    assert extract_answer(text, "open", ())[1] is None
 
 
 def test_the_thinking_is_kept_beside_the_answer() -> None:
-    assert extract(r"<think>why not</think> \boxed{7}", "open", ()) == ("why not", "7")
+    assert extract_answer(r"<think>why not</think> \boxed{7}", "open", ()) == ("why not", "7")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_articles_undecided_answers_and_letters_without_an_option_are_no_letter(
 
 
 def test_a_boxed_letter_wins_over_letters_in_the_text() -> None:
-    assert extract(r"<think>A? B? D?</think> Not A but \boxed{C}", "option", CHOICES)[1] == "C"
+    assert extract_answer(r"<think>A? B? D?</think> Not A but \boxed{C}", "option", CHOICES)[1] == "C"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_boxed_letter_wins_over_letters_in_the_text() -> None:
 )
 def test_yes_or_no_is_the_only_one_of_the_two_words(text: str, answer: str | None) -> None:
     assert yes_or_no(text) == answer
-    assert extract(text, "yes_no", ())[1] == answer
+    assert extract_answer(text, "yes_no", ())[1] == answer
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_yes_or_no_is_the_only_one_of_the_two_words(text: str, answer: str | Non
     ],
 )
 def test_several_letters_are_found_in_any_order_and_sorted(text: str, answer: str) -> None:
-    assert extract(text, "letters", ())[1] == answer
+    assert extract_answer(text, "letters", ())[1] == answer
 
 
 @given(st.text(max_size=60), st.sampled_from(["open", "yes_no", "option", "letters"]), st.sampled_from([(), CHOICES]))
 def test_no_text_breaks_the_extraction(text: str, form: AnswerForm, choices: tuple[str, ...]) -> None:
-    _, answer = extract(text, form, choices)
+    _, answer = extract_answer(text, form, choices)
     assert answer is None or answer.strip()

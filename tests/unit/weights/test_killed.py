@@ -1,37 +1,36 @@
 """Δ and merges killed with SIGKILL at any moment: nothing that looks complete is left, and run again they complete."""
 
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from drift.config.models import DeltaConfig, MergeConfig
 from drift.ground.artifacts import read_provenance, write_json
 from drift.weights.checkpoints import Checkpoint
+from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
+from drift.weights.merging import merge
+from tests.forked import FORKS, begin
 
 MOMENTS = (0.02, 0.5, 0.95)
 """Of the time that the undisturbed work takes."""
-STEP = """
-import sys
-from pathlib import Path
-from drift.config import DeltaConfig, MergeConfig
-from drift.weights import compute_delta, merge
 
-step, expert, vlm, out = sys.argv[1:]
-print("ready", flush=True)
-models = {"expert": expert, "vlm": vlm, "base": expert + "-base", "out": Path(out)}
-if step == "delta":
-    compute_delta(DeltaConfig(modules=("attn",)), **models)
-else:
-    merge(MergeConfig(method="ties"), **models)
-print("done", flush=True)
-"""
+
+def work(step: str, models: Path, out: Path, channel: Connection) -> None:
+    """What is killed: the step, and a word before it and after it."""
+    channel.send("ready")
+    given = {"expert": str(models / "expert"), "vlm": str(models / "vlm"), "base": str(models / "expert-base")}
+    if step == "delta":
+        compute_delta(DeltaConfig(modules=("attn",)), **given, out=out)
+    else:
+        merge(MergeConfig(method="ties"), **given, out=out)
+    channel.send("done")
 
 
 @pytest.fixture(scope="module")
@@ -48,23 +47,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def started(step: str, models: Path, out: Path) -> subprocess.Popen[str]:
+def started(step: str, models: Path, out: Path) -> tuple[ForkServerProcess, Connection]:
     """The step in a process of its own, its imports done."""
-    command = [sys.executable, "-c", STEP, step, str(models / "expert"), str(models / "vlm"), str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    heard, told = FORKS.Pipe(duplex=False)
+    process = begin(work, step, models, out, told)
+    told.close()
+    assert heard.recv() == "ready"
+    return process, heard
 
 
 def finished(step: str, models: Path, out: Path) -> float:
     """Seconds that the undisturbed work takes."""
-    process = started(step, models, out)
+    process, heard = started(step, models, out)
     before = time.monotonic()
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "done\n"
-        return time.monotonic() - before
+    with heard:
+        assert heard.recv() == "done"
+    seconds = time.monotonic() - before
+    process.join()
+    return seconds
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,11 @@ def test_killed_at_any_moment_nothing_looks_complete_and_run_again_it_is(
     seconds = finished(step, models, tmp_path / "whole")
     unfinished = 0
     for moment in MOMENTS:
-        with started(step, models, tmp_path / "out") as process:
+        process, heard = started(step, models, tmp_path / "out")
+        with heard:
             time.sleep(moment * seconds)
-            process.send_signal(signal.SIGKILL)
+            process.kill()
+            process.join()
         if (tmp_path / "out").exists():  # it was quicker this time: then it must be whole
             load(tmp_path / "out")
             (tmp_path / "out").rename(tmp_path / f"early-{moment}")
