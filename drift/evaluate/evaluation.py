@@ -35,9 +35,12 @@ class Protocol(typing.Protocol):
         """All that decides a score besides model and data. Scores of different descriptions are not compared."""
 
     def judge_all(
-        self, config: EvaluateConfig, benchmarks: Sequence[Benchmark], replies: Mapping[str, dict[str, Reply]]
+        self,
+        config: EvaluateConfig,
+        benchmarks: Sequence[Benchmark],
+        replies: Mapping[str, Sequence[Mapping[str, Reply]]],
     ) -> list[Sample]:
-        """A sample per item, in the tables' order."""
+        """A sample per item and run (see `drift.evaluate.collect.Replies`), in the tables' order, run after run."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from PIL import Image
 from drift.cli.app import main
 from drift.config.catalog import expand
 from drift.config.evaluate import EvaluateConfig
+from drift.evaluate.answering import answers
 from drift.evaluate.benchmarks import read_benchmarks
 from drift.evaluate.collect import collect
 from drift.evaluate.evaluation import evaluate
-from drift.evaluate.greedy import answers
 from drift.evaluate.questions import batches, questions
 from drift.evaluate.samples import Sample, read_samples
 from drift.evaluate.scores import read_scores
