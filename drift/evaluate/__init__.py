@@ -8,6 +8,7 @@ answering   answers of a local checkpoint                 rule        the offlin
 judged      the protocol with a judge                     vlmevalkit  what the judge's process runs
 samples     one answered question, and all                columns     the headline numbers, unit by unit
 scores      columns with intervals, means of roles        table       the scores for people, beside the paper's
+overlaps    questions that two tables share               rescoring   stored replies judged again
 """
 
 import lazy_loader as lazy

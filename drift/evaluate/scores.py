@@ -97,6 +97,11 @@ class Scores:
     judge_url: str | None = None
     """Where the judge was; no part of the protocol."""
 
+    @property
+    def judged(self) -> bool:
+        """Whether a judge decided, so that the rule may agree with it or not."""
+        return any(score.judge for score in self.benchmarks.values())
+
     def role(self, role: Role) -> Mean | None:
         return self.reasoning if role == "reasoning" else self.perception
 

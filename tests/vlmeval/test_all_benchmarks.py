@@ -22,7 +22,7 @@ from tests.vlmeval.judges import kind, prompt
 def judged_by(config: EvaluateConfig, reply) -> dict[str, list[Sample]]:
     """Samples by form; `reply` makes a reply of an item."""
     benchmarks = read_benchmarks(config)
-    replies = {table.name: {item.index: Reply(reply(item), "stop") for item in table.items} for table in benchmarks}
+    replies = {table.name: [{item.index: Reply(reply(item), "stop") for item in table.items}] for table in benchmarks}
     samples = judged.judge_all(config, benchmarks, replies)
     return {
         table.config.format: [sample for sample in samples if sample.benchmark == table.name] for table in benchmarks

@@ -94,7 +94,7 @@ def test_a_judge_that_dies_meanwhile_ends_the_run_soon(settings: Settings) -> No
 def run(config: EvaluateConfig) -> None:
     (table,) = read_benchmarks(config)
     replies = {item.index: Reply("perhaps A or B", "stop") for item in table.items}
-    judged.judge_all(config, [table], {table.name: replies})
+    judged.judge_all(config, [table], {table.name: [replies]})
 
 
 def test_the_command_ends_with_one_line_and_code_2(

@@ -30,7 +30,7 @@ def judged_replies(config: EvaluateConfig, *texts: str) -> list[Sample]:
     (table,) = read_benchmarks(config)
     padded = [*texts, *texts[-1:] * (len(table.items) - len(texts))]
     replies = {item.index: Reply(text, "stop") for item, text in zip(table.items, padded, strict=True)}
-    return judged.judge_all(config, [table], {table.name: replies})
+    return judged.judge_all(config, [table], {table.name: [replies]})
 
 
 def sent(server: OpenAIServer) -> str:
@@ -42,7 +42,7 @@ def test_an_answer_that_is_code_is_not_run(settings: Settings, judge: OpenAIServ
     code = f"open('{file}','w').close()or(17)"
     config = settings(judge.url)
     benchmarks = read_benchmarks(config)
-    replies = {table.name: {item.index: Reply(code, "stop") for item in table.items} for table in benchmarks}
+    replies = {table.name: [{item.index: Reply(code, "stop") for item in table.items}] for table in benchmarks}
     samples = judged.judge_all(config, benchmarks, replies)
     assert not [sample for sample in samples if sample.correct]
     assert code in sent(judge)
