@@ -93,11 +93,10 @@ def read_examples(folder: Path) -> list[Example]:
 
 def _rows(path: Path, schema: pa.Schema, added: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(path, columns=schema.names)
+        there = set(pq.read_schema(path).names)
+        table = pq.read_table(path, columns=[name for name in schema.names if name in there or name not in added])
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not readable ({reason}); `drift evaluate` writes it") from error
-    if missing := sorted(set(schema.names) - added - set(table.schema.names)):
-        raise DataError(f"{path}: no column '{missing[0]}'; `drift evaluate` writes it")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows

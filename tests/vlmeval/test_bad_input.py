@@ -37,6 +37,13 @@ def test_a_judge_without_quota(settings: Settings) -> None:
     assert str(error).endswith("check model, api_key_env and quota")
 
 
+def test_a_judge_that_is_a_web_page(settings: Settings) -> None:
+    with OpenAIServer(lambda body: "<title>Chat</title>") as judge:
+        error = refused(settings, judge.url)
+    assert isinstance(error, ServiceError)
+    assert f"evaluate.judge: {judge.url} answers, but with no chat completion (a web page?)" in str(error)
+
+
 def test_a_wrong_key_is_not_repeated_in_the_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", "sk-wrong")
     with OpenAIServer(sensible, status=lambda number: 401) as judge:
