@@ -1,7 +1,7 @@
 """Questions that a benchmark shares with another one, or with what a model was trained on: found, counted, listed.
 
 A question is held by another table if its image is there byte for byte, or a near image with a near text. Near images
-differ in at most 40 of the 256 bits of their perceptual hash (Zauner 2010), as scaled and recompressed copies do. Near
+differ in at most 32 of the 256 bits of their perceptual hash (Zauner 2010), as scaled and recompressed copies do. Near
 texts have nine tenths of their words in common (one may hold more than the other), and the same numbers.
 """
 
@@ -33,9 +33,9 @@ FILE = "overlaps.json"
 TRAINING_SET = "training_set"
 
 SIDE, BITS = 16, 256
-NEAR_BITS = 40
-"""Copies at half the size and JPEG quality 60 differ in up to 38, unlike photographs in 94 and more; of two drawings of
-one kind (the miniature's benchmarks) one pair in 1,000 is nearer than 58, and those need a near text too."""
+NEAR_BITS = 32
+"""Copies at half to twice the size and JPEG quality 60 differ in at most 16 bits, unlike pictures in 94 and more. Of two
+drawings of one kind (the miniature's benchmarks), one pair in 1,000 is nearer than 58, the nearest 28."""
 WORD = re.compile(r"\w+|[^\w\s.,;:!?'\"()]")
 """A word or a sign, without punctuation."""
 NEAR_TEXT = 90.0

@@ -26,7 +26,7 @@ from tests.unit.evaluate.test_collect import right
 def picture(number: int) -> Image.Image:
     """A smooth picture of its own."""
     draw = random.Random(number)
-    return Image.frombytes("RGB", (8, 6), draw.randbytes(8 * 6 * 3)).resize((400, 300), Image.Resampling.BICUBIC)
+    return Image.frombytes("RGB", (16, 12), draw.randbytes(16 * 12 * 3)).resize((400, 300), Image.Resampling.BICUBIC)
 
 
 def encoded(image: Image.Image, form: str = "PNG", **more: int) -> bytes:
