@@ -34,7 +34,7 @@ TRAINING_SET = "training_set"
 
 SIDE, BITS = 16, 256
 NEAR_BITS = 32
-"""Copies at half to twice the size and JPEG quality 60 differ in at most 16 bits, unlike pictures in 94 and more. Of two
+"""Copies at half to twice the size and JPEG quality 60 differ in at most 16 bits, unlike pictures in 94 and more. Of
 drawings of one kind (the miniature's benchmarks), one pair in 1,000 is nearer than 58, the nearest 28."""
 WORD = re.compile(r"\w+|[^\w\s.,;:!?'\"()]")
 """A word or a sign, without punctuation."""

@@ -74,7 +74,8 @@ def test_small_letters_and_options_that_are_numbers_are_golds_too(
 ) -> None:
     write_table(tmp_path / "Mine.tsv", [{**TABLES[form][0], **change}])
     config = EvaluateConfig(data=str(tmp_path), benchmarks={"Mine": {"format": form}}, limit=1)
-    (item,) = read_benchmark("Mine", config).items
+    benchmark = read_benchmark("Mine", config)
+    (item,) = benchmark.items
     assert (item.gold, item.form, item.fault) == (*gold, None)
     if form != "WeMath":  # whose scores need whole problems
         assert [one.status for one in judge(read_benchmark("Mine", config), {item.index: Reply(gold[0])})] == [
@@ -83,7 +84,7 @@ def test_small_letters_and_options_that_are_numbers_are_golds_too(
 
 
 def test_a_hint_that_is_nan_is_none(tmp_path: Path) -> None:
-    write_table(tmp_path / "Mine.tsv", [{**TABLES["MMStar"][0], "hint": hint} for hint in ("nan",)])
+    write_table(tmp_path / "Mine.tsv", [{**TABLES["MMStar"][0], "hint": "nan"}])
     config = EvaluateConfig(data=str(tmp_path), benchmarks={"Mine": {"format": "MMStar"}})
     assert read_benchmark("Mine", config).items[0].text.startswith("Question: ")
 
