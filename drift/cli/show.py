@@ -56,21 +56,21 @@ def show_scores(report: EvaluateReport, folder: Path, as_json: bool) -> None:
     if as_json:
         show_report(report, folder, as_json)
         return
-    from drift.evaluate.table import agreement_text, asked_text  # only what this command has loaded anyway
+    from drift.evaluate.table import agreements, asked_text  # only what this command has loaded anyway
 
-    judged = report.scores.judged
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("benchmark", "percent right", "n", *COUNTS, *(["agreement"] if judged else [])):
+    for head in ("benchmark", "percent right", "n", *COUNTS):
         table.add_column(head, justify="left" if head == "benchmark" else "right", no_wrap=True)
     for score in report.scores.benchmarks.values():
         counts = [asked_text(score), *(str(getattr(score, count)) for count in COUNTS)]
-        counts += [agreement_text(score)] if judged else []
         for name, mean in score.columns.items():
             table.add_row(name, mean_text(asdict(mean)), *counts)
     for role in ROLES:
         if (average := report.scores.role(role)) is not None:
             table.add_row(f"mean of {role}", mean_text(asdict(average)), style="bold")
     out.print(table)
+    for sentence in agreements(report.scores):
+        show_text(sentence)
     for warning in report.warnings:
         show_text(f"warning: {warning}")
     show_text(f"written to {folder}")

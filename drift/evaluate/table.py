@@ -92,7 +92,7 @@ def _rows(scores: Scores) -> list[str]:
 def _row(column: str, mean: Mean, benchmark: BenchmarkScore, scores: Scores) -> str:
     counts = (benchmark.failed, benchmark.truncated, benchmark.unparsed)
     cells = [column, _percents(mean), asked_text(benchmark), *map(str, counts)]
-    cells += [agreement_text(benchmark)] if scores.judged else []
+    cells += [_agreement(benchmark)] if scores.judged else []
     if scores.published:
         number = ROWS[scores.published].percent.get(column)
         cells += ["–", ""] if number is None else [f"{number:.1f}", f"{mean.mean - number:+.1f}"]
@@ -105,11 +105,20 @@ def _percents(mean: Mean) -> str:
 
 def asked_text(benchmark: BenchmarkScore) -> str:
     """How many questions, and how many answers to each if there are several."""
-    return f"{benchmark.questions}" + (f" x {benchmark.samples}" if benchmark.samples > 1 else "")
+    return f"{benchmark.questions}" + (f"×{benchmark.samples}" if benchmark.samples > 1 else "")
 
 
-def agreement_text(benchmark: BenchmarkScore) -> str:
-    """On how many of the answers that a judge decided the rule says the same."""
+def agreements(scores: Scores) -> list[str]:
+    """A sentence for each judged benchmark: on how many of the answers that the judge decided the rule says the same."""
+    return [
+        f"{name}: judge and rule agree on {_agreement(benchmark)} % of the answers; the judge left "
+        f"{benchmark.undetermined} undecided"
+        for name, benchmark in scores.benchmarks.items()
+        if benchmark.judge
+    ]
+
+
+def _agreement(benchmark: BenchmarkScore) -> str:
     return f"{benchmark.judge['agreement']:.1f}" if "agreement" in benchmark.judge else "–"
 
 

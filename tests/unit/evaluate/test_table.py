@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from drift.cli.show import show_scores
 from drift.config.catalog import KNOWN, ROLES
 from drift.config.evaluate import EvaluateConfig
 from drift.config.published import COLUMNS, MADE_WITH, ROWS
@@ -96,7 +97,7 @@ def test_an_unknown_row_is_an_error_that_names_the_known_ones() -> None:
 
 
 def test_a_table_of_a_judge_says_how_often_the_rule_agrees_and_which_questions_other_tables_hold(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     judged = {"agreement": 66.666, "failed": 0.0, "random": 0.0}
     mmstar = BenchmarkScore(
@@ -105,6 +106,11 @@ def test_a_table_of_a_judge_says_how_often_the_rule_agrees_and_which_questions_o
     made = scores({"MMStar": 1.0})
     write_table(tmp_path, replace(made, benchmarks={"MMStar": mmstar}, published=None))
     text = (tmp_path / "scores.md").read_text()
-    assert "| MMStar | 50.0 | 40.0 to 60.0 | 10 x 4 | 0 | 1 | 2 | 66.7 |" in text
+    assert "| MMStar | 50.0 | 40.0 to 60.0 | 10×4 | 0 | 1 | 2 | 66.7 |" in text
     assert "- MMStar: 3 of 10 questions are in Mine too" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    show_scores(EvaluateReport(replace(made, benchmarks={"MMStar": mmstar}, published=None), 1.0), tmp_path, False)
+    shown = capsys.readouterr().out
+    assert ["MMStar", "50.0", "(40–60)", "10×4", "0", "1", "2"] in [line.split() for line in shown.splitlines()]
+    assert "MMStar: judge and rule agree on 66.7 % of the answers; the judge left 0 undecided" in shown
+    assert "warning: MMStar: 3 of 10 questions are in Mine too" in shown
