@@ -109,7 +109,7 @@ def asked_text(benchmark: BenchmarkScore) -> str:
 
 
 def agreements(scores: Scores) -> list[str]:
-    """A sentence for each judged benchmark: on how many of the answers that the judge decided the rule says the same."""
+    """A sentence for each judged benchmark: on how many answers that the judge decided the rule says the same."""
     return [
         f"{name}: judge and rule agree on {_agreement(benchmark)} % of the answers; the judge left "
         f"{benchmark.undetermined} undecided"
