@@ -26,8 +26,8 @@ import torch
 
 from drift.config.evaluate import EvaluateConfig
 from drift.config.servers import JudgeConfig
+from drift.evaluate.answering import open_model
 from drift.evaluate.benchmarks import Benchmark, read_benchmark
-from drift.evaluate.greedy import greedy_model
 from drift.evaluate.judged import find_python
 from drift.evaluate.questions import batches, questions
 from drift.inference.local import LocalModel
@@ -47,7 +47,7 @@ def main() -> None:
         write_table(Path(folder) / "MMStar.tsv", rows(arguments.questions))
         config = settings(folder, arguments)
         table = read_benchmark("Questions", config)
-        greedy = greedy_model(model, config)
+        greedy = open_model(model, config)
         runs = [
             (ours(greedy, table, config.batch_size), theirs(folder, model, arguments)) for _ in range(arguments.repeat)
         ]

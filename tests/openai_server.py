@@ -36,19 +36,21 @@ def image_of(body: Body) -> bytes:
 class OpenAIServer(Loopback):
     """Use as a context manager; ``url`` goes into `base_url`.
 
-    ``answer`` makes a message (or a message with ``finish_reason``) of a request's body. ``status`` gets the number
-    of the request, counted from 1, and may return an error's status instead of 200. ``models`` is the status of
-    `GET /models`.
+    ``answer`` makes a message (or a message with ``finish_reason``) of a request's body; a text is sent as a web page
+    instead of a completion. ``status`` gets the number of the request, counted from 1, and may return an error's status
+    instead of 200; ``refusal`` is what the error says. ``models`` is the status of `GET /models`, or its page.
     """
 
     def __init__(
         self,
-        answer: Callable[[Body], Body] = chain,
+        answer: Callable[[Body], Body | str] = chain,
         status: Callable[[int], int] = lambda number: 200,
-        models: int = 200,
+        models: int | str = 200,
         delay_seconds: float = 0.0,
+        refusal: str = "injected",
     ) -> None:
         self.answer, self.status, self.models, self.delay_seconds = answer, status, models, delay_seconds
+        self.refusal = refusal
         self.requests: list[Body] = []
         self.headers: list[dict[str, str]] = []
         self.in_flight = self.most_in_flight = 0
@@ -56,7 +58,7 @@ class OpenAIServer(Loopback):
         super().__init__(_handler(self))
         self.url = f"{self.host}/v1"
 
-    def complete(self, body: Body, headers: dict[str, str]) -> tuple[int, Body]:
+    def complete(self, body: Body, headers: dict[str, str]) -> tuple[int, Body | str]:
         """Status and body of a completion, or of an injected error."""
         with self._lock:
             self.requests.append(body)
@@ -69,8 +71,11 @@ class OpenAIServer(Loopback):
             self.in_flight -= 1
         status = self.status(number)
         if status != 200:
-            return status, {"error": {"message": f"injected {status} for {headers.get('authorization')}"}}
-        message = dict(self.answer(body))
+            return status, {"error": {"message": f"{self.refusal} {status} for {headers.get('authorization')}"}}
+        answer = self.answer(body)
+        if isinstance(answer, str):
+            return 200, answer
+        message = dict(answer)
         finish_reason = message.pop("finish_reason", "stop")
         choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", **message}}
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -83,16 +88,20 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._send(server.models, {"object": "list", "data": []})
+            if isinstance(server.models, str):
+                self._send(200, server.models)
+            else:
+                self._send(server.models, {"object": "list", "data": []})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             self._send(*server.complete(body, {name.lower(): value for name, value in self.headers.items()}))
 
-        def _send(self, status: int, body: Body) -> None:
-            content = json.dumps(body).encode()
+        def _send(self, status: int, body: Body | str) -> None:
+            page = isinstance(body, str)
+            content = (body if page else json.dumps(body)).encode()
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            self.send_header("content-type", "text/html" if page else "application/json")
             self.send_header("content-length", str(len(content)))
             if status in {429, 500}:
                 self.send_header("retry-after-ms", "1")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 out = Console(highlight=False)
 """Results go to standard output; progress goes to standard error."""
 
-COUNTS = ("n", "failed", "truncated", "unparsed")
+COUNTS = ("failed", "truncated", "unparsed")
 """Of a benchmark's questions, beside its scores."""
 
 
@@ -56,17 +56,23 @@ def show_scores(report: EvaluateReport, folder: Path, as_json: bool) -> None:
     if as_json:
         show_report(report, folder, as_json)
         return
+    from drift.evaluate.table import agreements, asked_text  # only what this command has loaded anyway
+
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("benchmark", "percent right", *COUNTS):
+    for head in ("benchmark", "percent right", "n", *COUNTS):
         table.add_column(head, justify="left" if head == "benchmark" else "right", no_wrap=True)
     for score in report.scores.benchmarks.values():
-        counts = [str(getattr(score, count)) for count in COUNTS]
+        counts = [asked_text(score), *(str(getattr(score, count)) for count in COUNTS)]
         for name, mean in score.columns.items():
             table.add_row(name, mean_text(asdict(mean)), *counts)
     for role in ROLES:
         if (average := report.scores.role(role)) is not None:
             table.add_row(f"mean of {role}", mean_text(asdict(average)), style="bold")
     out.print(table)
+    for sentence in agreements(report.scores):
+        show_text(sentence)
+    for warning in report.warnings:
+        show_text(f"warning: {warning}")
     show_text(f"written to {folder}")
 
 

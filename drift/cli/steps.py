@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,9 @@ from drift.config.published import ROWS
 from drift.config.section import suggest
 from drift.config.train import PriorConfig, TrainConfig
 from drift.ground.errors import ConfigError
+
+if TYPE_CHECKING:
+    from drift.evaluate.evaluation import EvaluateReport
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
@@ -183,23 +187,53 @@ def evaluate(
     label: Annotated[str | None, typer.Option(help="Name of the model in tables; its folder's name.")] = None,
     judge: Annotated[str | None, typer.Option(help="Base URL of a judge: VLMEvalKit judges, not the rules.")] = None,
     judge_model: Annotated[str | None, typer.Option(help="Name of the judge's model.")] = None,
+    rescore: Annotated[
+        Path | None, typer.Option(help="Scores whose replies are judged again, by today's rules or --judge.")
+    ] = None,
+    training_set: Annotated[
+        Path | None, typer.Option(help="What it was trained on (`drift curate`), to look for the questions in.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer and score benchmarks (VLMEvalKit TSV), by rule or with a judge. Goes on where it stopped."""
+    judged = {"base_url": judge, "model": judge_model} if judge or judge_model else None
+    given: dict[str, Any] = {"data": data, "published": published, "judge": judged}
+    if rescore:
+        asks = {
+            "--model": model,
+            "--endpoint": endpoint,
+            "--suite": suite,
+            "--limit": limit,
+            "--config": section_from.path,
+        }
+        show_scores(_rescored(rescore, section_from.overrides, given, asks, out, label, training_set), out, as_json)
+        return
     from drift.evaluate.evaluation import evaluate as step
 
-    given = {
-        "data": data,
-        "limit": limit,
-        "endpoint": {"base_url": endpoint} if endpoint else None,
-        "benchmarks": {name: {"format": name} for name in KNOWN} if suite else {},
-        "published": published,
-        "judge": {"base_url": judge, "model": judge_model} if judge or judge_model else None,
-    }
+    given |= {"limit": limit, "endpoint": {"base_url": endpoint} if endpoint else None}
+    given["benchmarks"] = {name: {"format": name} for name in KNOWN} if suite else {}
     section = section_from.load(EvaluateConfig, "evaluate", given)
     chosen = _chosen(section, suite) if suite else section
     asked = model or _published_model(published)
-    show_scores(step(chosen, model=asked, label=label or published or Path(asked).name, out=out), out, as_json)
+    named = label or published or Path(asked).name
+    show_scores(step(chosen, model=asked, label=named, out=out, training_set=training_set), out, as_json)
+
+
+def _rescored(
+    replies: Path,
+    overrides: Sequence[str],
+    given: dict[str, Any],
+    asks: dict[str, Any],
+    out: Path,
+    label: str | None,
+    training_set: Path | None,
+) -> EvaluateReport:
+    from drift.evaluate.rescoring import rescore, stored_section
+
+    if option := next((name for name, value in asks.items() if value is not None), None):
+        raise ConfigError(f"{option}: nothing is asked with --rescore; leave it out")
+    section = stored_section(replies, given, overrides)
+    return rescore(section, replies=replies, out=out, label=label, training_set=training_set)
 
 
 def _published_model(row: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from drift.config.catalog import KNOWN, PLAIN, Role
+from drift.config.catalog import KNOWN, PLAIN, ROLES, Role
 from drift.config.published import ROWS
 from drift.config.section import Count, Fraction, Name, QuestionTemplate, Section, suggest
 from drift.config.servers import EndpointConfig, JudgeConfig
@@ -33,18 +33,39 @@ class BenchmarkConfig(Section):
         return form
 
 
+DRAWN_TEMPERATURE = 0.7
+"""Of several answers to a question, where none is set."""
+
+
+class SamplesConfig(Section):
+    """Answers to each question, by role: perception may need several to resolve a small loss."""
+
+    reasoning: Count = 1
+    perception: Count = 1
+
+
 class EvaluateConfig(Section):
-    """Greedy answers, judged by rule, or with a judge by VLMEvalKit."""
+    """Greedy answers, or several drawn ones, judged by rule, or with a judge by VLMEvalKit."""
 
     endpoint: EndpointConfig | None = None
-    """Ask a served model instead of a checkpoint. vLLM: start it with `--generation-config vllm`, since it would
-    take penalties that the checkpoint ships with, which are no part of the protocol."""
+    """Ask a served model instead of a checkpoint."""
     data: str
     """Folder of the TSV files."""
     benchmarks: dict[Name, BenchmarkConfig] = Field(min_length=1)
     batch_size: Count = 16
     max_new_tokens: Count = 2048
     image_max_pixels: Count | None = 262144
+    """Larger images are scaled down to this area; null leaves them."""
+    image_min_pixels: Count | None = None
+    """Smaller images are scaled up to this area; null leaves them."""
+    instruction: str | None = None
+    """One more line below every question, the same for all models: how to give the answer. Null adds none."""
+    samples: SamplesConfig = SamplesConfig()
+    """Answers to each question; a number stands for both roles. A question's value is the mean over its answers."""
+    temperature: float | None = Field(None, ge=0)
+    """Null: one answer is greedy, several are drawn at 0.7."""
+    seed: int = 0
+    """Of the draws: each answer to each question has its own, derived from it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     limit: Count | None = None
     """Only the first so many rows of each benchmark."""
@@ -52,6 +73,10 @@ class EvaluateConfig(Section):
     """More rows without an answer because of an error than this share stop the run."""
     max_truncated: Fraction = 1.0
     """More answers that hit `max_new_tokens` than this share stop the run."""
+    max_overlap: Fraction = 1.0
+    """More questions of a benchmark than this share that another benchmark holds too stop the run."""
+    max_contaminated: Fraction = 0.01
+    """More questions of a benchmark than this share that the training set holds stop the run, where one is given."""
     confidence: float = Field(0.95, gt=0, lt=1)
     processes: Count | None = None
     """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it."""
@@ -66,6 +91,39 @@ class EvaluateConfig(Section):
     def table(self, name: str) -> Path:
         """The TSV file of a benchmark."""
         return Path(self.data) / (self.benchmarks[name].file or f"{name}.tsv")
+
+    def asked(self, name: str) -> BenchmarkConfig:
+        """A benchmark with the instruction in its template."""
+        benchmark = self.benchmarks[name]
+        if self.instruction is None:
+            return benchmark
+        doubled = self.instruction.replace("{", "{{").replace("}", "}}")
+        return benchmark.model_copy(update={"prompt": f"{benchmark.prompt}\n{doubled}"})
+
+    def samples_of(self, name: str) -> int:
+        """Answers to each question of a benchmark."""
+        return self.samples.reasoning if self.benchmarks[name].role == "reasoning" else self.samples.perception
+
+    def temperature_of(self, name: str) -> float:
+        """Of a benchmark's answers; 0 is greedy."""
+        if self.temperature is not None:
+            return self.temperature
+        return DRAWN_TEMPERATURE if self.samples_of(name) > 1 else 0.0
+
+    @field_validator("samples", mode="before")
+    @classmethod
+    def _one_number_for_both_roles(cls, samples: Any) -> Any:
+        return dict.fromkeys(ROLES, samples) if isinstance(samples, int | str) else samples
+
+    @model_validator(mode="after")
+    def _asking_makes_sense(self) -> Self:
+        several = max(self.samples_of(name) for name in self.benchmarks) > 1
+        if several and self.temperature == 0:
+            raise ValueError("samples: several greedy answers are the same one; set temperature above 0, or to null")
+        low, high = self.image_min_pixels, self.image_max_pixels
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"image_min_pixels: {low} is more than image_max_pixels ({high})")
+        return self
 
     @field_validator("published")
     @classmethod

@@ -1,6 +1,6 @@
 """The paper's numbers (DRIFT, arXiv 2510.15050 v2, Tables 2, 3 and 6), to stand beside ours.
 
-They compare with ours only under the same protocol: judged by VLMEvalKit, on the whole published table, column by
+They compare with ours only if ours are made with the same (`MADE_WITH`), on the whole published table, column by
 column. Two versions of the paper differ by up to 1.6 points on the same method, so closer than 2 points is called
 reproduced.
 """
@@ -8,6 +8,7 @@ reproduced.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from drift.config.catalog import SUITES, columns_of
 
@@ -16,6 +17,22 @@ TOLERANCE = 2.0
 
 AMBIGUOUS = frozenset({"HallusionBench"})
 """Columns of which the paper does not say what they are."""
+
+MADE_WITH: dict[str, Any] = {
+    "name": "judge",
+    "judge": "gpt-4o-mini",
+    "limit": None,
+    "decoding": "greedy",
+    "neutral": True,
+    "prompts": "{question}",
+    "instruction": None,
+    "max_new_tokens": 2048,
+    "image_min_pixels": 1280 * 28 * 28,
+    "image_max_pixels": 16384 * 28 * 28,
+}
+"""Keys of a protocol, and what the rows were made with. The paper names VLMEvalKit and no setting: these are what
+VLMEvalKit 0.0.20 does with Qwen2.5-VL-7B-Instruct if it is told nothing else. It draws at temperature 0.01 from the one
+likeliest token, which is greedy; its judge is the same for all tables."""
 
 COLUMNS = [column for names in SUITES.values() for name in names for column in columns_of(name, name)]
 

@@ -16,6 +16,9 @@ class EndpointConfig(Section):
     concurrency: Count = 64
     timeout_seconds: Positive = 600
     max_retries: int = Field(8, ge=0)
+    neutral: bool = True
+    """Send neutral penalties, `top_p`, `top_k` and `min_p` with every request, so that no default of the server or the
+    checkpoint decides. Some servers refuse what OpenAI's API does not know; false leaves all of them to the server."""
 
 
 class JudgeConfig(Section):

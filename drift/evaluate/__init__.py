@@ -4,10 +4,11 @@
 
 benchmarks  tables in VLMEvalKit's format, row by row     formats     what a row of each benchmark says
 questions   what is asked, and which together             collect     all replies, kept on disk as they come
-greedy      answers of a local checkpoint                 rule        the offline protocol: extracts and compares
+answering   answers of a local checkpoint                 rule        the offline protocol: extracts and compares
 judged      the protocol with a judge                     vlmevalkit  what the judge's process runs
 samples     one answered question, and all                columns     the headline numbers, unit by unit
 scores      columns with intervals, means of roles        table       the scores for people, beside the paper's
+overlaps    questions that two tables share               rescoring   stored replies judged again
 """
 
 import lazy_loader as lazy

@@ -70,6 +70,10 @@ class Benchmark:
     path: Path
     sha256: str
     items: list[Item]
+    samples: int = 1
+    """Answers to each item."""
+    temperature: float = 0.0
+    seed: int = 0
 
     @property
     def failed(self) -> list[Item]:
@@ -88,7 +92,7 @@ def read_benchmark(name: str, config: EvaluateConfig) -> Benchmark:
     missing, not a table, lacks a column, has no rows or the same index twice, has more than `max_failed` faults, or has
     the name of a published benchmark and other contents.
     """
-    benchmark = config.benchmarks[name]
+    benchmark = config.asked(name)
     path = config.table(name)
     rows = list(_rows(path, _columns(benchmark)))
     _require_published(name, path)
@@ -96,7 +100,16 @@ def read_benchmark(name: str, config: EvaluateConfig) -> Benchmark:
     if not rows or len(images) < len(rows):
         raise DataError(f"{path}: {'no rows' if not rows else 'the same index twice'}; write one row per question")
     items = [_item(row, images, benchmark.format) for row in rows[: config.limit]]
-    table = Benchmark(name, benchmark, path, hashlib.sha256(path.read_bytes()).hexdigest(), items)
+    table = Benchmark(
+        name,
+        benchmark,
+        path,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        items,
+        samples=config.samples_of(name),
+        temperature=config.temperature_of(name),
+        seed=config.seed,
+    )
     if len(table.failed) > config.max_failed * len(items):
         first = table.failed[0]
         raise DataError(
@@ -119,12 +132,12 @@ def check_table(name: str, config: EvaluateConfig) -> None:
 
 
 def count_questions(name: str, config: EvaluateConfig) -> int | None:
-    """Rows of a benchmark that are asked: known of a published one, else counted; without a table the limit, if any."""
+    """Answers to a benchmark's rows: known of a published one, else counted; without a table of the limit, if any."""
     path = config.table(name)
     if name not in KNOWN and not path.is_file():
-        return config.limit
+        return config.limit and config.limit * config.samples_of(name)
     rows = KNOWN[name].rows if name in KNOWN else sum(1 for _ in _rows(path, _columns(config.benchmarks[name])))
-    return min(rows, config.limit or rows)
+    return min(rows, config.limit or rows) * config.samples_of(name)
 
 
 def _columns(benchmark: BenchmarkConfig) -> tuple[str, ...]:

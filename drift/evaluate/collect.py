@@ -25,10 +25,10 @@ from drift.inference.reply import Reply
 
 logger = logging.getLogger(__name__)
 
-KEY = ("benchmark", "index")
+KEY = ("benchmark", "index", "sample")
 
-Replies = dict[str, dict[str, Reply]]
-"""By the benchmark's name and the item's index."""
+Replies = dict[str, list[dict[str, Reply]]]
+"""By the benchmark's name, for each of the samples: by the item's index."""
 Answers = Generator[tuple[Question, Reply], None, None]
 
 
@@ -48,7 +48,10 @@ def collect(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str,
     failures = _ask(config, benchmarks, model, missing, parts, fingerprint)
     replies = {tuple(row[name] for name in KEY): _reply(row) for row in parts.rows()} | failures
     return {
-        benchmark.name: {question.index: replies[question.key] for question in mine}
+        benchmark.name: [
+            {question.index: replies[question.key] for question in mine if question.sample == sample}
+            for sample in range(benchmark.samples)
+        ]
         for benchmark, mine in zip(benchmarks, asked, strict=True)
     }
 
@@ -84,7 +87,7 @@ def _ask(
 def _answers(config: EvaluateConfig, model: str, missing: list[list[Question]]) -> Answers:
     if config.endpoint is not None:
         return _served(config, config.endpoint, model, (question for batch in missing for question in batch))
-    from drift.evaluate.greedy import answers  # torch and transformers, which a server's client does not need
+    from drift.evaluate.answering import answers  # torch and transformers, which a server's client does not need
 
     return answers(config, Path(model), missing)
 
@@ -92,35 +95,45 @@ def _answers(config: EvaluateConfig, model: str, missing: list[list[Question]]) 
 def _served(config: EvaluateConfig, server: EndpointConfig, model: str, asked: Iterable[Question]) -> Answers:
     from drift.inference.endpoint import Endpoint
 
-    greedy = {"temperature": 0, "max_tokens": config.max_new_tokens}
-    endpoint = Endpoint[Question](server, model, "evaluate.endpoint", lambda _: greedy, config.image_max_pixels)
-    return endpoint.sample(asked)
+    def sampling(question: Question) -> dict[str, Any]:
+        limits = {"temperature": question.temperature, "max_tokens": config.max_new_tokens}
+        return limits | ({"seed": question.seed} if question.temperature else {})
+
+    pixels = config.image_max_pixels, config.image_min_pixels
+    return Endpoint[Question](server, model, "evaluate.endpoint", sampling, *pixels).sample(asked)
 
 
 def _fingerprint(
     config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, every: list[list[Question]]
 ) -> str:
     """16 hex digits of SHA-256 over everything that decides a reply: model, questions, batches and limits."""
-    settings: dict[str, Any] = config.model_dump(mode="json", include={"max_new_tokens", "image_max_pixels"})
+    limits = {"max_new_tokens", "image_max_pixels", "image_min_pixels"}
+    settings: dict[str, Any] = config.model_dump(mode="json", include=limits)
     settings |= {"data": [benchmark.sha256 for benchmark in benchmarks]}
-    settings |= {"batches": [[(*question.key, question.text) for question in batch] for batch in every]}
+    settings |= {"batches": [[_asked(question) for question in batch] for batch in every]}
     if config.endpoint:
-        settings |= {"server": config.endpoint.base_url, "model": model}
+        settings |= {"server": config.endpoint.base_url, "neutral": config.endpoint.neutral, "model": model}
     else:
         settings |= {"dtype": config.dtype, "model": content_sha256(Path(model))}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _asked(question: Question) -> list[Any]:
+    drawn = [question.temperature, question.seed] if question.temperature else []
+    return [*question.key, question.text, *drawn]
+
+
 def _require_few_failed(config: EvaluateConfig, benchmarks: Sequence[Benchmark], failures: dict[Any, Reply]) -> None:
     """Rows that could not be asked count too, as they do in the scores."""
-    failed = Counter(name for name, _ in failures)
+    failed = Counter(name for name, *_ in failures)
     for benchmark in benchmarks:
         count = failed[benchmark.name]
-        if count and count + len(benchmark.failed) > config.max_failed * len(benchmark.items):
-            first = next(reply.error for (name, _), reply in failures.items() if name == benchmark.name)
+        asked = benchmark.samples * len(benchmark.items)
+        if count and count + benchmark.samples * len(benchmark.failed) > config.max_failed * asked:
+            first = next(reply.error for (name, *_), reply in failures.items() if name == benchmark.name)
             raise ServiceError(
                 f"evaluate.max_failed: {benchmark.name}: {count} requests failed ({first}), more than the share "
-                f"{config.max_failed:g} of {len(benchmark.items)}; the other replies are kept, run again to go on"
+                f"{config.max_failed:g} of {asked}; the other replies are kept, run again to go on"
             )
 
 

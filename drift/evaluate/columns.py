@@ -3,6 +3,9 @@
 A unit is a question, or what the benchmark counts as one: a problem of WeMath with all its steps (Qiao et al. 2024),
 a figure or a question of HallusionBench over all its rows (Guan et al. 2023). `cluster` is the group of dependent
 questions that the unit lies in. The sums are VLMEvalKit's, with the real count of units in place of its constants.
+
+Of k answers to every question (`Sample.sample`), each of the k runs over the benchmark has its values, and a unit's
+value is their mean: k answers make a value steadier, and no more of them.
 """
 
 from __future__ import annotations
@@ -29,6 +32,25 @@ def columns(name: str, form: str, samples: Sequence[Sample]) -> dict[str, list[U
 
     Raises DataError if a problem of WeMath lacks a step.
     """
+    every = [_columns(name, form, run) for run in runs(samples)]
+    return {
+        column: [_mean(units) for units in zip(*(one[column] for one in every), strict=True)] for column in every[0]
+    }
+
+
+def runs(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The first answers to all questions, the second ones, and so on."""
+    found: dict[int, list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(sample.sample, []).append(sample)
+    return list(found.values())
+
+
+def _mean(units: Sequence[Unit]) -> Unit:
+    return units[0] if len(units) == 1 else Unit(units[0].cluster, math.fsum(one.value for one in units) / len(units))
+
+
+def _columns(name: str, form: str, samples: Sequence[Sample]) -> dict[str, list[Unit]]:
     if form != "WeMath":
         return {name: [Unit(sample.group, float(sample.correct)) for sample in samples]}
     problems = _problems(samples)
@@ -40,7 +62,22 @@ def columns(name: str, form: str, samples: Sequence[Sample]) -> dict[str, list[U
 
 
 def metrics(form: str, samples: Sequence[Sample]) -> dict[str, float]:
-    """What else the benchmark reports, in percent: HallusionBench's three scores, WeMath's four kinds of mastery."""
+    """What else the benchmark reports, in percent: HallusionBench's three scores, WeMath's four kinds of mastery; the
+    means over k runs. Of several answers to a question, `avg@k` and `pass@k`."""
+    every = [_metrics(form, run) for run in runs(samples)]
+    means = {name: math.fsum(one[name] for one in every) / len(every) for name in every[0]}
+    return means | (_passed(samples, len(every)) if len(every) > 1 else {})
+
+
+def _passed(samples: Sequence[Sample], k: int) -> dict[str, float]:
+    """Share of right answers, and of questions with at least one right among k (Chen et al. 2021, with n = k)."""
+    solved: dict[str, bool] = {}
+    for sample in samples:
+        solved[sample.index] = solved.get(sample.index, False) or sample.correct
+    return {f"avg@{k}": _percent([sample.correct for sample in samples]), f"pass@{k}": _percent(list(solved.values()))}
+
+
+def _metrics(form: str, samples: Sequence[Sample]) -> dict[str, float]:
     if form == "HallusionBench":
         return {
             "aAcc": _percent([sample.correct for sample in samples]),

@@ -11,15 +11,16 @@ import logging
 import time
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from drift.config.evaluate import EvaluateConfig
+from drift.evaluate import overlaps
 from drift.evaluate.benchmarks import Benchmark, examples, read_benchmarks
 from drift.evaluate.samples import Sample, write_samples
 from drift.evaluate.scores import ROLES, Scores, role_mean, score_benchmarks, write_scores
-from drift.evaluate.table import deviations, write_table
+from drift.evaluate.table import deviations, overlapping, write_table
 from drift.ground.artifacts import content_sha256, staged, write_provenance
 from drift.ground.errors import DataError
 from drift.inference.parts import part_files
@@ -35,9 +36,12 @@ class Protocol(typing.Protocol):
         """All that decides a score besides model and data. Scores of different descriptions are not compared."""
 
     def judge_all(
-        self, config: EvaluateConfig, benchmarks: Sequence[Benchmark], replies: Mapping[str, dict[str, Reply]]
+        self,
+        config: EvaluateConfig,
+        benchmarks: Sequence[Benchmark],
+        replies: Mapping[str, Sequence[Mapping[str, Reply]]],
     ) -> list[Sample]:
-        """A sample per item, in the tables' order."""
+        """A sample per item and run (see `drift.evaluate.collect.Replies`), in the tables' order, run after run."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class EvaluateReport:
 
     @property
     def warnings(self) -> list[str]:
-        """Columns that are far from their published numbers."""
-        return deviations(self.scores)
+        """Columns that are far from their published numbers, and questions that other tables hold too."""
+        return [*deviations(self.scores), *overlapping(self.scores)]
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow: `reasoning/<benchmark>`, `perception/mean`, counts."""
@@ -65,52 +69,75 @@ class EvaluateReport:
         )
 
 
-def evaluate(config: EvaluateConfig, *, model: str, label: str, out: Path) -> EvaluateReport:
+@dataclass(frozen=True)
+class Origin:
+    """Whose replies are scored, and where they come from."""
+
+    label: str
+    model_sha256: str
+    inputs: Mapping[str, str | Path]
+    """For the provenance, besides the tables."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """For the provenance too."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """What the protocol says of the asking, where today's description is another."""
+
+
+def evaluate(
+    config: EvaluateConfig, *, model: str, label: str, out: Path, training_set: Path | None = None
+) -> EvaluateReport:
     """Ask ``model`` every question of the benchmarks and write `scores.json` and `samples.parquet` into ``out``.
 
     ``model`` is a directory, a hub id, or with `endpoint` the name of a served model; ``label`` names it in tables.
+    ``training_set`` is what it was trained on, a folder of `drift curate` or `drift ingest`: no question may be in it.
     Work goes on in ``<out>.partial``; a question that has its reply there is not asked again. Raises DataError for a
-    table that cannot be used, too many truncated answers (`max_truncated`) or a partial folder of other settings,
-    CheckpointError for a model that does not load, ServiceError for a server that does not answer.
+    table that cannot be used, too many shared questions (`max_overlap`, `max_contaminated`), too many truncated answers
+    (`max_truncated`) or a partial folder of other settings, CheckpointError for a model that does not load,
+    ServiceError for a server that does not answer.
     """
     from drift.evaluate.collect import collect
     from drift.weights.checkpoints import resolve
 
     started = time.monotonic()
-    benchmarks, protocol = read_benchmarks(config), _protocol(config)
+    benchmarks, protocol = read_benchmarks(config), protocol_of(config)
     place = model if config.endpoint else str(resolve(model))
     with staged(out, keep_partial=True) as folder:
+        found = overlaps.find_overlaps(benchmarks, training_set)
+        overlaps.check_overlaps(config, benchmarks, found, folder)
         replies = collect(config, benchmarks, place, folder)
-        samples = protocol.judge_all(config, benchmarks, replies)
-        _check_truncated(samples, config)
         contents = "" if config.endpoint else content_sha256(Path(place))
-        scores = _scores(label, protocol.describe(config), benchmarks, samples, config, contents)
-        check_published(scores, config)
-        _write(folder, config, benchmarks, place, samples, scores)
+        asked = f"{config.endpoint.base_url} {model}" if config.endpoint else place
+        origin = Origin(label, contents, {"model": asked, **({"training set": training_set} if training_set else {})})
+        scores = score(config, benchmarks, protocol, replies, found, origin, folder)
+        for path in part_files(folder):  # the table of samples holds the replies now
+            path.unlink()
     return EvaluateReport(scores, time.monotonic() - started)
 
 
-def _write(
-    folder: Path,
+def score(
     config: EvaluateConfig,
     benchmarks: Sequence[Benchmark],
-    model: str,
-    samples: Sequence[Sample],
-    scores: Scores,
-) -> None:
-    """The tables, then where they come from; last, the replies go, which the table of samples holds."""
+    protocol: Protocol,
+    replies: Mapping[str, Sequence[Mapping[str, Reply]]],
+    found: Sequence[overlaps.Held],
+    origin: Origin,
+    folder: Path,
+) -> Scores:
+    """Judge replies and write all tables of a score folder, and where they come from."""
+    samples = protocol.judge_all(config, benchmarks, replies)
+    _check_truncated(samples, config)
+    scores = _scores({**protocol.describe(config), **origin.asked}, benchmarks, samples, found, config, origin)
+    check_published(scores, config)
     write_samples(folder, samples, [example for table in benchmarks for example in examples(table)])
     write_scores(folder, scores)
     write_table(folder, scores)
-    asked = f"{config.endpoint.base_url} {model}" if config.endpoint else model
     tables: dict[str, str | Path] = {f"benchmark {table.name}": table.path for table in benchmarks}
-    settings = config.model_dump(mode="json")
-    write_provenance(folder, "evaluate", config=settings, inputs={"model": asked, **tables}, label=scores.label)
-    for path in part_files(folder):
-        path.unlink()
+    settings, inputs = config.model_dump(mode="json"), {**origin.inputs, **tables}
+    write_provenance(folder, "evaluate", config=settings, inputs=inputs, label=scores.label, **origin.more)
+    return scores
 
 
-def _protocol(config: EvaluateConfig) -> Protocol:
+def protocol_of(config: EvaluateConfig) -> Protocol:
     """By rule, or with a judge that is known to answer."""
     if config.judge is None:
         from drift.evaluate import rule
@@ -123,23 +150,26 @@ def _protocol(config: EvaluateConfig) -> Protocol:
 
 
 def _scores(
-    label: str,
     protocol: dict[str, Any],
     benchmarks: Sequence[Benchmark],
     samples: Sequence[Sample],
+    found: Sequence[overlaps.Held],
     config: EvaluateConfig,
-    model_sha256: str,
+    origin: Origin,
 ) -> Scores:
-    table = score_benchmarks(samples, config.benchmarks, config.confidence)
-    for name, score in table.items():
-        if score.failed:
-            logger.warning("%s: %d of %d questions could not be asked and count as wrong", name, score.failed, score.n)
+    table = {
+        name: replace(one, overlaps=overlaps.counts(found, name))
+        for name, one in score_benchmarks(samples, config.benchmarks, config.confidence).items()
+    }
+    for name, one in table.items():
+        if one.failed:
+            logger.warning("%s: %d of %d questions could not be asked and count as wrong", name, one.failed, one.n)
     return Scores(
-        label=label,
+        label=origin.label,
         protocol=protocol,
         protocol_fingerprint=_fingerprint(protocol),
-        data_fingerprint=_fingerprint({benchmark.name: benchmark.sha256 for benchmark in benchmarks}),
-        model_sha256=model_sha256,
+        data_fingerprint=data_fingerprint(benchmarks),
+        model_sha256=origin.model_sha256,
         confidence=config.confidence,
         benchmarks=table,
         reasoning=role_mean(table, "reasoning"),
@@ -166,6 +196,11 @@ def check_published(scores: Scores, config: EvaluateConfig) -> None:
             f"evaluate.published: {'; '.join(found)}; find out what differs (versions, judge, pixels), or set "
             "on_deviation: warn"
         )
+
+
+def data_fingerprint(benchmarks: Sequence[Benchmark]) -> str:
+    """SHA-256 over the contents of all tables."""
+    return _fingerprint({benchmark.name: benchmark.sha256 for benchmark in benchmarks})
 
 
 def _fingerprint(content: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drift.config.catalog import PLAIN
@@ -44,33 +44,41 @@ class Asked:
 def _plain(row: Row) -> Asked:
     choices = lettered(row)
     text = "\n".join([row["question"], *_lines(choices)])
-    return Asked(text, row["answer"], choices, category=row.get("category", ""), group=row.get("group", ""))
+    gold = row["answer"] if row["answer"] in choices else _capital(row["answer"], choices)
+    return Asked(text, gold, choices, category=row.get("category", ""), group=row.get("group", ""))
 
 
 def _mathvista(row: Row) -> Asked:
     choices = literal_list(row, "choices") if row["question_type"] == "multi_choice" else ()
-    return Asked(row["question"], row["answer_option"] if choices else row["answer"], choices, category=row["task"])
+    gold = _capital(row["answer_option"], choices) if choices else row["answer"]
+    return Asked(row["question"], gold, choices, category=row["task"])
 
 
 def _mathvision(row: Row) -> Asked:
-    return Asked(row["question"], row["answer"], literal_list(row, "choices"), category=row["category"])
+    choices = literal_list(row, "choices")
+    return Asked(row["question"], _capital(row["answer"], choices), choices, category=row["category"])
 
 
 def _mathverse(row: Row) -> Asked:
     """Options stand in the image, so a gold letter has none here. Versions of a problem share its group."""
-    form: AnswerForm | None = "letters" if re.fullmatch("[A-H]", row["answer"]) else None
-    group = row.get("problem_index", "")
-    return Asked(row["question"], row["answer"], form=form, category=_subject(row), group=group)
+    gold = _capital(row["answer"], LETTERS)
+    form: AnswerForm | None = "letters" if re.fullmatch("[A-H]", gold) else None
+    return Asked(row["question"], gold, form=form, category=_subject(row), group=row.get("problem_index", ""))
 
 
 def _wemath(row: Row) -> Asked:
-    return Asked(asked(row), row["answer"], lettered(row), category=row["key"], group=row["ID"], part=row["key"])
+    choices = lettered(row)
+    gold = _capital(row["answer"], choices)
+    return Asked(asked(row), gold, choices, category=row["key"], group=row["ID"], part=row["key"])
 
 
 def _logicvista(row: Row) -> Asked:
-    """Several letters may be right together; the options stand in the question or the image."""
-    gold = "".join(sorted(re.findall("[A-H]", row["answer"])))
-    return Asked(row["question"], gold, form="letters", category=row["skill"])
+    """Several letters may be right together; the options stand in the question or the image. Where they are numbers,
+    as in row v1_20, the answer is one."""
+    letters = re.findall("[A-H]", row["answer"]) or re.findall(r"\b[a-h]\b", row["answer"])
+    if not letters:
+        return Asked(row["question"], row["answer"], form="open", category=row["skill"])
+    return Asked(row["question"], "".join(sorted(letters)).upper(), form="letters", category=row["skill"])
 
 
 def _hallusion(row: Row) -> Asked:
@@ -86,7 +94,8 @@ def _hallusion(row: Row) -> Asked:
 
 def _multiple_choice(row: Row) -> Asked:
     text = asked(row) + "Please select the correct answer from the options above. \n"
-    return Asked(text, row["answer"], lettered(row), category=row.get("category", ""))
+    choices = lettered(row)
+    return Asked(text, _capital(row["answer"], choices), choices, category=row.get("category", ""))
 
 
 READERS: dict[str, Callable[[Row], Asked]] = {
@@ -111,7 +120,7 @@ def lettered(row: Row) -> tuple[str, ...]:
 
 def asked(row: Row) -> str:
     """Question and options as VLMEvalKit puts them for multiple choice."""
-    hint = f"Hint: {row['hint']}\n" if row.get("hint") else ""
+    hint = f"Hint: {row['hint']}\n" if row.get("hint", "nan") not in ("", "nan") else ""
     options = _lines(lettered(row))
     return f"{hint}Question: {row['question']}\n" + "".join(
         f"{line}\n" for line in (["Options:"] if options else []) + options
@@ -127,6 +136,11 @@ def literal_list(row: Row, column: str) -> tuple[str, ...]:
     if not isinstance(values, list):
         raise ValueError(f"{column} is no list")
     return tuple(str(value) for value in values)
+
+
+def _capital(gold: str, choices: Sequence[str]) -> str:
+    """A letter of one of the options as a capital; anything else as it stands."""
+    return gold.upper() if len(gold) == 1 and gold.upper() in LETTERS[: len(choices)] else gold
 
 
 def _subject(row: Row) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -28,13 +29,13 @@ from drift.evaluate.benchmarks import Benchmark, Item
 from drift.evaluate.formats import LETTERS
 from drift.evaluate.samples import JUDGE_FAILED, JUDGE_RANDOM, Sample, Status
 from drift.ground.errors import ConfigError, DataError, ServiceError
-from drift.inference.endpoint import api_key
+from drift.inference.endpoint import api_key, is_completion, no_completion
 from drift.inference.reply import Reply
 from drift.verdicts.extract import split_thinking
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised when our part of the judging changes, so that old scores are not compared with new ones."""
 
 DRIVER = Path(vlmevalkit.__file__)
@@ -44,6 +45,7 @@ COLUMNS = ("question", "answer", "hint", "question_type", "answer_type", "answer
 
 NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 CHECK_SECONDS, MESSAGE_CHARACTERS = 30.0, 300
+LETTERS_ONLY = re.compile("[A-Ha-h](?:, [A-Ha-h])*")
 NO_ANSWER = frozenset({"", "Z", "Unknown", "null"})
 REASONS = {"failed": JUDGE_FAILED, "random": JUDGE_RANDOM}
 
@@ -63,6 +65,10 @@ class Verdict:
         if self.failure:
             return "undetermined"
         return "correct" if self.correct else "unparsed" if self.answer in NO_ANSWER else "incorrect"
+
+
+Verdicts = dict[tuple[str, int, str], Verdict]
+"""By benchmark, number of the run and index."""
 
 
 def describe(config: EvaluateConfig) -> dict[str, Any]:
@@ -85,7 +91,11 @@ def check(judge: JudgeConfig) -> None:
     key = _key(judge)
     client = openai.OpenAI(base_url=judge.base_url, api_key=key or "none", timeout=CHECK_SECONDS, max_retries=1)
     try:
-        client.chat.completions.create(model=judge.model, messages=[{"role": "user", "content": "Answer with: yes"}])
+        question: Any = {"role": "user", "content": "Answer with: yes"}
+        if not is_completion(client.chat.completions.create(model=judge.model, messages=[question])):
+            raise no_completion("evaluate.judge", judge.base_url)
+    except ValueError:  # JSON by its header alone
+        raise no_completion("evaluate.judge", judge.base_url) from None
     except openai.APIConnectionError as error:
         cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
         raise ServiceError(
@@ -99,19 +109,23 @@ def check(judge: JudgeConfig) -> None:
 
 
 def judge_all(
-    config: EvaluateConfig, benchmarks: Sequence[Benchmark], replies: Mapping[str, dict[str, Reply]]
+    config: EvaluateConfig, benchmarks: Sequence[Benchmark], replies: Mapping[str, Sequence[Mapping[str, Reply]]]
 ) -> list[Sample]:
-    """A sample per item, in the tables' order.
+    """A sample per item and run, in the tables' order, run after run.
 
     Raises ServiceError if VLMEvalKit fails or runs too long, DataError past `judge.max_failed`.
     """
     judge = _judge(config)
-    tables = {benchmark.name: _table(benchmark, replies[benchmark.name]) for benchmark in benchmarks}
-    verdicts = _verdicts(judge, {name: table for name, table in tables.items() if table["rows"]})
+    tables = {
+        (benchmark.name, number): _table(benchmark, run)
+        for benchmark in benchmarks
+        for number, run in enumerate(replies[benchmark.name])
+    }
+    verdicts = _verdicts(judge, {key: table for key, table in tables.items() if table["rows"]})
     return [
         sample
         for benchmark in benchmarks
-        for sample in _samples(benchmark, replies[benchmark.name], verdicts.get(benchmark.name, {}), judge.max_failed)
+        for sample in _samples(benchmark, replies[benchmark.name], verdicts, judge.max_failed)
     ]
 
 
@@ -124,26 +138,33 @@ def _judge(config: EvaluateConfig) -> JudgeConfig:
 
 
 def _table(benchmark: Benchmark, replies: Mapping[str, Reply]) -> dict[str, Any]:
-    """The rows with something to judge: a reply, whose thinking ended, and an answer after it."""
+    """The rows with something to judge: a reply, whose thinking ended, and an answer after it.
+
+    A row of LogicVista whose options are no letters stays the rule's: its judge would be asked for letters.
+    """
+    form = benchmark.config.format
     texts = {index: split_thinking(reply.text)[1] for index, reply in replies.items()}
-    rows = [_row(item, texts[item.index]) for item in benchmark.items if texts.get(item.index)]
-    return {"form": benchmark.config.format, "rows": rows}
+    shown = [item for item in benchmark.items if form != "LogicVista" or item.form == "letters"]
+    return {"form": form, "rows": [_row(item, texts[item.index]) for item in shown if texts.get(item.index)]}
 
 
 def _row(item: Item, text: str) -> dict[str, str]:
     """Only the cells that are read; `choices` is run as Python there, and is a list of our own texts."""
     cells = {name: cell for name, cell in item.cells.items() if name in COLUMNS}
+    if item.form in ("option", "letters"):
+        golds = [name for name in ("answer", "answer_option") if LETTERS_ONLY.fullmatch(cells.get(name, ""))]
+        cells |= {name: cells[name].upper() for name in golds}
     return {"index": f"#{item.index}", **cells, "choices": repr(list(item.choices)), "prediction": text}
 
 
-def _verdicts(judge: JudgeConfig, tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Verdict]]:
-    """By benchmark and index."""
+def _verdicts(judge: JudgeConfig, tables: dict[tuple[str, int], dict[str, Any]]) -> Verdicts:
     if not tables:
         return {}
     judged = _run(judge, list(tables.values()))
     return {
-        name: {row["index"][1:]: Verdict(**one) for row, one in zip(table["rows"], verdicts, strict=True)}
-        for (name, table), verdicts in zip(tables.items(), judged, strict=True)
+        (*key, row["index"][1:]): Verdict(**one)
+        for (key, table), verdicts in zip(tables.items(), judged, strict=True)
+        for row, one in zip(table["rows"], verdicts, strict=True)
     }
 
 
@@ -251,17 +272,20 @@ def _scrubbed(message: str, key: str | None) -> str:
 
 
 def _samples(
-    benchmark: Benchmark, replies: dict[str, Reply], verdicts: dict[str, Verdict], max_failed: float
+    benchmark: Benchmark, replies: Sequence[Mapping[str, Reply]], verdicts: Verdicts, max_failed: float
 ) -> list[Sample]:
     """The rule's samples with the judge's verdicts; what was not shown to it stays as it is."""
-    _require_decided(benchmark.name, verdicts, max_failed)
-    statuses = {index: verdict.status for index, verdict in verdicts.items()}
-    if benchmark.config.format == "MathVision":
-        statuses |= _compared(benchmark, verdicts)
+    mine = {key: verdict for key, verdict in verdicts.items() if key[0] == benchmark.name}
+    _require_decided(benchmark.name, list(mine.values()), max_failed)
+    statuses = {key: verdict.status for key, verdict in mine.items()} | _compared(benchmark, mine, len(replies))
     return [
-        _judged(sample, verdicts[sample.index], statuses[sample.index]) if sample.index in verdicts else sample
-        for sample in rule.judge(benchmark, replies)
+        _judged(sample, mine[key], statuses[key]) if (key := _place(sample)) in mine else sample
+        for sample in rule.judge(benchmark, *replies)
     ]
+
+
+def _place(sample: Sample) -> tuple[str, int, str]:
+    return sample.benchmark, sample.sample, sample.index
 
 
 def _judged(sample: Sample, verdict: Verdict, status: Status) -> Sample:
@@ -275,14 +299,26 @@ def _judged(sample: Sample, verdict: Verdict, status: Status) -> Sample:
     )
 
 
-def _compared(benchmark: Benchmark, verdicts: Mapping[str, Verdict]) -> dict[str, Status]:
-    """MathVision: the judge's extractions compared by rule. VLMEvalKit runs both as Python, and takes `A` for 17."""
-    extracted = {index: Reply(one.answer, "stop") for index, one in verdicts.items() if not one.failure}
-    return {sample.index: sample.status for sample in rule.judge(benchmark, extracted) if sample.index in extracted}
+def _compared(benchmark: Benchmark, verdicts: Verdicts, count: int) -> dict[tuple[str, int, str], Status]:
+    """The judge's extractions compared by rule, where VLMEvalKit's own comparison is none: see `_own_comparison`."""
+    ours = {item.index for item in benchmark.items if _own_comparison(benchmark.config.format, item)}
+    runs: list[dict[str, Reply]] = [{} for _ in range(count)]
+    for (_, number, index), verdict in verdicts.items():
+        if index in ours and not verdict.failure and verdict.answer not in NO_ANSWER:
+            runs[number][index] = Reply(verdict.answer, "stop")
+    samples = rule.judge(benchmark, *runs) if any(runs) else []
+    return {_place(sample): sample.status for sample in samples if sample.index in runs[sample.sample]}
 
 
-def _require_decided(name: str, verdicts: Mapping[str, Verdict], max_failed: float) -> None:
-    failures = [verdict.failure for verdict in verdicts.values() if verdict.failure]
+def _own_comparison(form: str, item: Item) -> bool:
+    """MathVision's runs both sides as Python and takes `A` for 17; MathVista's is never true of a list or a text."""
+    if form == "MathVista_MINI":
+        return item.form == "open" and item.cells["answer_type"] not in ("integer", "float")
+    return form == "MathVision"
+
+
+def _require_decided(name: str, verdicts: Sequence[Verdict], max_failed: float) -> None:
+    failures = [verdict.failure for verdict in verdicts if verdict.failure]
     if not failures:
         return
     said = (

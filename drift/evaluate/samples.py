@@ -51,6 +51,10 @@ class Sample:
     """Why there is no reply, where there is none; or why the judge did not decide."""
     rule: str | None = None
     """Status by rule, where a judge decides."""
+    read: str = ""
+    """How the rule found the answer: `boxed`, `declared`, `bare` or `none`; empty in folders of before it was kept."""
+    sample: int = 0
+    """Which of the answers to this question."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,10 @@ class Example:
     image: bytes
 
 
-SCHEMA = pa.schema(
-    [(field.name, pa.bool_() if field.name == "correct" else pa.string()) for field in dataclasses.fields(Sample)]
-)
-
+TYPES = {"correct": pa.bool_(), "sample": pa.int64()}
+SCHEMA = pa.schema([(field.name, TYPES.get(field.name, pa.string())) for field in dataclasses.fields(Sample)])
+ADDED = frozenset({"read", "sample"})
+"""Columns that older folders lack."""
 
 EXAMPLES_SCHEMA = pa.schema([("benchmark", pa.string()), ("index", pa.string()), ("image", pa.binary())])
 
@@ -79,7 +83,7 @@ def write_samples(folder: Path, samples: Sequence[Sample], examples: Sequence[Ex
 
 def read_samples(folder: Path) -> list[Sample]:
     """The samples of a score folder. Raises DataError if they are missing or of another form."""
-    return [Sample(**row) for row in _rows(folder / FILE, SCHEMA)]
+    return [Sample(**row) for row in _rows(folder / FILE, SCHEMA, ADDED)]
 
 
 def read_examples(folder: Path) -> list[Example]:
@@ -87,13 +91,12 @@ def read_examples(folder: Path) -> list[Example]:
     return [Example(**row) for row in _rows(folder / EXAMPLES_FILE, EXAMPLES_SCHEMA)]
 
 
-def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+def _rows(path: Path, schema: pa.Schema, added: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(path, columns=schema.names)
+        there = set(pq.read_schema(path).names)
+        table = pq.read_table(path, columns=[name for name in schema.names if name in there or name not in added])
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not readable ({reason}); `drift evaluate` writes it") from error
-    if missing := sorted(set(schema.names) - set(table.schema.names)):
-        raise DataError(f"{path}: no column '{missing[0]}'; `drift evaluate` writes it")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows

@@ -46,12 +46,13 @@ class Mean:
 
 @dataclass(frozen=True)
 class BenchmarkScore:
-    """Headline columns of one benchmark in percent, and how many of its ``n`` questions went otherwise."""
+    """Headline columns of one benchmark in percent, and how many of its ``n`` answers went otherwise."""
 
     role: Role
     format: str
     columns: dict[str, Mean]
     n: int
+    """Answers that were asked for: the questions, times `samples`."""
     failed: int
     """Not asked (broken image, no answer): counted as wrong."""
     truncated: int
@@ -63,7 +64,18 @@ class BenchmarkScore:
     metrics: dict[str, float] = field(default_factory=dict)
     """In percent: what else the benchmark reports, and the share right of each category of the table."""
     judge: dict[str, float] = field(default_factory=dict)
-    """With a judge: percent of its answers on which the rule agrees, how many `failed` and were chosen at `random`."""
+    """With a judge: percent of the answers it decided on which the rule agrees (`agreement`; absent if it decided
+    none), how many `failed` and were chosen at `random`."""
+    read: dict[str, int] = field(default_factory=dict)
+    """How many answers the rule found `boxed`, `declared`, `bare` or as `none`; empty if it was not kept."""
+    samples: int = 1
+    """Answers to each question."""
+    overlaps: dict[str, int] = field(default_factory=dict)
+    """By benchmark, or `training_set`: how many of the questions it holds too (`drift.evaluate.overlaps`)."""
+
+    @property
+    def questions(self) -> int:
+        return self.n // self.samples
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,11 @@ class Scores:
     """Row of `drift.config.published` that stands beside these scores."""
     judge_url: str | None = None
     """Where the judge was; no part of the protocol."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge decided, so that the rule may agree with it or not."""
+        return any(score.judge for score in self.benchmarks.values())
 
     def role(self, role: Role) -> Mean | None:
         return self.reasoning if role == "reasoning" else self.perception
@@ -120,6 +137,8 @@ def _score(name: str, samples: Sequence[Sample], benchmark: BenchmarkConfig, con
         undetermined=status["undetermined"],
         metrics=metrics(benchmark.format, samples) | _by_category(samples),
         judge=_judge(samples),
+        read={way: count for way, count in sorted(Counter(sample.read for sample in samples).items()) if way},
+        samples=len({sample.sample for sample in samples}),
     )
 
 
@@ -179,10 +198,10 @@ def _judge(samples: Sequence[Sample]) -> dict[str, float]:
     judged = [sample for sample in samples if sample.rule is not None]
     if not judged:
         return {}
-    agreed = [sample.correct == (sample.rule == "correct") for sample in judged]
+    agreed = [sample.correct == (sample.rule == "correct") for sample in judged if sample.status != "undetermined"]
     errors = Counter(sample.error for sample in judged)
-    return {
-        "agreement": 100 * sum(agreed) / len(agreed),
+    agreement = {"agreement": 100 * sum(agreed) / len(agreed)} if agreed else {}
+    return agreement | {
         "failed": float(errors[JUDGE_FAILED]),
         "random": float(errors[JUDGE_RANDOM]),
     }

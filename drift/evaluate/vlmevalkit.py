@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import re
 import ssl
 import sys
 import threading
@@ -24,6 +25,20 @@ FAILED = "Failed to obtain answer via API"
 RETRIES_FAILED = "All 5 retries failed."
 RANDOM = "Failed to predict, thus randomly generate one."
 MATCHED = "Match Log: "
+THINKING = re.compile(r".*(?:</\s*think(?:ing)?\s*>|◁/think▷)", re.DOTALL | re.IGNORECASE)
+UNENDED = re.compile(r"<\s*think(?:ing)?\s*>|◁think▷", re.IGNORECASE)
+REFUSAL = re.compile(
+    r"(?i)\b(?:(?:i(?:'|’)?m|i am) (?:very |so |really )?(?:sorry|afraid|unable|not able)|sorry,? (?:but )?i\b"
+    r"|i (?:can(?:'|’)?t|cannot|can not|won(?:'|’)?t|will not|am not able to|must decline)|as an ai\b|i apologi[sz]e)"
+)
+WORD = re.compile(r"(?<!\\)\b[^\W\d_]{2,}")
+MOST_WORDS = 8
+"""Of an extracted answer that is not in the judged text; more are prose, and no extraction."""
+
+WORDS = {"HallusionBench": re.compile(r"(?i)\b(?:yes|no|unknown)\b")}
+"""Without one of them a judge's answer is none, where VLMEvalKit cannot tell that from an answer."""
+
+EXTRACTS = ("MathVista_MINI", "MathVision", "MathVerse_MINI_Vision_Only")
 OPERATORS: list[Any] = []
 """Declared ones; they live as long as their objects."""
 
@@ -128,7 +143,7 @@ def judged(table: Row, folder: Path, settings: Row) -> list[Row]:
     predictions = folder.absolute() / f"drift_{form}.tsv"
     write_table(folder / f"{form}.tsv", table["rows"])
     write_table(predictions, table["rows"])
-    judge = judge_class(settings)
+    judge = judge_class(settings, form)
     dataset = build_dataset(form)
     vars(sys.modules[type(dataset).__module__])["build_judge"] = judge.build
     dataset.evaluate(str(predictions), model="judge", nproc=settings["concurrency"])
@@ -146,8 +161,20 @@ def build_dataset(form: str) -> Any:
     return kind(dataset=form)
 
 
-def judge_class(settings: Row) -> Any:
-    """Its client for a judge, that notes which prompts stayed without an answer."""
+def usable(answer: str, form: str, prompt: str) -> str | None:
+    """A judge's answer without its thinking; None for nothing, a refusal, or prose where an answer is to be extracted.
+
+    What stands in the prompt is the judged model's own words, whatever they are.
+    """
+    said = THINKING.sub("", answer, count=1).strip()
+    if not said or UNENDED.search(said) or (form in WORDS and not WORDS[form].search(said)):
+        return None
+    prose = form in EXTRACTS and len(WORD.findall(said)) > MOST_WORDS
+    return None if said not in prompt and (prose or REFUSAL.search(said)) else said
+
+
+def judge_class(settings: Row, form: str) -> Any:
+    """Its client for a judge, that notes which prompts stayed without an answer or with an unusable one."""
     from vlmeval.api import OpenAIWrapper
 
     class Judge(OpenAIWrapper):
@@ -166,14 +193,15 @@ def judge_class(settings: Row) -> Any:
 
         def generate(self, message: str, temperature: float = 0.0, **more: Any) -> str:
             answer: str = super().generate(message, temperature=settings["temperature"] + temperature, **more)
-            self.note(message, FAILED in answer)
-            return answer
+            said = None if FAILED in answer else usable(answer, form, message)
+            self.note(message, failed=said is None, down=FAILED in answer)
+            return f"{FAILED}." if said is None else said
 
         @classmethod
-        def note(cls, prompt: str, failed: bool) -> None:
+        def note(cls, prompt: str, failed: bool, down: bool) -> None:
             with cls.lock:
                 (cls.failed.add if failed else cls.failed.discard)(prompt)
-                cls.in_a_row = cls.in_a_row + 1 if failed else 0
+                cls.in_a_row = cls.in_a_row + 1 if down else 0
                 if cls.in_a_row >= IN_A_ROW * settings["concurrency"]:
                     raise JudgeDownError(f"{cls.in_a_row} requests to the judge failed in a row")
 

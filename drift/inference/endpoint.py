@@ -17,6 +17,10 @@ from drift.inference.reply import Reply
 
 CHECK_SECONDS = 30.0
 
+NEUTRAL = {"top_p": 1, "frequency_penalty": 0, "presence_penalty": 0}
+NEUTRAL_EXTRA = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
+"""Sampling that changes nothing; the second are parameters of vLLM and SGLang, which OpenAI's API does not know."""
+
 _HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 """Refusals that every further request would meet as well."""
 
@@ -46,13 +50,17 @@ class Endpoint(Generic[Asked]):
         where: str,
         settings: Callable[[Asked], dict[str, Any]],
         image_max_pixels: int | None,
+        image_min_pixels: int | None = None,
     ) -> None:
         """``settings`` are the sampling of each request; ``where`` is the server's key in the configuration.
+
+        Sampling that they leave out is sent as neutral, unless the server's section says otherwise.
 
         Raises ConfigError if the key's variable is not set.
         """
         self.server, self.model, self.where = server, model, where
-        self.settings, self.image_max_pixels = settings, image_max_pixels
+        self.settings, self.pixels = settings, (image_max_pixels, image_min_pixels)
+        self.answered = False
         self.key = api_key(server.api_key_env, where)
         for name in ("httpx2", "httpx", "openai"):
             logging.getLogger(name).setLevel(logging.WARNING)  # one line per request otherwise
@@ -104,7 +112,7 @@ class Endpoint(Generic[Asked]):
         """One cheap request with one retry, so that an unreachable server shows within seconds."""
         seconds = min(CHECK_SECONDS, self.server.timeout_seconds)
         try:
-            await client.with_options(max_retries=1, timeout=seconds).models.list()
+            await client.with_options(max_retries=1, timeout=seconds).models.with_raw_response.list()
         except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise self._refused(error) from None
         except openai.APIError:
@@ -114,18 +122,42 @@ class Endpoint(Generic[Asked]):
         content: Any = await asyncio.to_thread(self._content, request)
         try:
             completion = await client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": content}],
-                **self.settings(request),
+                model=self.model, messages=[{"role": "user", "content": content}], **self._sampling(request)
             )
         except _HOPELESS as error:
             raise self._refused(error) from None
         except openai.APIError as error:
+            self._require_accepted(error)
             return Reply(error=self._message(error))
-        return _reply(completion)
+        except ValueError:  # JSON by its header alone
+            completion = None
+        return self._read(completion)
+
+    def _sampling(self, request: Asked) -> dict[str, Any]:
+        given = self.settings(request)
+        return {**NEUTRAL, **given, "extra_body": NEUTRAL_EXTRA} if self.server.neutral else given
+
+    def _read(self, completion: Any) -> Reply:
+        """Raises ServiceError for what is no completion, if none came before: every further one would be the same."""
+        if is_completion(completion):
+            self.answered = True
+            return _reply(completion)
+        if not self.answered:
+            raise no_completion(self.where, self.server.base_url)
+        return Reply(error="the server sent no chat completion, but a page or another thing")
+
+    def _require_accepted(self, error: openai.APIError) -> None:
+        """Raise ServiceError for a server that does not know a neutral parameter: it refuses every request."""
+        if not (self.server.neutral and isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)):
+            return
+        if refused := next((name for name in (*NEUTRAL_EXTRA, *NEUTRAL) if name in str(error)), None):
+            raise ServiceError(
+                f"{self.where}: {self.server.base_url} refuses the parameter '{refused}': {self._message(error)}; set "
+                f"{self.where}.neutral: false, and see that the server adds no penalties of its own"
+            ) from None
 
     def _content(self, request: Asked) -> list[dict[str, Any]]:
-        urls = [data_url(image, self.image_max_pixels) for image in request.images]
+        urls = [data_url(image, *self.pixels) for image in request.images]
         images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         return [*images, {"type": "text", "text": request.text}]
 
@@ -166,6 +198,19 @@ def api_key(variable: str | None, where: str) -> str | None:
             "or remove api_key_env for a server without keys"
         )
     return key
+
+
+def is_completion(answer: Any) -> bool:
+    """Whether a server's answer is a chat completion; a web page comes through the client as text."""
+    choices = getattr(answer, "choices", None)
+    return isinstance(choices, list) and all(getattr(choice, "message", None) is not None for choice in choices)
+
+
+def no_completion(where: str, url: str) -> ServiceError:
+    """The error for a server that answers with something else, such as a web page."""
+    return ServiceError(
+        f"{where}: {url} answers, but with no chat completion (a web page?); correct base_url, which often ends in /v1"
+    )
 
 
 def _reply(completion: Any) -> Reply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,19 +51,22 @@ def decode_image(encoded: bytes, where: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def limit_pixels(image: Image.Image, max_pixels: int | None) -> Image.Image:
-    """``image``, scaled down with its aspect ratio to at most ``max_pixels`` of area; null leaves it as it is."""
+def limit_pixels(image: Image.Image, max_pixels: int | None, min_pixels: int | None = None) -> Image.Image:
+    """``image``, scaled with its aspect ratio to an area of ``min_pixels`` to ``max_pixels``; null is no bound."""
     area = image.width * image.height
-    if max_pixels is None or area <= max_pixels:
-        return image
-    factor = (max_pixels / area) ** 0.5
-    return image.resize((max(1, int(image.width * factor)), max(1, int(image.height * factor))))
+    if max_pixels is not None and area > max_pixels:
+        factor = (max_pixels / area) ** 0.5
+        return image.resize((max(1, int(image.width * factor)), max(1, int(image.height * factor))))
+    if min_pixels is not None and area < min_pixels:
+        factor = (min_pixels / area) ** 0.5
+        return image.resize((math.ceil(image.width * factor), math.ceil(image.height * factor)))
+    return image
 
 
-def data_url(content: bytes, max_pixels: int | None) -> str:
-    """The image as a PNG data URL of at most ``max_pixels`` of area, for a request to a server."""
+def data_url(content: bytes, max_pixels: int | None, min_pixels: int | None = None) -> str:
+    """The image as a PNG data URL, scaled as `limit_pixels` does, for a request to a server."""
     buffer = io.BytesIO()
-    limit_pixels(decode_image(content, "image"), max_pixels).save(buffer, "PNG")
+    limit_pixels(decode_image(content, "image"), max_pixels, min_pixels).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

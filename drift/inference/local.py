@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from drift.inference.images import conversation, decode_image, limit_pixels
 from drift.inference.reply import Reply
@@ -34,6 +34,7 @@ class LocalModel:
         *,
         dtype: str = "auto",
         image_max_pixels: int | None = None,
+        image_min_pixels: int | None = None,
         threads: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
@@ -41,7 +42,7 @@ class LocalModel:
         a temperature, is taken over. Raises CheckpointError if the model or its processor does not load."""
         if threads is not None:
             torch.set_num_threads(threads)
-        self._pixels = image_max_pixels
+        self._pixels = image_max_pixels, image_min_pixels
         self.processor = load_processor(path, trust_remote_code=trust_remote_code)
         model = load_vlm(path, dtype=dtype, trust_remote_code=trust_remote_code)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,10 +52,10 @@ class LocalModel:
         )
 
     @torch.inference_mode()
-    def replies(self, batch: Sequence[Asked]) -> list[Reply]:
-        """One reply per turn of the batch, in its order."""
+    def replies(self, batch: Sequence[Asked], *, draws: LogitsProcessor | None = None) -> list[Reply]:
+        """One reply per turn of the batch, in its order. ``draws``: see `drift.inference.draws`; None is greedy."""
         inputs = self._inputs(batch).to(self.model.device, dtype=self.model.dtype)
-        output = self.model.generate(**inputs)
+        output = self.model.generate(**inputs, logits_processor=LogitsProcessorList([draws] if draws else []))
         rows = output[:, inputs["input_ids"].shape[1] :].tolist()
         prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
         return [self._reply(row, count) for row, count in zip(rows, prompt_tokens, strict=True)]
@@ -62,7 +63,7 @@ class LocalModel:
     def _inputs(self, batch: Sequence[Asked]) -> Any:
         turns = [conversation(asked.text, images=len(asked.images)) for asked in batch]
         images = [
-            [limit_pixels(decode_image(image, "image"), self._pixels) for image in asked.images] for asked in batch
+            [limit_pixels(decode_image(image, "image"), *self._pixels) for image in asked.images] for asked in batch
         ]
         return self.processor(
             text=self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True),

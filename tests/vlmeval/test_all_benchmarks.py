@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from drift.cli.app import main
 from drift.config.catalog import KNOWN
 from drift.config.evaluate import EvaluateConfig
 from drift.evaluate import judged
@@ -22,7 +23,7 @@ from tests.vlmeval.judges import kind, prompt
 def judged_by(config: EvaluateConfig, reply) -> dict[str, list[Sample]]:
     """Samples by form; `reply` makes a reply of an item."""
     benchmarks = read_benchmarks(config)
-    replies = {table.name: {item.index: Reply(reply(item), "stop") for item in table.items} for table in benchmarks}
+    replies = {table.name: [{item.index: Reply(reply(item), "stop") for item in table.items}] for table in benchmarks}
     samples = judged.judge_all(config, benchmarks, replies)
     return {
         table.config.format: [sample for sample in samples if sample.benchmark == table.name] for table in benchmarks
@@ -106,3 +107,17 @@ def test_the_agreement_with_the_rule_is_recorded(settings: Settings, judge: Open
     scores = score_benchmarks(samples["HallusionBench"], config.benchmarks, 0.95)
     assert [sample.rule for sample in samples["HallusionBench"]].count("correct") == 1
     assert scores["HallusionBench_Tiny"].judge == {"agreement": pytest.approx(100 / 6), "failed": 0, "random": 0}
+
+
+def test_stored_replies_are_judged_as_if_they_had_been_asked_for(
+    model: Path, settings: Settings, judge: OpenAIServer, tmp_path: Path
+) -> None:
+    evaluate(settings(None, "MMStar", "LogicVista"), model=str(model), label="tiny", out=tmp_path / "rule")
+    judged_config = settings(judge.url, "MMStar", "LogicVista")
+    evaluate(judged_config, model=str(model), label="tiny", out=tmp_path / "judge")
+    given = ["--judge", judge.url, "--judge-model", "a judge/of 7B", "--out", str(tmp_path / "again")]
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", "--rescore", str(tmp_path / "rule"), *given])
+    for file in ("scores.json", "samples.parquet", "scores.md"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "judge" / file).read_bytes()
+    assert "agreement" in (tmp_path / "again" / "scores.md").read_text()

@@ -37,6 +37,13 @@ def test_a_judge_without_quota(settings: Settings) -> None:
     assert str(error).endswith("check model, api_key_env and quota")
 
 
+def test_a_judge_that_is_a_web_page(settings: Settings) -> None:
+    with OpenAIServer(lambda body: "<title>Chat</title>") as judge:
+        error = refused(settings, judge.url)
+    assert isinstance(error, ServiceError)
+    assert f"evaluate.judge: {judge.url} answers, but with no chat completion (a web page?)" in str(error)
+
+
 def test_a_wrong_key_is_not_repeated_in_the_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", "sk-wrong")
     with OpenAIServer(sensible, status=lambda number: 401) as judge:
@@ -94,7 +101,7 @@ def test_a_judge_that_dies_meanwhile_ends_the_run_soon(settings: Settings) -> No
 def run(config: EvaluateConfig) -> None:
     (table,) = read_benchmarks(config)
     replies = {item.index: Reply("perhaps A or B", "stop") for item in table.items}
-    judged.judge_all(config, [table], {table.name: replies})
+    judged.judge_all(config, [table], {table.name: [replies]})
 
 
 def test_the_command_ends_with_one_line_and_code_2(

@@ -30,7 +30,7 @@ def judged_replies(config: EvaluateConfig, *texts: str) -> list[Sample]:
     (table,) = read_benchmarks(config)
     padded = [*texts, *texts[-1:] * (len(table.items) - len(texts))]
     replies = {item.index: Reply(text, "stop") for item, text in zip(table.items, padded, strict=True)}
-    return judged.judge_all(config, [table], {table.name: replies})
+    return judged.judge_all(config, [table], {table.name: [replies]})
 
 
 def sent(server: OpenAIServer) -> str:
@@ -42,7 +42,7 @@ def test_an_answer_that_is_code_is_not_run(settings: Settings, judge: OpenAIServ
     code = f"open('{file}','w').close()or(17)"
     config = settings(judge.url)
     benchmarks = read_benchmarks(config)
-    replies = {table.name: {item.index: Reply(code, "stop") for item in table.items} for table in benchmarks}
+    replies = {table.name: [{item.index: Reply(code, "stop") for item in table.items}] for table in benchmarks}
     samples = judged.judge_all(config, benchmarks, replies)
     assert not [sample for sample in samples if sample.correct]
     assert code in sent(judge)
@@ -122,6 +122,71 @@ def test_a_judge_that_says_nothing_usable_is_counted(settings: Settings, form: s
     score = score_benchmarks(samples, config.benchmarks, 0.95)[f"{form}_Tiny"]
     assert (score.undetermined, score.judge[failure]) == (len(samples), len(samples))
     assert {sample.error for sample in samples} == {JUDGE_RANDOM if failure == "random" else JUDGE_FAILED}
+
+
+REFUSAL = "I'm sorry, but I can't assist with that request."
+
+
+@pytest.mark.parametrize("form", ["MathVista_MINI", "MathVision", "HallusionBench", "WeMath"])
+def test_a_judge_that_refuses_has_decided_nothing(settings: Settings, form: str) -> None:
+    """By itself, VLMEvalKit takes the refusal for the extracted answer: 0 %, and the rule agrees on all of it."""
+    with OpenAIServer(mute("extract", "yes_no", "letter", word=REFUSAL)) as judge:
+        config = settings(judge.url, form, judge={"max_failed": 1})
+        samples = judged_replies(config, "whatever")
+        with pytest.raises(DataError, match=rf"max_failed: {form}_Tiny: the judge did not decide"):
+            judged_replies(settings(judge.url, form), "whatever")
+    assert {sample.status for sample in samples} == {"undetermined"}
+    score = score_benchmarks(samples, config.benchmarks, 0.95)[f"{form}_Tiny"]
+    assert "agreement" not in score.judge and sum(score.judge.values()) == len(samples)
+
+
+def test_prose_is_no_extraction_unless_the_reply_says_it_itself(settings: Settings) -> None:
+    prose = "The student did not provide a clear answer to this question, so nothing can be extracted."
+    with OpenAIServer(mute("extract", word=prose)) as judge:
+        samples = judged_replies(settings(judge.url, MATH, judge={"max_failed": 1}), "whatever", prose)
+    assert [sample.status for sample in samples] == ["undetermined", "incorrect", "incorrect"]
+
+
+@pytest.mark.parametrize("form", ["LogicVista", "HallusionBench", "MMStar"])
+def test_a_judges_thinking_is_no_part_of_its_answer(settings: Settings, judge: OpenAIServer, form: str) -> None:
+    def thinking(body: Body) -> Body:
+        return {"content": f"<think>A or B? No, or yes?</think>\n\n{sensible(body)['content']}"}
+
+    reply = "Neither A nor B as such, neither no nor yes, rather {}"
+    with OpenAIServer(thinking) as server:
+        (table,) = read_benchmarks(settings(server.url, form))
+        replies = [reply.format(item.gold) for item in table.items]
+        samples = judged_replies(settings(server.url, form), *replies)
+    assert {sample.status for sample in samples} == {"correct"}
+
+
+def test_options_that_are_numbers_stay_the_rules_and_lists_and_small_letters_are_right(
+    settings: Settings, judge: OpenAIServer, tmp_path: Path
+) -> None:
+    """LogicVista's row v1_20, MathVista's list answers, and golds such as `a`."""
+    for form, changes in {
+        "LogicVista": [{"answer": "3"}, {"answer": "b"}, {"answer": "a, c"}],
+        "MMStar": [{"answer": "a"}],
+        "MathVista_MINI": [{}, {"answer": "[0, 2, 0, 2, 1]", "answer_type": "list"}],
+    }.items():
+        rows = [{**row, **change} for row, change in zip(TABLES[form], changes, strict=False)]
+        write_table(tmp_path / "tables" / f"{form}_Tiny.tsv", rows)
+    logic = judged_replies(settings(judge.url, "LogicVista"), "3", "I think it is B", "They are, rather, AC")
+    assert [sample.status for sample in logic] == ["correct"] * 3
+    assert [sample.rule is None for sample in logic] == [True, False, False]
+    assert [one.status for one in judged_replies(settings(judge.url, "MMStar"), "Not B nor C, rather A")] == ["correct"]
+    asked = {"extract": "[0, 2, 0, 2, 1]"}
+    with OpenAIServer(lambda body: {"content": asked.get(kind(prompt(body)), "yes")}) as lists:
+        samples = judged_replies(settings(lists.url, "MathVista_MINI"), "It is B.", "So they are [0, 2, 0, 2, 1]")
+    assert [sample.status for sample in samples] == ["correct", "correct"]
+
+
+def test_every_run_of_several_answers_is_judged(settings: Settings, judge: OpenAIServer) -> None:
+    config = settings(judge.url, "MMStar", samples=2)
+    (table,) = read_benchmarks(config)
+    runs = [{item.index: Reply(text.format(item.gold), "stop") for item in table.items} for text in ("rather {}", "Z")]
+    samples = judged.judge_all(config, [table], {table.name: runs})
+    assert [(one.sample, one.correct) for one in samples] == [(n, n == 0) for n in (0, 1) for _ in table.items]
 
 
 def test_too_many_undecided_answers_are_an_error(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Asking: a real server on loopback and a real tiny model, several processes, killed and resumed."""
 
 import io
+import itertools
 import json
 import logging
 import os
@@ -16,10 +17,10 @@ from PIL import Image
 from drift.cli.app import main
 from drift.config.catalog import expand
 from drift.config.evaluate import EvaluateConfig
+from drift.evaluate.answering import answers
 from drift.evaluate.benchmarks import read_benchmarks
 from drift.evaluate.collect import collect
 from drift.evaluate.evaluation import evaluate
-from drift.evaluate.greedy import answers
 from drift.evaluate.questions import batches, questions
 from drift.evaluate.samples import Sample, read_samples
 from drift.evaluate.scores import read_scores
@@ -62,7 +63,7 @@ def settings(data: Path, **more: object) -> EvaluateConfig:
 
 def served(data: Path, url: str, **more: object) -> EvaluateConfig:
     server = {"base_url": url, "concurrency": 4, "max_retries": 1, "timeout_seconds": 10}
-    server |= {name: more.pop(name) for name in ("api_key_env", "concurrency") if name in more}
+    server |= {name: more.pop(name) for name in ("api_key_env", "concurrency", "neutral") if name in more}
     return settings(data, endpoint=server, **more)
 
 
@@ -175,6 +176,135 @@ def test_a_refusal_stops_at_once(data: Path, tmp_path: Path, status: int, messag
         assert len(server.requests) <= 4
 
 
+PAGE = "<!doctype html><title>Chat</title>"
+
+
+@pytest.mark.parametrize("models", [200, PAGE])
+def test_a_web_page_in_place_of_an_answer_is_an_error_of_one_line(
+    data: Path, tmp_path: Path, models: int | str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with OpenAIServer(lambda body: PAGE, models=models) as server, pytest.raises(SystemExit) as end:
+        given = ["--endpoint", server.url, "--model", "served", "--data", str(data)]
+        main(["evaluate", *given, "benchmarks.Sums.role=reasoning", "--out", str(tmp_path / "scores")])
+    assert end.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == (
+        f"drift: evaluate.endpoint: {server.url} answers, but with no chat completion (a web page?); correct base_url, "
+        "which often ends in /v1"
+    )
+
+
+def test_a_web_page_between_answers_is_a_failed_request(data: Path, tmp_path: Path) -> None:
+    number = itertools.count()
+    with OpenAIServer(lambda body: PAGE if next(number) == 3 else right(body)) as server:
+        config = served(data, server.url, max_failed=0.4, concurrency=1)
+        evaluate(config, model="served", label="x", out=tmp_path / "scores")
+    (failed,) = [sample for sample in read_samples(tmp_path / "scores") if sample.status == "failed"]
+    assert failed.error == "the server sent no chat completion, but a page or another thing"
+
+
+def test_neutral_sampling_goes_with_every_request_so_that_no_default_of_the_server_decides(
+    data: Path, tmp_path: Path
+) -> None:
+    neutral = {"top_p": 1, "frequency_penalty": 0, "presence_penalty": 0}
+    neutral |= {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    with OpenAIServer(right) as server:
+        evaluate(served(data, server.url, limit=1), model="served", label="x", out=tmp_path / "scores")
+        plain = served(data, server.url, limit=1, neutral=False)
+        evaluate(plain, model="served", label="x", out=tmp_path / "plain")
+    first, last = server.requests[0], server.requests[-1]
+    assert {name: first[name] for name in neutral} == neutral
+    assert last.keys() == {"model", "messages", "temperature", "max_tokens"}
+    left, sent = (read_scores(tmp_path / name).protocol for name in ("plain", "scores"))
+    assert (left["neutral"], sent["neutral"]) == (False, True)
+
+
+def test_a_server_that_refuses_a_neutral_parameter_is_an_error_that_says_what_to_set(
+    data: Path, tmp_path: Path
+) -> None:
+    said = r"endpoint: \S+ refuses the parameter 'top_k': .*set evaluate\.endpoint\.neutral: false"
+    with (
+        OpenAIServer(right, status=lambda number: 400, refusal="Unrecognized argument: top_k") as server,
+        pytest.raises(ServiceError, match=said),
+    ):
+        evaluate(served(data, server.url, max_failed=1), model="served", label="x", out=tmp_path / "scores")
+
+
+def test_small_images_are_scaled_up_to_the_least_area(data: Path, tmp_path: Path) -> None:
+    with OpenAIServer(right) as server:
+        config = served(data, server.url, image_min_pixels=112 * 56 * 4, limit=1)
+        evaluate(config, model="served", label="served", out=tmp_path / "scores")
+    assert {Image.open(io.BytesIO(image_of(body))).size for body in server.requests} == {(224, 112)}
+    with pytest.raises(ValueError, match=r"image_min_pixels: 5 is more than image_max_pixels \(4\)"):
+        settings(data, image_min_pixels=5, image_max_pixels=4)
+
+
+def test_one_instruction_stands_below_every_question_and_is_part_of_the_protocol(data: Path, tmp_path: Path) -> None:
+    with OpenAIServer(right) as server:
+        config = served(data, server.url, instruction="Put it into \\boxed{}.", limit=1)
+        evaluate(config, model="served", label="served", out=tmp_path / "scores")
+    assert {question(body) for body in server.requests} == {
+        "compute b of 0\nPut it into \\boxed{}.",
+        "compute b of 0 .\nPut it into \\boxed{}.",
+    }
+    assert read_scores(tmp_path / "scores").protocol["instruction"] == "Put it into \\boxed{}."
+
+
+# ------------------------------------------------------------------------------------ several answers
+
+
+def test_several_answers_are_drawn_with_a_seed_each_where_a_role_asks_for_them(data: Path, tmp_path: Path) -> None:
+    def by_seed(body: Body) -> Body:
+        return right(body) if body.get("seed", 0) % 2 == 0 else {"content": "none"}
+
+    with OpenAIServer(by_seed) as server:
+        config = served(data, server.url, samples={"perception": 4}, temperature=None)
+        evaluate(config, model="served", label="served", out=tmp_path / "scores")
+    asked = [(question(body), body["temperature"], body.get("seed")) for body in server.requests]
+    assert [one[1:] for one in asked if not one[0].endswith(" .")] == [(0, None)] * 12
+    drawn = [one for one in asked if one[0].endswith(" .")]
+    assert len(drawn) == len({seed for _, _, seed in drawn}) == 4 * 3
+    assert {temperature for _, temperature, _ in drawn} == {0.7}
+    samples = read_samples(tmp_path / "scores")
+    assert [(one.index, one.sample) for one in samples if one.benchmark == "Colours"] == [
+        (str(n), sample) for sample in range(4) for n in range(3)
+    ]
+    score = read_scores(tmp_path / "scores").benchmarks["Colours"]
+    mine = [one.correct for one in samples if one.benchmark == "Colours"]
+    assert score.columns["Colours"].mean == score.metrics["avg@4"] == pytest.approx(100 * sum(mine) / 12)
+    assert (score.n, score.questions, score.samples) == (12, 3, 4)
+    assert read_scores(tmp_path / "scores").protocol["decoding"] == {
+        "temperature": {"Colours": 0.7, "Sums": 0},
+        "samples": {"Colours": 4, "Sums": 1},
+        "seed": 0,
+    }
+
+
+def test_several_greedy_answers_are_refused(data: Path) -> None:
+    with pytest.raises(ValueError, match="samples: several greedy answers are the same one"):
+        settings(data, samples=2, temperature=0)
+
+
+def test_drawn_answers_depend_on_their_question_and_number_alone(model: Path, data: Path, tmp_path: Path) -> None:
+    """Not on batches nor on processes; and another seed draws others."""
+    kept = {}
+    for name, more in {
+        "one": {},
+        "batches": {"batch_size": 5},
+        "processes": {"processes": 2},
+        "seed": {"seed": 1},
+    }.items():
+        config = settings(data, samples=2, temperature=1.5, limit=3, dtype="float32", **more)
+        evaluate(config, model=str(model), label="tiny", out=tmp_path / name)
+        samples = read_samples(tmp_path / name)
+        kept[name] = [(one.benchmark, one.index, one.sample, one.raw) for one in samples]
+    assert kept["one"] == kept["batches"] == kept["processes"]
+    assert same(tmp_path / "one", tmp_path / "processes")
+    assert kept["one"] != kept["seed"]
+    first, second = ([raw for *_, sample, raw in kept["one"] if sample == number] for number in (0, 1))
+    assert first != second
+
+
 def test_no_server_and_no_key_are_errors_within_seconds(data: Path, tmp_path: Path) -> None:
     with OpenAIServer() as server:
         url = server.url
@@ -243,25 +373,25 @@ def test_a_process_that_is_killed_ends_the_run_on_one_line(model: Path, data: Pa
 # -------------------------------------------------------------------------------------------- resumed
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("processes", "samples"), [(1, 1), (2, 1), (1, 3)])
 def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(
-    model: Path, data: Path, tmp_path: Path, processes: int
+    model: Path, data: Path, tmp_path: Path, processes: int, samples: int
 ) -> None:
     arguments = ["evaluate", "--model", str(model), "--data", str(data), "--out", str(tmp_path / "scores")]
     arguments += ["benchmarks.Sums.role=reasoning", "benchmarks.Colours.role=perception", "max_new_tokens=200"]
-    arguments += ["batch_size=2", "threads=1"]
+    arguments += ["batch_size=2", "threads=1", f"samples.perception={samples}"]
     process = begin(main, [*arguments, f"processes={processes}"])
     _wait_for_lines(tmp_path / "scores.partial", 3)
     process.kill()
     process.join()
     (part,) = part_files(tmp_path / "scores.partial")
     lines = part.read_bytes().splitlines(keepends=True)
-    assert 3 <= len(lines) < len(ALL)
+    assert 3 <= len(lines) < len(ALL) + (samples - 1) * COUNTS["Colours"]
     part.write_bytes(b"".join(lines[:3]) + lines[2][:20])  # torn, with half of a batch before it
     for out, count in (("scores", processes), ("whole", 1)):
         with pytest.raises(SystemExit, match="0"):
             main([*arguments, f"processes={count}", f"--out={tmp_path / out}"])
-    assert keys(read_samples(tmp_path / "scores")) == ALL
+    assert len(set(keys(read_samples(tmp_path / "scores")))) == len(ALL)
     assert same(tmp_path / "scores", tmp_path / "whole")
     assert not (tmp_path / "scores.partial").exists()
     assert not part_files(tmp_path / "scores")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from drift.config.evaluate import EvaluateConfig
+from drift.evaluate.answering import open_model
 from drift.evaluate.benchmarks import read_benchmark
 from drift.evaluate.evaluation import evaluate
-from drift.evaluate.greedy import greedy_model
 from drift.evaluate.questions import Question, question_text, questions
 from drift.evaluate.rule import describe, judge
 from drift.evaluate.samples import read_examples, read_samples
@@ -81,13 +81,13 @@ def test_the_same_evaluation_gives_the_same_bytes(model: Path, data: Path, tmp_p
 
 def test_replies_do_not_depend_on_the_batch_they_were_in(model: Path, data: Path) -> None:
     asked = questions(read_benchmark("Sums", settings(data)))
-    greedy = greedy_model(model, settings(data))
+    greedy = open_model(model, settings(data))
     assert len(asked) == 5
     assert [greedy.replies([question])[0] for question in asked] == greedy.replies(asked)
 
 
 def test_a_reply_that_hits_the_limit_is_truncated_and_one_that_ends_is_not(model: Path, data: Path) -> None:
-    greedy = greedy_model(model, settings(data))
+    greedy = open_model(model, settings(data))
     end = min(greedy._ends)
     words = greedy.processor.tokenizer(["read", "all"], add_special_tokens=False)["input_ids"]
     stopped, cut = (greedy._reply(row, 5) for row in ([*words[0], end, *words[1]], [*words[0], *words[1], *words[1]]))
@@ -104,8 +104,8 @@ def test_penalties_that_a_checkpoint_ships_with_do_not_reach_the_protocol(
     (tmp_path / "penal" / "generation_config.json").write_text(json.dumps(penal))
     image = base64.b64decode(png(size=(112, 28)))
     asked = [Question("Sums", text, text, image, (112, 28)) for text in QUESTIONS]
-    plain = greedy_model(model, settings(data)).replies(asked)
-    assert greedy_model(tmp_path / "penal", settings(data)).replies(asked) == plain
+    plain = open_model(model, settings(data)).replies(asked)
+    assert open_model(tmp_path / "penal", settings(data)).replies(asked) == plain
 
 
 def test_too_many_truncated_answers_stop_the_run_and_leave_no_scores(model: Path, data: Path, tmp_path: Path) -> None:

@@ -56,6 +56,36 @@ def test_a_benchmark_of_ones_own_needs_a_role_and_a_form_that_exists(benchmarks:
         validate(EvaluateConfig, {"data": "x", "benchmarks": benchmarks}, where="evaluate")
 
 
+@pytest.mark.parametrize(
+    ("form", "change", "gold"),
+    [
+        ("LogicVista", {"answer": "3"}, ("3", "open")),  # row v1_20, whose options are numbers
+        ("LogicVista", {"answer": "c, a"}, ("AC", "letters")),
+        ("MathVerse_MINI_Vision_Only", {"answer": "b"}, ("B", "letters")),
+        ("MathVista_MINI", {"answer_option": "b"}, ("B", "option")),
+        ("MathVision", {"answer": "c", "choices": "['A', 'B', 'C']"}, ("C", "option")),
+        ("MathVision", {"answer": "c", "choices": "[]"}, ("c", "open")),
+        ("WeMath", {"answer": "d"}, ("D", "option")),
+        ("MMStar", {"answer": "b"}, ("B", "option")),
+    ],
+)
+def test_small_letters_and_options_that_are_numbers_are_golds_too(
+    tmp_path: Path, form: str, change: dict[str, str], gold: tuple[str, str]
+) -> None:
+    write_table(tmp_path / "Mine.tsv", [{**TABLES[form][0], **change}])
+    config = EvaluateConfig(data=str(tmp_path), benchmarks={"Mine": {"format": form}}, limit=1)
+    benchmark = read_benchmark("Mine", config)
+    (item,) = benchmark.items
+    assert (item.gold, item.form, item.fault) == (*gold, None)
+    assert [one.status for one in judge(benchmark, {item.index: Reply(gold[0])})] == ["correct"]
+
+
+def test_a_hint_that_is_nan_is_none(tmp_path: Path) -> None:
+    write_table(tmp_path / "Mine.tsv", [{**TABLES["MMStar"][0], "hint": "nan"}])
+    config = EvaluateConfig(data=str(tmp_path), benchmarks={"Mine": {"format": "MMStar"}})
+    assert read_benchmark("Mine", config).items[0].text.startswith("Question: ")
+
+
 def test_every_form_is_read_and_every_row_can_be_asked(tables: dict[str, Benchmark]) -> None:
     assert tables.keys() == KNOWN.keys()
     assert not [item for table in tables.values() for item in table.items if item.fault]

@@ -1,12 +1,16 @@
 """Accuracies, their intervals, and the files they stand in."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from drift.evaluate.samples import read_examples, read_samples
-from drift.evaluate.scores import BenchmarkScore, Mean, read_scores, role_mean
+from drift.config.evaluate import BenchmarkConfig
+from drift.evaluate.columns import columns
+from drift.evaluate.samples import JUDGE_FAILED, read_examples, read_samples
+from drift.evaluate.scores import BenchmarkScore, Mean, read_scores, role_mean, score_benchmarks
 from drift.ground.errors import DataError
 from tests.score_folders import write_score_folder
 
@@ -69,3 +73,39 @@ def test_samples_and_pictures_come_back_as_they_were_written(tmp_path: Path) -> 
         ("Words", "0", True),
     ]
     assert [example.index for example in read_examples(folder)] == ["0", "1"]
+
+
+def test_a_folder_of_before_reading_and_samples_were_kept_still_reads(tmp_path: Path) -> None:
+    folder = write_score_folder(tmp_path / "vlm", {"Sums": "10"})
+    table = pq.read_table(folder / "samples.parquet").drop_columns(["read", "sample"])
+    pq.write_table(table, folder / "samples.parquet")
+    raw = json.loads((folder / "scores.json").read_text())
+    for name in ("read", "samples", "overlaps"):
+        del raw["benchmarks"]["Sums"][name]
+    (folder / "scores.json").write_text(json.dumps(raw))
+    assert [(sample.read, sample.sample) for sample in read_samples(folder)] == [("", 0), ("", 0)]
+    score = read_scores(folder).benchmarks["Sums"]
+    assert (score.read, score.samples, score.questions) == ({}, 1, 2)
+
+
+def test_of_several_answers_a_questions_value_is_their_mean_and_pass_at_k_asks_for_one(tmp_path: Path) -> None:
+    ones = read_samples(write_score_folder(tmp_path / "vlm", {"Sums": "110"}))
+    twos = [dataclasses.replace(one, correct=one.index == "1", read="bare", sample=1) for one in ones]
+    ones = [dataclasses.replace(one, read="boxed") for one in ones]
+    # right: question 0 in the first run, question 1 in both, question 2 in none
+    assert [unit.value for unit in columns("Sums", "plain", [*ones, *twos])["Sums"]] == [0.5, 1, 0]
+    score = score_benchmarks([*ones, *twos], {"Sums": BenchmarkConfig(role="reasoning")}, 0.95)["Sums"]
+    assert score.columns["Sums"].mean == 50
+    assert score.metrics == pytest.approx({"avg@2": 50, "pass@2": 200 / 3})
+    assert (score.n, score.questions, score.samples) == (6, 3, 2)
+    assert score.read == {"bare": 3, "boxed": 3}
+
+
+def test_the_agreement_is_over_what_the_judge_decided(tmp_path: Path) -> None:
+    samples = read_samples(write_score_folder(tmp_path / "vlm", {"Sums": "1100"}))
+    decided = [dataclasses.replace(one, rule="correct") for one in samples[:3]]
+    failed = dataclasses.replace(samples[3], rule="incorrect", status="undetermined", error=JUDGE_FAILED)
+    configs = {"Sums": BenchmarkConfig(role="reasoning")}
+    judged = score_benchmarks([*decided, failed], configs, 0.95)["Sums"].judge
+    assert judged == {"agreement": pytest.approx(200 / 3), "failed": 1, "random": 0}
+    assert score_benchmarks([failed], configs, 0.95)["Sums"].judge == {"failed": 1, "random": 0}

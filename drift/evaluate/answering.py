@@ -1,4 +1,4 @@
-"""Greedy answers of a local checkpoint to questions about images, in this process or in one per GPU."""
+"""Answers of a local checkpoint to questions about images, greedy or drawn, in this process or in one per GPU."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from drift.config.evaluate import EvaluateConfig
 from drift.evaluate.questions import Question
 from drift.ground.errors import DriftError, PipelineError, cause
+from drift.inference.draws import Draws
 from drift.inference.local import LocalModel
 from drift.inference.reply import Reply
 from drift.training.launch import processes_of
@@ -29,18 +30,26 @@ def answers(config: EvaluateConfig, model: Path, batches: Sequence[list[Question
     if processes > 1:
         yield from _spread(config, model, batches, processes)
         return
-    greedy = greedy_model(model, config)
+    opened = open_model(model, config)
     for batch in batches:
-        yield from zip(batch, greedy.replies(batch), strict=True)
+        yield from zip(batch, replies(opened, batch), strict=True)
 
 
-def greedy_model(model: Path, config: EvaluateConfig) -> LocalModel:
+def replies(model: LocalModel, batch: Sequence[Question]) -> list[Reply]:
+    """Of a batch of one benchmark, whose temperature is one."""
+    temperature = batch[0].temperature
+    draws = Draws(temperature, [question.seed for question in batch]) if temperature else None
+    return model.replies(batch, draws=draws)
+
+
+def open_model(model: Path, config: EvaluateConfig) -> LocalModel:
     """Raises CheckpointError if the model or its processor does not load."""
     return LocalModel(
         model,
         {"do_sample": False, "max_new_tokens": config.max_new_tokens},
         dtype=config.dtype,
         image_max_pixels=config.image_max_pixels,
+        image_min_pixels=config.image_min_pixels,
         threads=config.threads,
     )
 
@@ -85,9 +94,9 @@ def _end_with_parent() -> None:
 
 
 def _replies(model: Path, config: str, batch: list[Question]) -> list[Reply]:
-    return _loaded(model, config).replies(batch)
+    return replies(_loaded(model, config), batch)
 
 
 @functools.cache
 def _loaded(model: Path, config: str) -> LocalModel:
-    return greedy_model(model, EvaluateConfig.model_validate_json(config))
+    return open_model(model, EvaluateConfig.model_validate_json(config))
