@@ -13,11 +13,11 @@ from drift.evaluate.benchmarks import Benchmark, Item
 from drift.evaluate.questions import describe_asking, question_text
 from drift.evaluate.samples import Sample
 from drift.inference.reply import Reply
-from drift.verdicts.answers import extract
+from drift.verdicts.answers import Extracted, extract
 from drift.verdicts.verdict import Item as Comparison
-from drift.verdicts.verdict import Kind, answer_kind, verify_many
+from drift.verdicts.verdict import Verdict, verify_many
 
-VERSION = 2
+VERSION = 3
 """Raised when the extraction or the comparison changes, so that old scores are not compared with new ones."""
 
 
@@ -35,45 +35,41 @@ def judge_all(
 
 def judge(benchmark: Benchmark, replies: dict[str, Reply]) -> list[Sample]:
     """A sample per item of the benchmark; an item without a reply is `failed`. A server's reasoning is not scored."""
-    parts = [_parts(item, replies.get(item.index, Reply())) for item in benchmark.items]
+    read = [extract(replies.get(item.index, Reply()).text, item.form, item.choices) for item in benchmark.items]
     comparisons = [
-        Comparison(answer, item.gold, _kind(item), item.choices)
-        for item, (_, answer) in zip(benchmark.items, parts, strict=True)
+        Comparison(one.answer, item.gold, choices=item.choices, places=_places(item))
+        for item, one in zip(benchmark.items, read, strict=True)
     ]
     verdicts = verify_many(comparisons)
     return [
-        _sample(benchmark, item, replies.get(item.index), thinking, verdict.answer, verdict.status)
-        for item, (thinking, _), verdict in zip(benchmark.items, parts, verdicts, strict=True)
+        _sample(benchmark, item, replies.get(item.index), extracted, verdict)
+        for item, extracted, verdict in zip(benchmark.items, read, verdicts, strict=True)
     ]
 
 
-def _parts(item: Item, reply: Reply) -> tuple[str | None, str | None]:
-    """Thinking, as the server or else the text parts it off, and the answer in the text."""
-    thinking, answer = extract(reply.text, item.form, item.choices)
-    return reply.reasoning or thinking, answer
+def _places(item: Item) -> int | None:
+    """Decimals that MathVista's own table rounds a number to; None where it says nothing."""
+    try:
+        return int(float(item.cells["precision"])) if item.cells.get("answer_type") == "float" else None
+    except (KeyError, ValueError, OverflowError):
+        return None
 
 
-def _kind(item: Item) -> Kind:
-    several = item.form == "letters" and len(item.gold) > 1
-    return "text" if several else answer_kind(item.gold, item.choices)
-
-
-def _sample(
-    benchmark: Benchmark, item: Item, reply: Reply | None, thinking: str | None, answer: str | None, status: Any
-) -> Sample:
+def _sample(benchmark: Benchmark, item: Item, reply: Reply | None, extracted: Extracted, verdict: Verdict) -> Sample:
+    """Thinking is what the server parted off, else what the text does."""
     answered = reply is not None and reply.error is None
     return Sample(
         benchmark=benchmark.name,
         role=benchmark.config.role,
         index=item.index,
         group=item.group,
-        correct=answered and status == "correct",
-        answer=answer,
+        correct=answered and verdict.status == "correct",
+        answer=extracted.answer,
         gold=item.gold,
         raw=reply.text if reply and answered else None,
-        thinking=thinking,
+        thinking=(reply.reasoning if reply else None) or extracted.thinking,
         finish_reason=reply.finish_reason if reply else None,
-        status=status if answered else "failed",
+        status=verdict.status if answered else "failed",
         category=item.category,
         part=item.part,
         question=question_text(item, benchmark.config.prompt),
