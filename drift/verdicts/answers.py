@@ -15,7 +15,14 @@ from typing import Literal
 
 from drift.verdicts.declared import declared_answer, is_bare
 from drift.verdicts.extract import SPECIAL_TOKEN, boxes, split_thinking, unboxed
-from drift.verdicts.letters import is_named_by_letters, letters_of, option_in, option_of, stated_letters
+from drift.verdicts.letters import (
+    is_contradictory,
+    is_named_by_letters,
+    letters_of,
+    option_in,
+    option_of,
+    stated_letters,
+)
 from drift.verdicts.plain import bare, plain, unwrapped
 
 AnswerForm = Literal["option", "letters", "yes_no", "open"]
@@ -126,10 +133,10 @@ def _open(text: str, choices: Sequence[str], inside: bool) -> Reading:
 def _option(text: str, choices: Sequence[str], inside: bool) -> Reading:
     """A letter, several joined by a comma (which is no right answer to one question), or an option's content."""
     for part, read in _tagged(text):
-        letters = option_of(part, choices, lambda option, given: bare(option).casefold() == bare(given).casefold())
+        letters = option_of(part, choices, _same_words)
         if letters:
             return ", ".join(sorted(letters)), "bare" if read == "bare" and is_bare(part) else "declared"
-        if inside or read == "declared":
+        if inside or read == "declared" or is_contradictory(part, choices, _same_words):
             return part, read
     if letters := _many(text):
         return ", ".join(sorted(letters)), "bare"
@@ -142,6 +149,10 @@ def _option(text: str, choices: Sequence[str], inside: bool) -> Reading:
     if is_bare(text):
         return bare(text), "bare"
     return (content, "declared") if content else (None, "none")
+
+
+def _same_words(option: str, given: str) -> bool:
+    return bare(option).casefold() == bare(given).casefold()
 
 
 def _tagged(text: str) -> list[tuple[str, Read]]:

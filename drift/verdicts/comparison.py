@@ -37,6 +37,7 @@ MAX_PARTS = 40
 
 _STATED = re.compile(r"^(?:(?:the|my) )?(?:(?:final|correct) )?answer(?: is|:)+ ?|^=\s*", re.IGNORECASE)
 _NAME = re.compile(r"^((?:[fgh]\()?\\?[A-Za-z](?:_\{?\w+\}?)?\)?)\s*=\s*(?!=)")
+_FLIPPED = re.compile(r"^([^=]*[^=\sA-Za-z][^=]*?|\d+)\s*=\s*([A-Za-z])$")
 _NOTHING = frozenset(
     {"∅", "none", "no solution", "no solutions", "empty set", "no real solution", "no real solutions", "{}", "\\{\\}"}
 )
@@ -320,6 +321,7 @@ def _proportional(right: list[Number | None], given: list[Number | None]) -> boo
 
 def _bodies(gold: str, answer: str) -> tuple[str, str] | None:
     """Both without the name before ``=`` and the unit behind, the answer in the gold's unit; None if those differ."""
+    gold, answer = _FLIPPED.sub(r"\2 = \1", gold), _FLIPPED.sub(r"\2 = \1", answer)
     names = [_NAME.match(text) for text in (gold, answer)]
     if all(names) and squeezed(names[0][1]) != squeezed(names[1][1]):  # type: ignore[index]
         return None
@@ -390,5 +392,6 @@ def _words(text: str) -> str:
     if _looks_like_expression(text):
         return ""
     text = re.sub(r"(?<=[^\W\d])-(?=[^\W\d])", " ", text.casefold())
+    text = re.sub(r"\b([^\W\d])\.(?=[^\W\d](?:\b|$))", r"\1", text)
     words = [re.sub(r"^[\"'`“”‘’,;:!?.]+|[\"'`“”‘’,;:!?.]+$", "", word) for word in text.split()]
     return re.sub(r"^(?:the|an|a) (?=\S)", "", " ".join(filter(None, words)))

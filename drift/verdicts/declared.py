@@ -48,8 +48,9 @@ _RETRACTED = re.compile(
     re.IGNORECASE,
 )
 _DENIED = re.compile(r",?\s+(?:and\s+|but\s+)?not\s+[^,.;]+$", re.IGNORECASE)
+_BRACKETED = re.compile(r"\s\((?=[A-Za-z]{2})[^()]*\)")
 _ASIDE = re.compile(
-    r",?\s+(?:which|that is|i\.e\.|because|since|so that)\s|\s\(|"
+    r",?\s+(?:which|that is|i\.e\.|because|since|so that)\s|\s\((?=[A-Za-z]{2})|"
     r",\s+(?:the|an?|in|on|at|with|of|from|near|where|as|so)\s",
     re.IGNORECASE,
 )
@@ -123,7 +124,8 @@ def _until_end(answer: str) -> str:
     answer = re.sub(r"\*\*|__", "", answer).strip()
     answer = _LEAD.sub("", answer)
     end = _END.search(answer)
-    return bare(answer[: end.start()] if end else answer)
+    answer = bare(answer[: end.start()] if end else answer)
+    return _last_sentence(answer) or answer if re.search(r"\b(?:is|are|was|were|equals)\b", answer) else answer
 
 
 def _one_of(text: str, found: list[tuple[int, str]]) -> str:
@@ -167,7 +169,7 @@ def _last_line(text: str) -> str | None:
 
 def _last_equation(text: str) -> str | None:
     """The right side of the last equation of the last sentence that has one."""
-    for sentence in reversed(_sentences(text)[-3:]):
+    for sentence in reversed([_BRACKETED.sub("", sentence) for sentence in _sentences(text)[-3:]]):
         if re.search(r"[=≈]|\\approx", sentence) and not _HEDGE.search(re.sub(r"\$[^$]*\$", " ", sentence)):
             right = re.split(r"[=≈]|\\approx", sentence)[-1]
             words = re.split(
@@ -227,5 +229,5 @@ def _complement(sentence: str) -> str | None:
     found = list(_IS.finditer(sentence))
     if not found:
         return None
-    answer = bare(sentence[found[-1].end() :])
+    answer = re.sub(r"^(?:on|in|at)\s+", "", bare(sentence[found[-1].end() :]))
     return answer if answer and len(answer.split()) <= MAX_WORDS and not _NEGATED.search(answer) else None

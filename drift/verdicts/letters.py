@@ -97,16 +97,25 @@ def option_of(text: str, choices: Sequence[str], equal: Equal) -> frozenset[str]
         return same
     if letters := letters_of(text):
         return _within(letters, len(choices))
-    if (leading := _LEADING.fullmatch(text)) and (
-        letter := next(group for group in leading.groups()[::2] if group).upper()
-    ):
-        rest = next(group for group in leading.groups()[1::2] if group)
-        other = _same_contents(rest, contents, equal)
-        return None if other and letter not in other else _within({letter}, len(choices))
+    if leading := _LEADING.fullmatch(text):
+        letter = next(group for group in leading.groups()[::2] if group).upper()
+        if is_contradictory(text, choices, equal):
+            return None
+        return _within(stated_letters(whole) or {letter}, len(choices))
     if (same := _same_contents(text, contents, equal)) is not None:
         return same
     found = stated_letters(whole)
     return _within(found, len(choices)) if found else None
+
+
+def is_contradictory(text: str, choices: Sequence[str], equal: Equal) -> bool:
+    """Whether ``text`` names one option by its letter and another by its content: `B. 18 cm`, where 18 cm is C."""
+    leading = _LEADING.fullmatch(bare(plain(text)))
+    if leading is None:
+        return False
+    letter, rest = (next(group for group in leading.groups()[start::2] if group) for start in (0, 1))
+    other = _same_contents(rest, [_without_letter(choice) for choice in choices], equal)
+    return other is not None and letter.upper() not in other
 
 
 def _alone(text: str, count: int) -> frozenset[str] | None:

@@ -69,7 +69,7 @@ def test_articles_undecided_answers_and_letters_without_an_option_are_no_letter(
     "text",
     [
         *["Not B.", "B is incorrect.", "The answer is not B.", "vitamin B supplements", "Point B is the midpoint"],
-        *["B cannot be right", "I would exclude B", "The answer is D or B", "A, B", "Both A and B"],
+        *["B. a red cube", "B cannot be right", "I would exclude B", "The answer is D or B", "A, B", "Both A and B"],
     ],
 )
 def test_a_letter_that_is_denied_undecided_or_a_name_is_no_answer(text: str) -> None:
@@ -169,6 +169,10 @@ def test_no_text_breaks_the_extraction(text: str, form: AnswerForm, choices: tup
         ("I count 7 cubes.", "7", "declared"),
         ("There are 7 billion people.", "7 billion", "declared"),
         ("It is 7, not 8.", "7", "declared"),
+        ("7 (since 3 + 4 = 7)", "7", "declared"),
+        ("We have 3 rows of 4, so 3 × 4 = 12 apples.", "12", "declared"),
+        ("Answer: The length is 7.", "7", "declared"),
+        ("It was on Tuesday.", "Tuesday", "declared"),
         ("The city shown is Paris, the capital of France.", "Paris", "declared"),
         ("The answer is 5.\n\nWait, that is wrong. The answer is 7.", "7", "declared"),
         ("The answer is 5. The answer is 7.", None, "none"),
