@@ -13,7 +13,7 @@ from drift.evaluate.benchmarks import Benchmark, Item
 from drift.evaluate.questions import describe_asking, question_text
 from drift.evaluate.samples import Sample
 from drift.inference.reply import Reply
-from drift.verdicts.answers import Extracted, extract
+from drift.verdicts.answers import Extracted, extract_answer
 from drift.verdicts.verdict import Item as Comparison
 from drift.verdicts.verdict import Verdict, verify_many
 
@@ -35,7 +35,7 @@ def judge_all(
 
 def judge(benchmark: Benchmark, replies: dict[str, Reply]) -> list[Sample]:
     """A sample per item of the benchmark; an item without a reply is `failed`. A server's reasoning is not scored."""
-    read = [extract(replies.get(item.index, Reply()).text, item.form, item.choices) for item in benchmark.items]
+    read = [extract_answer(replies.get(item.index, Reply()).text, item.form, item.choices) for item in benchmark.items]
     comparisons = [
         Comparison(one.answer, item.gold, choices=item.choices, places=_places(item))
         for item, one in zip(benchmark.items, read, strict=True)

@@ -1,4 +1,5 @@
 from .answers import Extracted as Extracted
+from .answers import extract_answer as extract_answer
 from .answers import read_reply as read_reply
 from .extract import final_answer as final_answer
 from .extract import split_thinking as split_thinking

@@ -68,7 +68,7 @@ class Extracted:
     read: Read
 
 
-def extract(text: str, form: AnswerForm, choices: Sequence[str]) -> Extracted:
+def extract_answer(text: str, form: AnswerForm, choices: Sequence[str]) -> Extracted:
     """The answer of a reply to a question whose answer has this form, with these options.
 
     Thinking that never ends leaves no answer, since what stands in it is no answer yet.
@@ -87,7 +87,7 @@ def extract(text: str, form: AnswerForm, choices: Sequence[str]) -> Extracted:
 
 
 def read_reply(text: str, gold: str, choices: Sequence[str] = ()) -> Extracted:
-    """`extract`, in the form that the gold answer has."""
+    """`extract_answer`, in the form that the gold answer has."""
     form: AnswerForm = "open"
     if choices:
         form = "option" if len(letters_of(gold) or "x") == 1 else "letters"
@@ -95,7 +95,7 @@ def read_reply(text: str, gold: str, choices: Sequence[str] = ()) -> Extracted:
         form = "letters"
     elif plain(gold).casefold() in YES_NO:
         form = "yes_no"
-    return extract(text, form, choices)
+    return extract_answer(text, form, choices)
 
 
 def _ends(text: str) -> str:

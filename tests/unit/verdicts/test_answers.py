@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drift.verdicts.answers import AnswerForm, Extracted, extract, read_reply
+from drift.verdicts.answers import AnswerForm, Extracted, extract_answer, read_reply
 from drift.verdicts.verdict import verify
 
 CHOICES = ("a red cube", "a blue ball", "nothing", "all of them")
@@ -23,16 +23,16 @@ CHOICES = ("a red cube", "a blue ball", "nothing", "all of them")
     ],
 )
 def test_the_last_box_after_the_thinking_is_the_answer_else_all_that_is_left(text: str, answer: str) -> None:
-    assert extract(text, "open", ()).answer == answer
+    assert extract_answer(text, "open", ()).answer == answer
 
 
 @pytest.mark.parametrize("text", [r"<think> it must be \boxed{7}", "<think> 7", "", "<think> 7 </think>"])
 def test_thinking_that_never_ends_and_silence_are_no_answer(text: str) -> None:
-    assert extract(text, "open", ()).answer is None
+    assert extract_answer(text, "open", ()).answer is None
 
 
 def test_the_thinking_is_kept_beside_the_answer() -> None:
-    assert extract(r"<think>why not</think> \boxed{7}", "open", ()) == Extracted("why not", "7", "boxed")
+    assert extract_answer(r"<think>why not</think> \boxed{7}", "open", ()) == Extracted("why not", "7", "boxed")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_thinking_is_kept_beside_the_answer() -> None:
     ],
 )
 def test_an_option_letter_is_found_however_it_is_written(text: str) -> None:
-    assert extract(text, "option", CHOICES).answer in ("B", "b", "(B)")
+    assert extract_answer(text, "option", CHOICES).answer in ("B", "b", "(B)")
     assert verify("B", text, choices=CHOICES).status == "correct"
 
 
@@ -102,7 +102,7 @@ def test_an_option_is_named_by_its_content_and_in_spite_of_other_letters(text: s
 
 
 def test_a_boxed_letter_wins_over_letters_in_the_text() -> None:
-    assert extract(r"<think>A? B? D?</think> Not A but \boxed{C}", "option", CHOICES).answer == "C"
+    assert extract_answer(r"<think>A? B? D?</think> Not A but \boxed{C}", "option", CHOICES).answer == "C"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_boxed_letter_wins_over_letters_in_the_text() -> None:
     ],
 )
 def test_yes_or_no_is_the_only_one_of_the_two_words(text: str, answer: str | None) -> None:
-    assert extract(text, "yes_no", ()).answer == answer
+    assert extract_answer(text, "yes_no", ()).answer == answer
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_yes_or_no_is_the_only_one_of_the_two_words(text: str, answer: str | Non
     ],
 )
 def test_several_letters_are_found_in_any_order_and_sorted(text: str, answer: str) -> None:
-    assert extract(text, "letters", ()).answer == answer
+    assert extract_answer(text, "letters", ()).answer == answer
 
 
 @given(st.text(max_size=60), st.sampled_from(["open", "yes_no", "option", "letters"]), st.sampled_from([(), CHOICES]))
 def test_no_text_breaks_the_extraction(text: str, form: AnswerForm, choices: tuple[str, ...]) -> None:
-    found = extract(text, form, choices)
+    found = extract_answer(text, form, choices)
     assert found.answer is None or found.answer.strip()
     assert (found.answer is None) == (found.read == "none")
 
@@ -182,7 +182,7 @@ def test_no_text_breaks_the_extraction(text: str, form: AnswerForm, choices: tup
     ],
 )
 def test_an_open_answer_is_read_where_a_person_looks_and_it_is_said_where(text: str, answer: str, read: str) -> None:
-    found = extract(text, "open", ())
+    found = extract_answer(text, "open", ())
     assert (found.answer, found.read) == (answer, read)
 
 
@@ -205,13 +205,13 @@ def test_an_open_answer_is_read_where_a_person_looks_and_it_is_said_where(text: 
     ],
 )
 def test_thinking_in_any_tags_is_never_the_answer(text: str) -> None:
-    answer = extract(text, "open", ()).answer
+    answer = extract_answer(text, "open", ()).answer
     assert answer == "7"
 
 
 @pytest.mark.parametrize("text", ["<thinking>so \\boxed{7}", "◁think▷7", "<reasoning>7", "<think>a</think>7<think>b"])
 def test_thinking_of_any_tags_that_never_ends_leaves_no_answer(text: str) -> None:
-    assert extract(text, "open", ()).read == "none"
+    assert extract_answer(text, "open", ()).read == "none"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_thinking_of_any_tags_that_never_ends_leaves_no_answer(text: str) -> Non
 @pytest.mark.parametrize("form", ["open", "option", "letters", "yes_no"])
 def test_a_long_reply_is_read_in_no_time(piece: str, form: AnswerForm) -> None:
     started = time.process_time()
-    extract((piece * 50_000)[:50_000], form, CHOICES if form == "option" else ())
+    extract_answer((piece * 50_000)[:50_000], form, CHOICES if form == "option" else ())
     assert time.process_time() - started < 5
 
 

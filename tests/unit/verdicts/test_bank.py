@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import pytest
 
-from drift.verdicts.answers import extract
+from drift.verdicts.answers import extract_answer
 from drift.verdicts.verdict import Item, verify_many
 from tests.unit.verdicts.bank import STYLES, replies
 
@@ -14,7 +14,7 @@ REPLIES = list(replies())
 @pytest.fixture(scope="module")
 def accepted():
     """Whether each reply counts as right."""
-    answers = [extract(reply.text, reply.question.form, reply.question.choices).answer for reply in REPLIES]
+    answers = [extract_answer(reply.text, reply.question.form, reply.question.choices).answer for reply in REPLIES]
     items = [
         Item(answer, reply.question.gold, choices=reply.question.choices)
         for reply, answer in zip(REPLIES, answers, strict=True)
