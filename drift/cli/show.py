@@ -51,6 +51,22 @@ def show_report(report: Report, folder: Path, as_json: bool) -> None:
     out.print(table)
 
 
+def show_verdicts(lines: str, counts: Mapping[str, float], file: Path | None, as_json: bool) -> None:
+    """Verdicts as JSON lines, in ``file`` or on standard output; the summary then goes to standard error."""
+    if file is None:
+        out.file.write(lines)
+    else:
+        file.write_text(lines, encoding="utf-8")
+    screen = Console(highlight=False, stderr=file is None)
+    if as_json:
+        screen.print(json.dumps(counts), markup=False, soft_wrap=True)
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, count in counts.items():
+        table.add_row(name, number(count))
+    screen.print(table)
+
+
 def show_scores(report: EvaluateReport, folder: Path, as_json: bool) -> None:
     """A row per headline column, and the mean of each role's; with `as_json` the flat numbers."""
     if as_json:

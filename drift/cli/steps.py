@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drift.cli.options import EXIT_REFUSED, STEPS, AsJson, DryRun, Out, SectionOf, command
-from drift.cli.show import show_comparison, show_plan, show_report, show_scores, show_text
+from drift.cli.show import show_comparison, show_plan, show_report, show_scores, show_text, show_verdicts
 from drift.config.catalog import KNOWN, SUITES, expand
 from drift.config.data import CurateConfig, GenerateConfig, IngestConfig
 from drift.config.evaluate import EvaluateConfig
@@ -72,6 +72,22 @@ def curate(
 
     section = section_from.load(CurateConfig, "curate", {})
     show_report(step(section, problems, generations, out), out, as_json)
+
+
+@command(STEPS)
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: gold, response; optional choices, kind.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File for the verdicts; default: standard output.")
+    ] = None,
+    timeout_seconds: Annotated[float, typer.Option(min=0.1, help="Limit of one expression.")] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Judge pairs of answers as curate and evaluate would: status, extracted, method, as JSON lines."""
+    from drift.verdicts.table import as_lines, verify_file
+
+    report = verify_file(file, timeout_seconds)
+    show_verdicts(as_lines(report.rows), report.metrics(), out, as_json)
 
 
 @command(STEPS)

@@ -106,7 +106,7 @@ def curate(config: CurateConfig, problems: Path, generations: Path, out: Path) -
 
 def _known_problems(table: Path) -> dict[str, Row]:
     """All problems by id, without their images."""
-    columns = ["id", "source", "problem", "gold", "choices", "answer_kind"]
+    columns = ["id", "source", "problem", "gold", "choices"]
     known = {row["id"]: row for row in tables.read_rows(table, columns)}
     if not known:
         raise DataError(f"{table}: no problems; run `drift ingest` on a source that has some")
@@ -150,17 +150,19 @@ def _full_text(row: Row) -> str:
 
 def _verdicts(known: dict[str, Row], rows: list[Row], texts: list[str], config: CurateConfig) -> list[Verdict]:
     items = [
-        Item(final_answer(text), known[row["id"]]["gold"], known[row["id"]]["answer_kind"], known[row["id"]]["choices"])
+        Item(final_answer(text), known[row["id"]]["gold"], choices=known[row["id"]]["choices"])
         for row, text in zip(rows, texts, strict=True)
     ]
     verdicts = verify_many(items, config.verify_timeout_seconds)
-    undetermined = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict.status == "undetermined"]
+    undetermined = [(row, one) for row, one in zip(rows, verdicts, strict=True) if one.status == "undetermined"]
     if len(undetermined) > config.max_undetermined * len(rows):
-        first = known[undetermined[0]["id"]]
+        row, verdict = undetermined[0]
+        first = known[row["id"]]
         raise DataError(
             f"curate.max_undetermined: {len(undetermined)} of {len(rows)} answers could not be verified (first: "
-            f"problem '{first['id']}', gold '{first['gold']:.60}'), more than the share "
-            f"{config.max_undetermined:g}; raise it or curate.verify_timeout_seconds"
+            f"problem '{first['id']}', gold '{first['gold']:.60}', answer '{verdict.extracted:.60}', by "
+            f"{verdict.method}), more than the share {config.max_undetermined:g}; raise it, or where the method is "
+            "'time limit' curate.verify_timeout_seconds"
         )
     return verdicts
 

@@ -5,7 +5,6 @@ Its numbers compare models with each other, not with leaderboards, whose judges 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,15 +13,12 @@ from drift.evaluate.benchmarks import Benchmark, Item
 from drift.evaluate.questions import describe_asking, question_text
 from drift.evaluate.samples import Sample
 from drift.inference.reply import Reply
-from drift.verdicts.answers import extract_answer
-from drift.verdicts.extract import final_answer, split_thinking
+from drift.verdicts.answers import Extracted, extract_answer
 from drift.verdicts.verdict import Item as Comparison
-from drift.verdicts.verdict import Kind, answer_kind, verify_many
+from drift.verdicts.verdict import Verdict, verify_many
 
 VERSION = 3
 """Raised when the extraction or the comparison changes, so that old scores are not compared with new ones."""
-
-_DECLARED = re.compile(r"(?i:answers?\W{0,6}(?:is|are|:)|<answer>)")
 
 
 def describe(config: EvaluateConfig) -> dict[str, Any]:
@@ -43,63 +39,46 @@ def judge(benchmark: Benchmark, *runs: Mapping[str, Reply]) -> list[Sample]:
     A run is one reply to each item, by its index. A server's reasoning is not scored.
     """
     asked = [(number, item, run.get(item.index)) for number, run in enumerate(runs) for item in benchmark.items]
-    parts = [_parts(item, reply or Reply()) for _, item, reply in asked]
+    read = [extract_answer((reply or Reply()).text, item.form, item.choices) for _, item, reply in asked]
     comparisons = [
-        Comparison(answer, item.gold, _kind(item), item.choices)
-        for (_, item, _), (_, answer) in zip(asked, parts, strict=True)
+        Comparison(one.answer, item.gold, choices=item.choices, places=_places(item))
+        for (_, item, _), one in zip(asked, read, strict=True)
     ]
     return [
-        _sample(benchmark, item, reply, thinking, verdict.answer, verdict.status, number)
-        for (number, item, reply), (thinking, _), verdict in zip(asked, parts, verify_many(comparisons), strict=True)
+        _sample(benchmark, item, reply, extracted, verdict, number)
+        for (number, item, reply), extracted, verdict in zip(asked, read, verify_many(comparisons), strict=True)
     ]
 
 
-def _parts(item: Item, reply: Reply) -> tuple[str | None, str | None]:
-    """Thinking, as the server or else the text parts it off, and the answer in the text."""
-    thinking, answer = extract_answer(reply.text, item.form, item.choices)
-    return reply.reasoning or thinking, answer
-
-
-def _kind(item: Item) -> Kind:
-    several = item.form == "letters" and len(item.gold) > 1
-    return "text" if several else answer_kind(item.gold, item.choices)
+def _places(item: Item) -> int | None:
+    """Decimals that MathVista's own table rounds a number to; None where it says nothing."""
+    try:
+        return int(float(item.cells["precision"])) if item.cells.get("answer_type") == "float" else None
+    except (KeyError, ValueError, OverflowError):
+        return None
 
 
 def _sample(
-    benchmark: Benchmark,
-    item: Item,
-    reply: Reply | None,
-    thinking: str | None,
-    answer: str | None,
-    status: Any,
-    number: int,
+    benchmark: Benchmark, item: Item, reply: Reply | None, extracted: Extracted, verdict: Verdict, number: int
 ) -> Sample:
+    """Thinking is what the server parted off, else what the text does."""
     answered = reply is not None and reply.error is None
     return Sample(
         benchmark=benchmark.name,
         role=benchmark.config.role,
         index=item.index,
         group=item.group,
-        correct=answered and status == "correct",
-        answer=answer,
+        correct=answered and verdict.status == "correct",
+        answer=extracted.answer,
         gold=item.gold,
         raw=reply.text if reply and answered else None,
-        thinking=thinking,
+        thinking=(reply.reasoning if reply else None) or extracted.thinking,
         finish_reason=reply.finish_reason if reply else None,
-        status=status if answered else "failed",
+        status=verdict.status if answered else "failed",
         category=item.category,
         part=item.part,
         question=question_text(item, benchmark.config.prompt),
         error=reply.error if reply else item.fault,
-        read=_read(reply, answer) if reply else "none",
+        read=extracted.read,
         sample=number,
     )
-
-
-def _read(reply: Reply, answer: str | None) -> str:
-    """How the answer stood in the reply: `boxed`, `declared`, `bare`, or `none` if there is none."""
-    if answer is None:
-        return "none"
-    if final_answer(reply.text) is not None:
-        return "boxed"
-    return "declared" if _DECLARED.search(split_thinking(reply.text)[1]) else "bare"

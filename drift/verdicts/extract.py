@@ -9,33 +9,39 @@ CLOSE = re.compile(r"<\s*/\s*think\s*>", re.IGNORECASE)
 SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,64}\|>")
 """Control tokens such as `<|im_end|>`: a tokenizer reads them as such even in the middle of a text."""
 
-BOXED = re.compile(r"\\boxed\s*\{")
+BOXED = re.compile(r"\\f?boxed\s*\{")
+
+_NAMES = r"think(?:ing)?|thoughts?|reason(?:ing)?|seed:think|analysis|scratchpad|reflection"
+_OPENED = re.compile(rf"<\s*(?:{_NAMES})\s*>|◁think▷|\[THINK\]|<\|begin_of_thought\|>", re.IGNORECASE)
+_CLOSED = re.compile(rf"<\s*/\s*(?:{_NAMES})\s*>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>", re.IGNORECASE)
 
 
 def split_thinking(text: str) -> tuple[str | None, str, bool]:
     """``(thinking, rest, closed)``: the reasoning, the text after it, and whether the reasoning ended.
 
-    The reasoning ends at the last ``</think>``; its ``<think>`` may be missing, since some chat templates put it
-    into the prompt. ``closed`` is False if a ``<think>`` has no ``</think>`` after it; ``rest`` is then empty.
-    A text without tags is all rest: ``(None, text, True)``.
+    Tags are ``<think>`` and the like: ``<thinking>``, ``<reasoning>``, ``◁think▷``, ``[THINK]``. The reasoning ends at
+    the last closing tag; its opening tag may be missing, since some chat templates put it into the prompt. ``closed``
+    is False if an opening tag has no closing tag after it; ``rest`` is then empty. A text without tags is all rest:
+    ``(None, text, True)``.
     """
-    closes = list(CLOSE.finditer(text))
+    closes = list(_CLOSED.finditer(text))
     after = closes[-1].end() if closes else 0
-    unclosed = OPEN.search(text, after)
+    unclosed = _OPENED.search(text, after)
     if unclosed is not None:
         return text[unclosed.end() :].strip(), "", False
     if not closes:
         return None, text.strip(), True
-    opened = OPEN.search(text)
-    start = opened.end() if opened is not None else 0
+    opened = _OPENED.search(text)
+    start = opened.end() if opened is not None and opened.end() <= closes[-1].start() else 0
     return text[start : closes[-1].start()].strip(), text[after:].strip(), True
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
     r"""All outermost balanced ``\boxed{...}`` as ``(start, end, content)``; an unclosed one is left out."""
     found: list[tuple[int, int, str]] = []
+    closing = _closing_braces(text) if BOXED.search(text) else {}
     for match in BOXED.finditer(text):
-        end = _closing_brace(text, match.end())
+        end = closing.get(match.end() - 1)
         if end is not None and (not found or match.start() >= found[-1][1]):
             found.append((match.start(), end + 1, text[match.end() : end].strip()))
     return found
@@ -48,24 +54,27 @@ def final_answer(text: str) -> str | None:
     """
     _, rest, _ = split_thinking(text)
     found = boxes(rest)
-    if not found:
-        return None
-    content = found[-1][2]
+    return unboxed(found[-1][2]) or None if found else None
+
+
+def unboxed(content: str) -> str:
+    """``content`` of a box without boxes around all of it."""
     inner = boxes(content)
     while len(inner) == 1 and inner[0][0] == 0 and inner[0][1] == len(content):
         content = inner[0][2]
         inner = boxes(content)
-    return content or None
+    return content
 
 
-def _closing_brace(text: str, position: int) -> int | None:
-    depth = 1
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where each brace that is closed is closed, in one pass: a text may hold thousands of open boxes."""
+    closing: dict[int, int] = {}
+    open_: list[int] = []
     escaped = False
-    for index in range(position, len(text)):
-        character = text[index]
-        if not escaped and character in "{}":
-            depth += 1 if character == "{" else -1
-            if depth == 0:
-                return index
+    for index, character in enumerate(text):
+        if not escaped and character == "{":
+            open_.append(index)
+        elif not escaped and character == "}" and open_:
+            closing[open_.pop()] = index
         escaped = character == "\\" and not escaped
-    return None
+    return closing
