@@ -6,6 +6,8 @@ may import `pipelines`, and only inside the commands that run the whole chain.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import sys
 from typing import Annotated, Any
@@ -41,6 +43,7 @@ def root(
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: errors of the input are one line and exit code 2."""
+    atexit.register(gc.freeze)  # the interpreter's last collections would go through all of torch and MLflow
     try:
         return app(arguments)
     except DriftError as error:
