@@ -1,5 +1,6 @@
 """A configuration of a run that fails in its first step, for tests of what goes around the steps; a quicker kfp."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import kfp.dsl.pipeline_task
 import pytest
 
+from pipelines.local.work import ForkServer
 from tests.mlflow_store import fresh_store
 
 
@@ -31,6 +33,13 @@ def names_on_the_stack() -> list[tuple[None, None, None, str]]:
         named.append((None, None, None, frame.f_code.co_name))
         frame = frame.f_back
     return named
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ForkServer]:
+    """What step processes are forked from; one for all, since it imports everything that any step needs."""
+    with contextlib.closing(ForkServer()) as server:
+        yield server
 
 
 @pytest.fixture

@@ -85,33 +85,29 @@ def loop(one: str, arms: list[str]):
 class Watched:
     """A chain in `folder`, with what it told."""
 
-    def __init__(self, folder: Path, arms: list[str] | None = None, run_id: str = "r1") -> None:
+    def __init__(self, folder: Path, server: ForkServer, arms: list[str] | None = None, run_id: str = "r1") -> None:
         folder.mkdir(exist_ok=True)
         self.events: list[StepEvent] = []
         environment = {"DRIFT_RUN_DIR": str(folder), "DRIFT_RUN_ID": run_id, "TMPDIR": str(folder)}
-        self.server = ForkServer()
-        self.chain = Chain(folder, run_id, arms or [], environment, self.events.append, self.server)
+        self.chain = Chain(folder, run_id, arms or [], environment, self.events.append, server)
         self.cache = folder.parent / "cache"
 
     def run(self, pipeline, *, use_cache: bool = True, **arguments) -> None:
-        try:
-            run_pipeline(pipeline.pipeline_spec, arguments, self.chain, cache_root=self.cache, use_cache=use_cache)
-        finally:
-            self.server.close()
+        run_pipeline(pipeline.pipeline_spec, arguments, self.chain, cache_root=self.cache, use_cache=use_cache)
 
     def told(self) -> list[tuple[str, str, str]]:
         return [(event.step, event.arm, event.state) for event in self.events]
 
 
-def run_two(folder: Path, one: str = "a", **options) -> Watched:
-    watched = Watched(folder, run_id=folder.name)
+def run_two(folder: Path, server: ForkServer, one: str = "a", **options) -> Watched:
+    watched = Watched(folder, server, run_id=folder.name)
     watched.run(two, one=PARAMETER % one, other=PARAMETER % "b", **options)
     return watched
 
 
-def test_steps_run_in_order_and_say_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_steps_run_in_order_and_say_so(tmp_path: Path, server: ForkServer, capfd: pytest.CaptureFixture[str]):
     before = print
-    watched = run_two(tmp_path / "r1")
+    watched = run_two(tmp_path / "r1", server)
     assert watched.told() == [
         ("first", "", "started"), ("first", "", "finished"), ("second", "", "started"), ("second", "", "finished"),
     ]  # fmt: skip
@@ -124,10 +120,10 @@ def test_steps_run_in_order_and_say_so(tmp_path: Path, capfd: pytest.CaptureFixt
     assert print is before
 
 
-def test_a_second_run_takes_every_step_from_the_cache_and_links_to_the_first(tmp_path: Path):
-    run_two(tmp_path / "r1")
+def test_a_second_run_takes_every_step_from_the_cache_and_links_to_the_first(tmp_path: Path, server: ForkServer):
+    run_two(tmp_path / "r1", server)
     began = time.monotonic()
-    watched = run_two(tmp_path / "r2")
+    watched = run_two(tmp_path / "r2", server)
     assert time.monotonic() - began < 2
     assert watched.told() == [("first", "", "cached"), ("second", "", "cached")]
     assert [event.warnings for event in watched.events] == [("the value is small",), ()]
@@ -137,57 +133,57 @@ def test_a_second_run_takes_every_step_from_the_cache_and_links_to_the_first(tmp
     assert seconds == [done.record["seconds"] for done in watched.chain.done]
 
 
-def test_a_changed_parameter_reruns_its_step_and_what_follows(tmp_path: Path):
-    run_two(tmp_path / "r1")
-    watched = run_two(tmp_path / "r2", one="changed")
+def test_a_changed_parameter_reruns_its_step_and_what_follows(tmp_path: Path, server: ForkServer):
+    run_two(tmp_path / "r1", server)
+    watched = run_two(tmp_path / "r2", server, one="changed")
     assert [told[2] for told in watched.told()] == ["started", "finished"] * 2
 
 
-def test_when_an_old_run_folder_was_deleted_its_steps_run_again(tmp_path: Path):
+def test_when_an_old_run_folder_was_deleted_its_steps_run_again(tmp_path: Path, server: ForkServer):
     import shutil
 
-    run_two(tmp_path / "r1")
+    run_two(tmp_path / "r1", server)
     shutil.rmtree(tmp_path / "r1")
-    assert [told[2] for told in run_two(tmp_path / "r2").told()] == ["started", "finished"] * 2
+    assert [told[2] for told in run_two(tmp_path / "r2", server).told()] == ["started", "finished"] * 2
 
 
-def test_a_broken_cache_entry_is_a_miss(tmp_path: Path):
-    run_two(tmp_path / "r1")
+def test_a_broken_cache_entry_is_a_miss(tmp_path: Path, server: ForkServer):
+    run_two(tmp_path / "r1", server)
     for entry in (tmp_path / "cache").iterdir():
         entry.write_text('{"result": {"__kfp_')
-    assert [told[2] for told in run_two(tmp_path / "r2").told()] == ["started", "finished"] * 2
+    assert [told[2] for told in run_two(tmp_path / "r2", server).told()] == ["started", "finished"] * 2
 
 
-def test_without_the_cache_every_step_runs(tmp_path: Path):
-    run_two(tmp_path / "r1")
-    watched = run_two(tmp_path / "r2", use_cache=False)
+def test_without_the_cache_every_step_runs(tmp_path: Path, server: ForkServer):
+    run_two(tmp_path / "r1", server)
+    watched = run_two(tmp_path / "r2", server, use_cache=False)
     assert [told[2] for told in watched.told()] == ["started", "finished"] * 2
 
 
-def test_a_step_that_fails_is_named_with_its_own_message_and_nothing_follows(tmp_path: Path):
-    watched = Watched(tmp_path / "r1")
+def test_a_step_that_fails_is_named_with_its_own_message_and_nothing_follows(tmp_path: Path, server: ForkServer):
+    watched = Watched(tmp_path / "r1", server)
     with pytest.raises(PipelineError, match=r"^step first: pool\.parquet: no rows; give some \(log: .*/log\.txt\)$"):
         watched.run(two, one=PARAMETER % "wrong", other=PARAMETER % "b")
     assert watched.told() == [("first", "", "started"), ("first", "", "failed")]
 
 
-def test_after_a_failure_the_finished_steps_are_not_repeated(tmp_path: Path):
+def test_after_a_failure_the_finished_steps_are_not_repeated(tmp_path: Path, server: ForkServer):
     with pytest.raises(PipelineError):
-        Watched(tmp_path / "r1").run(two, one=PARAMETER % "a", other="no parameter")
-    watched = run_two(tmp_path / "r1")
+        Watched(tmp_path / "r1", server).run(two, one=PARAMETER % "a", other="no parameter")
+    watched = run_two(tmp_path / "r1", server)
     assert watched.told() == [("first", "", "cached"), ("second", "", "started"), ("second", "", "finished")]
     keys = [event["key"] for event, _ in read(tmp_path / "r1") if event["event"] == "cached"]
     assert keys == [], "the run did the step itself: there is nothing to link"
 
 
-def test_a_step_ended_by_a_signal_says_which(tmp_path: Path):
-    watched = Watched(tmp_path / "r1")
+def test_a_step_ended_by_a_signal_says_which(tmp_path: Path, server: ForkServer):
+    watched = Watched(tmp_path / "r1", server)
     with pytest.raises(PipelineError, match=r"its process was ended by SIGKILL|exit code 137"):
         watched.run(two, one=PARAMETER % "crash", other=PARAMETER % "b")
 
 
-def test_one_arm_that_fails_stops_the_run_and_is_named(tmp_path: Path):
-    watched = Watched(tmp_path / "r1", arms=["good", "wrong"])
+def test_one_arm_that_fails_stops_the_run_and_is_named(tmp_path: Path, server: ForkServer):
+    watched = Watched(tmp_path / "r1", server, arms=["good", "wrong"])
     arms = [(PARAMETER % name).replace("model", "name") for name in ("good", "wrong")]
     with pytest.raises(PipelineError, match=r"^step second of arm 'wrong': its process ended with exit code 1"):
         watched.run(loop, one=PARAMETER % "a", arms=arms)
@@ -195,8 +191,8 @@ def test_one_arm_that_fails_stops_the_run_and_is_named(tmp_path: Path):
     assert ("second", "good", "finished") in watched.told()
 
 
-def test_a_text_that_names_an_interpreter_reaches_the_step_unchanged(tmp_path: Path):
-    watched = run_two(tmp_path / "r1", one="python3-x")
+def test_a_text_that_names_an_interpreter_reaches_the_step_unchanged(tmp_path: Path, server: ForkServer):
+    watched = run_two(tmp_path / "r1", server, one="python3-x")
     written = Path(watched.chain.done[0].outputs["result"].uri) / "text"
     assert written.read_text() == "python3-x", "Kubeflow would have put the interpreter's path into it"
 
@@ -204,8 +200,8 @@ def test_a_text_that_names_an_interpreter_reaches_the_step_unchanged(tmp_path: P
 RUNNER = """
 import sys, time
 from pathlib import Path
-from tests.pipelines.test_kubeflow import PARAMETER, Watched, two
-Watched(Path(sys.argv[1])).run(two, one=PARAMETER % "slow", other=PARAMETER % "b")
+from tests.pipelines.test_kubeflow import PARAMETER, ForkServer, Watched, two
+Watched(Path(sys.argv[1]), ForkServer()).run(two, one=PARAMETER % "slow", other=PARAMETER % "b")
 """
 
 

@@ -1,6 +1,5 @@
 """When a retraining has nothing to do: what counts as a change, and what does not."""
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -108,24 +107,24 @@ def test_the_command_says_what_it_skipped_and_force_runs_anyway(raw: dict[str, A
     assert (forced.returncode, "step ingest" in forced.stderr) == (2, True), "it ran, into the broken pool"
 
 
-def ingested(raw: dict[str, Any], folder: Path) -> str:
+def ingested(raw: dict[str, Any], folder: Path, server: ForkServer) -> str:
     """What became of `ingest` in a run with a cluster's parameters, which hold no hash of the pool."""
     ends: dict[str, str] = {}
     planned = plan(validate(Config, raw), local=False)
     folder.mkdir()
     environment = {RUN_ID: folder.name, RUN_DIR: str(folder)}
-    with contextlib.closing(ForkServer()) as server, pytest.raises(PipelineError, match="generate"):  # an empty teacher
-        chain = Chain(
-            folder, folder.name, list(planned.arms), environment, lambda e: ends.update({e.step: e.state}), server
-        )
+    chain = Chain(
+        folder, folder.name, list(planned.arms), environment, lambda e: ends.update({e.step: e.state}), server
+    )
+    with pytest.raises(PipelineError, match="generate"):  # the teacher is an empty folder
         run_pipeline(drift_sft.pipeline_spec, planned.arguments(), chain, cache_root=folder.parent / "cache")
     return ends["ingest"]
 
 
 def test_with_a_cluster_s_parameters_a_pool_that_changed_under_its_name_is_read_again(
-    raw: dict[str, Any], tmp_path: Path
+    raw: dict[str, Any], tmp_path: Path, server: ForkServer
 ):
     raw["ingest"]["source"] = str(write_pool(tmp_path / "pool.parquet", [pool_row(number) for number in range(3)]))
-    assert [ingested(raw, tmp_path / name) for name in ("first", "again")] == ["finished", "cached"]
+    assert [ingested(raw, tmp_path / name, server) for name in ("first", "again")] == ["finished", "cached"]
     write_pool(tmp_path / "pool.parquet", [pool_row(number) for number in range(4)])
-    assert ingested(raw, tmp_path / "changed") == "finished"
+    assert ingested(raw, tmp_path / "changed", server) == "finished"
