@@ -243,16 +243,24 @@ def gate(
     candidate: Annotated[str, typer.Option(help="Scores of the model that may be registered, or NAME=SCORES.")],
     out: Out,
     champion: Annotated[Path | None, typer.Option(help="Scores of the registry's champion.")] = None,
+    best: Annotated[Path | None, typer.Option(help="Scores of the best champion ever, if another.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Scores of another model, or NAME=SCORES.")] = None,
+    name: Annotated[str | None, typer.Option(help="Registered model whose looks are counted.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the embedded MLflow store, or of looks.jsonl.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Decide whether a candidate may be registered. Exit code 3 means no."""
+    from drift.gate.champion import ChampionScores
     from drift.gate.decision import decide as step
+    from drift.tracking.ledger import open_ledger
 
     arms = _labelled([candidate, *(arm or ())])
-    given = {"candidate": next(iter(arms))}
-    section = section_from.load(GateConfig, "gate", given)
-    report = step(section, baseline=baseline, arms=arms, champion=champion, out=out)
+    labels = {"candidate": next(iter(arms))}
+    section = section_from.load(GateConfig, "gate", labels)
+    given = {"model": name or (None if section_from.path else section.candidate)}
+    ledger = open_ledger(section_from.load(RegisterConfig, "register", given).model, runs)
+    champions = ChampionScores(champion, best)
+    report = step(section, baseline=baseline, arms=arms, champions=champions, ledger=ledger, out=out)
     show_report(report, out, as_json)
     if not report.passed:
         raise typer.Exit(EXIT_REFUSED)
