@@ -42,21 +42,23 @@ def against_baseline(config: GateConfig, comparison: Comparison) -> list[Check]:
     """
     return [
         _enough(config, comparison),
-        _gain(of_role(comparison, "reasoning"), config),
+        gain(comparison, config),
         _gain_in_form(comparison, config),
-        *_perception(comparison, config, ""),
+        *perception(comparison, config),
         _kept_in_form(comparison, config),
     ]
 
 
 def against_champion(config: GateConfig, comparison: Comparison, to: str = "champion") -> list[Check]:
     """Not worse than the champion, by the same tests; ``to`` is `champion` or `BEST`."""
+    return [no_worse(comparison, config, to), *perception(comparison, config, to)]
+
+
+def no_worse(comparison: Comparison, config: GateConfig, to: str = "champion") -> Check:
+    """Reasoning within the margin of a champion's."""
     reasoning, margin = of_role(comparison, "reasoning"), config.max_reasoning_loss
     name = f"{to.replace(' ', '_')}_reasoning_loss"
-    return [
-        _kept(name, "Reasoning", reasoning, margin, config, f" against the {to}"),
-        *_perception(comparison, config, to),
-    ]
+    return _kept(name, "Reasoning", reasoning, margin, config, f" against the {to}")
 
 
 def is_champion(name: str, to: str = "champion") -> Check:
@@ -134,7 +136,9 @@ def _enough(config: GateConfig, comparison: Comparison) -> Check:
     return Check("clusters", not missing, float(min(seen.values())), float(least), None, None, detail)
 
 
-def _gain(reasoning: Difference, config: GateConfig) -> Check:
+def gain(comparison: Comparison, config: GateConfig) -> Check:
+    """Better at reasoning, at the confidence of one look."""
+    reasoning = of_role(comparison, "reasoning")
     lower = reasoning.lower_at(config.look_confidence)
     passed = lower > config.min_reasoning_gain
     detail = f"Reasoning {_moved(reasoning)}; {_at_least(lower, passed, config)}."
@@ -202,7 +206,7 @@ def _read(reads: Mapping[str, int]) -> float:
     return 1 - reads.get(UNREAD, 0) / sum(reads.values())
 
 
-def _perception(comparison: Comparison, config: GateConfig, to: str) -> list[Check]:
+def perception(comparison: Comparison, config: GateConfig, to: str = "") -> list[Check]:
     """The mean is kept within the margin, and no single column is significantly worse."""
     prefix, suffix = (f"{to.replace(' ', '_')}_", f" against the {to}") if to else ("", "")
     mean, margin = of_role(comparison, "perception"), config.max_perception_loss

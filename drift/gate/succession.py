@@ -1,6 +1,8 @@
 """Whether a model that passed takes the alias `champion`, and why not: a tie is no reason to replace a champion.
 
-By point estimates: that it is not worse than any champion by more than a margin is what the rules have shown already.
+`better` goes by point estimates: that the model is not worse than any champion by more than a margin is what the rules
+have shown already. Without that help `not_worse` shows it against the best champion ever at the confidence of one look,
+since of many models just below the margin some pass any single test.
 """
 
 from __future__ import annotations
@@ -39,9 +41,15 @@ def succession(
     above = points > ROUNDING
     best_ever = above and (best is None or gained(best) > ROUNDING)
     said = f"{name}'s reasoning is {points:+.1f} points from the reigning champion's"
-    if above or config.champion == "not_worse":
-        return Succession(True, f"{said}; it becomes champion (gate.champion: {config.champion}).", best_ever)
-    return Succession(False, f"{said} and must be above to replace it (gate.champion: better).", False)
+    if above:
+        return Succession(True, f"{said}; it becomes champion.", best_ever)
+    if config.champion == "better":
+        return Succession(False, f"{said} and must be above to replace it (gate.champion: better).", False)
+    lower, margin = of_role(best or reigning, "reasoning").lower_at(config.look_confidence), config.max_reasoning_loss
+    bound = f"over {config.looks} looks at most {max(0.0, -lower):.1f} below the best champion's"
+    if lower > -margin:
+        return Succession(True, f"{said}, {bound}; it becomes champion (gate.champion: not_worse).", best_ever)
+    return Succession(False, f"{said}, {bound}, not within the {margin:.1f} allowed.", False)
 
 
 def gained(comparison: Comparison) -> float:

@@ -283,7 +283,7 @@ def _register(
     number = int(version.version)
     client.set_registered_model_alias(config.model, "candidate", str(number))
     stays = _why_it_stays(client, config, decision, number)
-    previous = None if stays else _promote(client, config.model, number, best=bool(decision["best_ever"]))
+    previous = None if stays else _promote(client, config.model, number, best=bool(decision.get("best_ever", True)))
     champion = _aliases(client, config.model).get("champion") == number
     return RegisterReport(
         model=config.model,
@@ -293,7 +293,7 @@ def _register(
         previous=previous,
         created=not known,
         fingerprint=fingerprint,
-        alias=stays or str(decision["alias"]),
+        alias=stays or str(decision.get("alias", "")),
     )
 
 
@@ -307,9 +307,9 @@ def _why_it_stays(client: MlflowClient, config: RegisterConfig, decision: Mappin
     reigning = _aliases(client, config.model).get("champion")
     if reigning in (None, number):
         return ""
-    if not decision["promotes"]:
-        return f"{decision['alias']} The alias champion stays at version {reigning}."
-    compared, theirs = decision["champion_sha256"], _fingerprint_of(client, config.model, reigning)
+    if not decision.get("promotes"):
+        return f"{decision.get('alias', 'The gate did not say who is better.')} The alias champion stays at version {reigning}."
+    compared, theirs = decision.get("champion_sha256"), _fingerprint_of(client, config.model, reigning)
     if compared is None or theirs not in ("", compared):
         return f"The gate did not compare with version {reigning}, which is champion now; run again. The alias stays."
     return ""
