@@ -2,9 +2,10 @@
 
 A model knows each question, does not know it, or answers it by chance, right with probability ½ at every sample.
 δ, the discordance, is the share of questions that only one of two models gets right when each is asked once. Half of it
-is chance: a share δ of the questions, the same for all models. Half is change: a child of a model unlearns (δ/2 − e)/2 of
-all questions and learns (δ/2 + e)/2, e is the effect. Asked k times, a question's difference has a variance of
-δ/2·(1 + 1/k) − e². A share `COMMON` of the rows of a cluster (WeMath's problems, HallusionBench's sets) follow one draw.
+is chance: a share δ of the questions, the same for all models. Half is change: a child of a model unlearns (δ/2 − e)/2
+of all questions and learns (δ/2 + e)/2, e is the effect. Asked k times, a question's difference has a variance of
+δ/2·(1 + 1/k) − e². A share `COMMON` of the rows of a cluster (WeMath's problems, HallusionBench's sets) follow one
+draw.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from drift.cli.show import show_comparison, show_plan, show_report, show_scores,
 from drift.config.catalog import KNOWN, SUITES, expand
 from drift.config.data import CurateConfig, GenerateConfig, IngestConfig
 from drift.config.evaluate import EvaluateConfig
+from drift.config.file import load_section, read_yaml
 from drift.config.gate import GateConfig, RegisterConfig
 from drift.config.models import DeltaConfig, MergeConfig, merge_preset
 from drift.config.published import ROWS
@@ -257,13 +258,18 @@ def gate(
     arms = _labelled([candidate, *(arm or ())])
     labels = {"candidate": next(iter(arms))}
     section = section_from.load(GateConfig, "gate", labels)
-    given = {"model": name or (None if section_from.path else section.candidate)}
-    ledger = open_ledger(section_from.load(RegisterConfig, "register", given).model, runs)
+    ledger = open_ledger(name or _registered(section_from.path) or section.candidate, runs)
     champions = ChampionScores(champion, best)
     report = step(section, baseline=baseline, arms=arms, champions=champions, ledger=ledger, out=out)
     show_report(report, out, as_json)
     if not report.passed:
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _registered(path: Path | None) -> str | None:
+    """The name that a configuration gives its registered model; None without a configuration, or a name in it."""
+    written = path and read_yaml(path).get("register")
+    return load_section(RegisterConfig, "register", path, (), {}).model if written else None
 
 
 def _labelled(texts: list[str]) -> dict[str, Path]:

@@ -19,6 +19,9 @@ from drift.ground.errors import DataError
 
 ROUNDING = 1e-9  # points
 
+NOTHING_KNOWN = -100.0
+"""The lower bound of a difference that no question was seen of."""
+
 BEST = "best champion"
 
 
@@ -165,9 +168,8 @@ def _gain_in_form(comparison: Comparison, config: GateConfig) -> Check:
     if common is whole or whole.lower_at(confidence) <= asked:
         return Check(name, True, whole.points, asked, None, None, f"{said}: no gain of form.")
     if common is None:
-        return Check(
-            name, False, 0.0, asked, None, None, f"{said}, no question's by both: the gain may be one of form."
-        )
+        unknown = f"{said}, no question's by both: the gain may be one of form."
+        return Check(name, asked < NOTHING_KNOWN, 0.0, asked, None, None, unknown)
     lower = common.lower_at(confidence)
     passed = lower > asked
     detail = (
@@ -185,7 +187,8 @@ def _kept_in_form(comparison: Comparison, config: GateConfig) -> Check:
     if common is whole or whole.lower <= -margin:
         return Check(name, True, 0.0 - whole.points, margin, None, None, f"{said}: no loss hidden by form.")
     if common is None:
-        return Check(name, False, 0.0, margin, None, None, f"{said}, no question's by both: form may hide a loss.")
+        unknown = f"{said}, no question's by both: form may hide a loss."
+        return Check(name, -margin < NOTHING_KNOWN, 0.0, margin, None, None, unknown)
     what = f"{said}; over the {common.n} that were read of both, perception"
     return _kept(name, what, common, margin, config, "")
 
@@ -199,7 +202,9 @@ def _sides(comparison: Comparison, role: Role) -> tuple[str, Difference, Differe
         f"{_read(theirs):.1%} of {comparison.baseline}'s"
     )
     whole = of_role(comparison, role)
-    return said, whole, comparison.common.role(role) if comparison.common else whole
+    common = comparison.common.role(role) if comparison.common else whole
+    same = common is not None and (common.n, common.points) == (whole.n, whole.points)
+    return said, whole, whole if same else common
 
 
 def _read(reads: Mapping[str, int]) -> float:

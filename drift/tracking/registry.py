@@ -308,7 +308,8 @@ def _why_it_stays(client: MlflowClient, config: RegisterConfig, decision: Mappin
     if reigning in (None, number):
         return ""
     if not decision.get("promotes"):
-        return f"{decision.get('alias', 'The gate did not say who is better.')} The alias champion stays at version {reigning}."
+        why = decision.get("alias", "The gate did not say who is better.")
+        return f"{why} The alias champion stays at version {reigning}."
     compared, theirs = decision.get("champion_sha256"), _fingerprint_of(client, config.model, reigning)
     if compared is None or theirs not in ("", compared):
         return f"The gate did not compare with version {reigning}, which is champion now; run again. The alias stays."
