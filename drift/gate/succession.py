@@ -41,7 +41,7 @@ def succession(
     above = points > ROUNDING
     best_ever = above and (best is None or gained(best) > ROUNDING)
     said = f"{name}'s reasoning is {points:+.1f} points from the reigning champion's"
-    if above:
+    if best_ever or (above and config.champion == "better"):
         return Succession(True, f"{said}; it becomes champion.", best_ever)
     if config.champion == "better":
         return Succession(False, f"{said} and must be above to replace it (gate.champion: better).", False)
