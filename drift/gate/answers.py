@@ -153,7 +153,7 @@ def count_reads(answers: Mapping[str, Answers]) -> dict[str, dict[Role, dict[str
 
 def read_of(sample: Sample) -> str:
     """How the reply's answer was read, `UNREAD` if there was none to read."""
-    return UNREAD if sample.status in ("unparsed", "failed") else sample.read
+    return UNREAD if sample.status in ("unparsed", "failed") else sample.read or "bare"
 
 
 def number_of(sample: Sample) -> int:

@@ -110,7 +110,7 @@ def test_questions_with_fewer_samples_than_others_are_an_error() -> None:
 
 
 def test_folders_of_earlier_versions_say_only_whether_there_was_an_answer() -> None:
-    plain = [Sample(**{f: getattr(one, f) for f in Sample.__dataclass_fields__}) for one in samples(["1", "0"])]
+    plain = [replace(one, read="") for one in samples(["1", "0"])]
     unread = [plain[0], replace(plain[1], status="unparsed")]
     (answers,) = match(plain, unread, {"Sums": score()}).values()
     assert (answers.ours.reads, answers.theirs.reads) == ({"bare": 2}, {"bare": 1, "none": 1})
