@@ -19,18 +19,25 @@ def gate(
     """May the candidate be registered? Returns the winning arm, or ''; `gate` says where its model is."""
     from pathlib import Path
 
-    from drift.config.gate import GateConfig
+    from drift.config.plan import GateStep
     from drift.gate.champion import champion_scores
     from drift.gate.decision import decide as library
+    from drift.tracking.ledger import RegistryLedger
     from drift.tracking.steps import labelled, model_uri, run_step
 
     arms, out = labelled([one.path for one in scores], "scores.json", "label"), Path(gate.path)
-    reigning = champion_scores(Path(champion.path))
     report = run_step(
         "gate",
         step,
-        GateConfig,
-        lambda config: library(config, baseline=Path(baseline.path), arms=arms, champion=reigning, out=out),
+        GateStep,
+        lambda config: library(
+            config,
+            baseline=Path(baseline.path),
+            arms=arms,
+            champions=champion_scores(Path(champion.path)),
+            ledger=RegistryLedger(config.model),
+            out=out,
+        ),
         record=metrics.path,
         files=[out / "gate.json", out / "gate.md"],
     )

@@ -109,11 +109,13 @@ def _places(result: Any) -> dict[str, str]:
         return {"run": result.url}
     registered = result.registered
     model = f"{registered['model']} version {registered['version']}" if registered else "none: the gate refused"
+    alias = {"champion": registered["alias"]} if registered else {}
     return {
         "report": str(result.report),
         "run": str(result.folder),
         "MLflow": f"{result.mlflow_uri}  (drift ui)",
         "registered model": model,
+        **alias,
     }
 
 

@@ -14,6 +14,7 @@ from drift.cli.show import show_comparison, show_plan, show_report, show_scores,
 from drift.config.catalog import KNOWN, SUITES, expand
 from drift.config.data import CurateConfig, GenerateConfig, IngestConfig
 from drift.config.evaluate import EvaluateConfig
+from drift.config.file import load_section, read_yaml
 from drift.config.gate import GateConfig, RegisterConfig
 from drift.config.models import DeltaConfig, MergeConfig, merge_preset
 from drift.config.published import ROWS
@@ -293,19 +294,32 @@ def gate(
     candidate: Annotated[str, typer.Option(help="Scores of the model that may be registered, or NAME=SCORES.")],
     out: Out,
     champion: Annotated[Path | None, typer.Option(help="Scores of the registry's champion.")] = None,
+    best: Annotated[Path | None, typer.Option(help="Scores of the best champion ever, if another.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Scores of another model, or NAME=SCORES.")] = None,
+    name: Annotated[str | None, typer.Option(help="Registered model whose looks are counted.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the embedded MLflow store, or of looks.jsonl.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Decide whether a candidate may be registered. Exit code 3 means no."""
+    from drift.gate.champion import ChampionScores
     from drift.gate.decision import decide as step
+    from drift.tracking.ledger import open_ledger
 
     arms = _labelled([candidate, *(arm or ())])
-    given = {"candidate": next(iter(arms))}
-    section = section_from.load(GateConfig, "gate", given)
-    report = step(section, baseline=baseline, arms=arms, champion=champion, out=out)
+    labels = {"candidate": next(iter(arms))}
+    section = section_from.load(GateConfig, "gate", labels)
+    ledger = open_ledger(name or _registered(section_from.path) or section.candidate, runs)
+    champions = ChampionScores(champion, best)
+    report = step(section, baseline=baseline, arms=arms, champions=champions, ledger=ledger, out=out)
     show_report(report, out, as_json)
     if not report.passed:
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _registered(path: Path | None) -> str | None:
+    """The name that a configuration gives its registered model; None without a configuration, or a name in it."""
+    written = path and read_yaml(path).get("register")
+    return load_section(RegisterConfig, "register", path, (), {}).model if written else None
 
 
 def _labelled(texts: list[str]) -> dict[str, Path]:

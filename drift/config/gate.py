@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from drift.config.section import Count, Fraction, Name, Section
 
 
 class GateConfig(Section):
-    """When a candidate may be registered: better at reasoning, perception kept, no worse than the champion. Points of
+    """When a candidate may be registered: better at reasoning, perception kept, no worse than any champion. Points of
     percent, paired; no single perception benchmark may be significantly worse either (Holm)."""
 
     candidate: Name
@@ -18,24 +20,39 @@ class GateConfig(Section):
     max_perception_loss: float = Field(2.0, ge=0)
     """Margin of non-inferiority: the lower bound of its difference in mean perception must lie above minus this."""
     max_reasoning_loss: float = Field(2.0, ge=0)
-    """The same for mean reasoning against the registry's champion, where there is one."""
+    """The same for mean reasoning against the reigning champion and the best one ever, where there are any."""
+    champion: Literal["better", "not_worse"] = "better"
+    """Which model that passed takes the alias `champion`: one whose reasoning is above the reigning champion's, or any;
+    `not_worse` is for those who want the newest data in service."""
     max_failed: Fraction = 0.01
-    """At most this share of its questions may have had no answer because of an error."""
+    """At most this share of questions may have had no answer because of an error; here and below, of each side's."""
     max_truncated: Fraction = 0.1
-    """At most this share of its replies may have been cut at `max_new_tokens`."""
+    """At most this share of replies may have been cut at `max_new_tokens`."""
+    max_unreadable: Fraction = 0.1
+    """At most this share of replies may hold no readable answer."""
+    min_clusters: Count = 30
+    """Each role must rest on at least so many independent groups of questions."""
+    looks: Count = 60
+    """Attempts at one registered model on the same questions that `confidence` is for: the gain is tested at
+    1 − (1 − confidence)/looks each time, so that all of them together pass a model without a gain as rarely as one."""
     beats: tuple[Name, ...] = ()
     """Arms whose reasoning it must also beat (point estimate)."""
     confidence: float = Field(0.95, gt=0, lt=1)
-    """Of every bound and test, one-sided."""
+    """Of every bound and test, one-sided; of the gain, over all looks."""
     resamples: Count = 2000
-    """Of the paired bootstrap."""
+    """Of the sign-flip test of single perception benchmarks."""
     seed: int = 0
+
+    @property
+    def look_confidence(self) -> float:
+        """Of the gain at one look: 1 − α/looks."""
+        return 1 - (1 - self.confidence) / self.looks
 
 
 class RegisterConfig(Section):
     """Where a model that passed goes."""
 
     model: Name
-    """Name of the registered model in MLflow."""
+    """Name of the registered model in MLflow; the gate counts its looks under it."""
     promote: bool = True
-    """Move the alias `champion` to the new version; without, it stays at `candidate`."""
+    """Let the alias `champion` move to the new version where the gate says so; without, it stays at `candidate`."""

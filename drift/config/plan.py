@@ -18,6 +18,7 @@ from typing import Any
 from drift.config.chain import Config
 from drift.config.data import IngestConfig, ReplayConfig
 from drift.config.evaluate import EvaluateConfig
+from drift.config.gate import GateConfig
 from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
 from drift.config.section import Name, Section
 from drift.config.train import TrainConfig
@@ -90,6 +91,12 @@ class ChampionStep(Section):
     starts: bool
 
 
+class GateStep(GateConfig):
+    """The gate's rules, and under which name of a registered model its looks are counted."""
+
+    model: Name
+
+
 class StartStep(Section):
     """Nothing but the answer of the step `champion` says what training starts from."""
 
@@ -148,6 +155,7 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     start = None if models.start_at_champion else models.start
     outside = InputsStep(ingest=config.ingest, replay=config.curate.replay, deltas=deltas, start=start, hashed=local)
     asked = ChampionStep(model=config.register_.model, starts=models.start_at_champion)
+    decided = GateStep(model=config.register_.model, **config.gate.model_dump())
     steps = {
         "inputs": parameter("inputs", outside, dict),
         "ingest": parameter("ingest", config.ingest, lambda: local_inputs("ingest.source", config.ingest.source)),
@@ -161,7 +169,7 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
         "champion": parameter("champion", asked, dict),
         "start": parameter("start", StartStep(), dict),
         "evaluate_champion": parameter("evaluate_champion", unpublished, lambda: _tables(config.evaluate)),
-        "gate": parameter("gate", config.gate, dict),
+        "gate": parameter("gate", decided, dict),
         "register": parameter("register", config.register_, lambda: {"store": store}),
         "report": parameter("report", ReportStep(name=config.name), dict),
     }

@@ -1,3 +1,3 @@
 from .comparison import compare as compare
-from .decision import GateReport as GateReport
 from .decision import decide as decide
+from .outcome import GateReport as GateReport

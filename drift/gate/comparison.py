@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from drift.evaluate.columns import columns
-from drift.evaluate.samples import Sample, read_samples
-from drift.evaluate.scores import ROLES, BenchmarkScore, Scores, read_scores
-from drift.gate.statistics import POWER, Comparison, Difference, Pair, compare_pairs
+from drift.evaluate.scores import ROLES, Scores, read_scores
+from drift.gate.answers import count_reads, read_answers
+from drift.gate.statistics import POWER, Comparison, Difference, compare_pairs
 from drift.ground.artifacts import SCHEMA, staged, write_json, write_provenance
 from drift.ground.errors import DataError
 
@@ -26,13 +24,20 @@ def compare(
     """
     ours, theirs = read_scores(candidate), read_scores(baseline)
     _check_same(candidate, baseline, ours, theirs)
-    return compare_pairs(
-        _read_pairs(candidate, baseline, ours.benchmarks),
+    answers = read_answers(candidate, baseline, ours.benchmarks)
+    paired = partial(
+        compare_pairs,
         candidate=ours.label,
         baseline=theirs.label,
         confidence=confidence,
         resamples=resamples,
         seed=seed,
+    )
+    common = {name: pair for name, one in answers.items() if (pair := one.common_pair()) is not None}
+    return dataclasses.replace(
+        paired({name: one.pair() for name, one in answers.items()}),
+        reads=count_reads(answers),
+        common=paired(common) if any(one.read_differently for one in answers.values()) else None,
     )
 
 
@@ -78,39 +83,6 @@ def _cells(difference: Difference) -> list[str]:
         f"{difference.p_value:.2g}",
         f"{difference.detectable:.1f}",
     ]
-
-
-def _read_pairs(candidate: Path, baseline: Path, benchmarks: Mapping[str, BenchmarkScore]) -> dict[str, Pair]:
-    ours, theirs = (_by_key(read_samples(folder)) for folder in (candidate, baseline))
-    if missing := sorted(ours.keys() ^ theirs.keys()):
-        benchmark, index = missing[0]
-        raise DataError(f"{candidate} and {baseline}: {benchmark} index {index} is in only one; evaluate both again")
-    pairs = {}
-    for name in dict.fromkeys(benchmark for benchmark, _ in ours):
-        keys = [key for key in ours if key[0] == name]
-        pairs[name] = _pair(name, benchmarks[name], [ours[key] for key in keys], [theirs[key] for key in keys])
-    return pairs
-
-
-def _by_key(samples: Sequence[Sample]) -> Mapping[tuple[str, str], Sample]:
-    return {(sample.benchmark, sample.index): sample for sample in samples}
-
-
-def _pair(name: str, score: BenchmarkScore, ours: Sequence[Sample], theirs: Sequence[Sample]) -> Pair:
-    """Both models' answers to the same questions in the same order."""
-    units, their_units = (columns(name, score.format, samples) for samples in (ours, theirs))
-    clusters = [unit.cluster for unit in next(iter(units.values()))]
-    right = [(mine.correct, other.correct) for mine, other in zip(ours, theirs, strict=True)]
-    return Pair(
-        role=score.role,
-        differences={
-            column: np.array([unit.value for unit in mine]) - np.array([unit.value for unit in their_units[column]])
-            for column, mine in units.items()
-        },
-        clusters=np.unique(clusters, return_inverse=True)[1],
-        gained=right.count((True, False)),
-        lost=right.count((False, True)),
-    )
 
 
 def _check_same(candidate: Path, baseline: Path, ours: Scores, theirs: Scores) -> None:

@@ -1,6 +1,6 @@
 """What the gate can tell apart on these benchmarks: how likely it passes a model of a given true difference.
 
-By the normal approximation: estimates of all columns ~ N(true differences, covariance of the bootstrap's draws), the
+By the normal approximation: estimates of all columns ~ N(true differences, their covariance over clusters), the
 rules against the baseline applied to `DRAWS` of them jointly, fixed seed. The covariance is that of the comparison
 at hand, so it holds for models that disagree with the baseline on about as many questions.
 """
@@ -16,8 +16,9 @@ import numpy as np
 from drift.config.catalog import ROLES, SUITES, Role, columns_of
 from drift.config.gate import GateConfig
 from drift.config.published import ROWS
+from drift.gate.resolution import samples_needed
 from drift.gate.rules import of_role
-from drift.gate.statistics import Array, Comparison
+from drift.gate.statistics import Array, Comparison, detectable_effect
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -37,6 +38,8 @@ class Operating:
     """A model with the paper's gains."""
     reasoning_detectable: float
     perception_detectable: float
+    samples: int | None
+    """Of each question, that show `max_perception_loss`; None if no reasonable number does."""
 
 
 def operating(config: GateConfig, comparison: Comparison) -> Operating:
@@ -44,8 +47,9 @@ def operating(config: GateConfig, comparison: Comparison) -> Operating:
     return Operating(
         equal=chance(config, comparison, {}),
         paper=chance(config, comparison, paper_gains(comparison)),
-        reasoning_detectable=of_role(comparison, "reasoning").detectable,
-        perception_detectable=of_role(comparison, "perception").detectable,
+        reasoning_detectable=_detectable_gain(config, comparison),
+        perception_detectable=(perception := of_role(comparison, "perception")).detectable,
+        samples=samples_needed(perception, config.max_perception_loss, config.confidence),
     )
 
 
@@ -61,22 +65,25 @@ def paper_gains(comparison: Comparison) -> dict[str, float]:
 def chance(config: GateConfig, comparison: Comparison, gains: Mapping[str, float]) -> float:
     """Probability that the rules against the baseline pass a model with these true gains; 0 where not named."""
     names = list(comparison.columns)
-    covariance = np.atleast_2d(np.cov([comparison.draws[name] for name in names]))
     true = [gains.get(name, 0.0) for name in names]
     rng = np.random.default_rng(config.seed)
-    seen = rng.multivariate_normal(true, covariance, size=DRAWS, method="eigh")
+    seen = rng.multivariate_normal(true, comparison.covariance, size=DRAWS, method="eigh")
     estimates = dict(zip(names, seen.T, strict=True))
-    reasoning = _lower(config, comparison, estimates, "reasoning") > config.min_reasoning_gain
-    perception = _lower(config, comparison, estimates, "perception") > -config.max_perception_loss
+    reasoning = _lower(config.look_confidence, comparison, estimates, "reasoning") > config.min_reasoning_gain
+    perception = _lower(config.confidence, comparison, estimates, "perception") > -config.max_perception_loss
     return float((reasoning & perception & ~_any_worse(comparison, estimates)).mean())
 
 
-def _lower(config: GateConfig, comparison: Comparison, estimates: Mapping[str, Array], role: Role) -> Array:
-    """One-sided lower bound of a role's mean: estimate − z_{1−α}·SE."""
-    from scipy.special import ndtri
-
+def _lower(confidence: float, comparison: Comparison, estimates: Mapping[str, Array], role: Role) -> Array:
+    """One-sided lower bound of a role's mean, as far below the estimate as the comparison's own."""
     mean: Array = np.mean([estimates[name] for name in comparison.columns_of(role)], axis=0)
-    return mean - ndtri(config.confidence) * of_role(comparison, role).error
+    return mean - of_role(comparison, role).spread.reach(confidence, -1)
+
+
+def _detectable_gain(config: GateConfig, comparison: Comparison) -> float:
+    """The minimal detectable effect at the confidence of one look."""
+    spread = of_role(comparison, "reasoning").spread
+    return detectable_effect(spread.error(config.look_confidence), config.look_confidence)
 
 
 def _any_worse(comparison: Comparison, estimates: Mapping[str, Array]) -> Flags:

@@ -5,7 +5,8 @@ A step writes what it does as lines (`steps` → `journal`); who runs the pipeli
 
 store       where MLflow is, that it answers, secrets taken out
 journal     events as JSON lines, delivered in order      steps      one step, as a component calls it
-runs        a parent and a child per step and arm         registry   registered models and the champion
+runs        a parent and a child per step and arm         registry   registered models and the champions
+ledger      every look that a gate took
 """
 
 import lazy_loader as lazy

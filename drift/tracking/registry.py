@@ -1,7 +1,8 @@
 """MLflow's model registry: a version exists only for a model that passed the gate, and once per model.
 
-Order, safe to stop at any point and to repeat: the version with its fingerprint, alias `candidate`, then `previous`,
-and `champion` last.
+Order, safe to stop at any point and to repeat: the version with its fingerprint, alias `candidate`, then `previous` and
+`best`, and `champion` last. `best` is the best champion ever: no later one may be worse than it by more than a margin,
+so that allowed steps cannot add up.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class RegisterReport:
     previous: int | None
     created: bool
     fingerprint: str
+    alias: str
+    """Why `champion` is where it is now."""
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow."""
@@ -61,7 +64,7 @@ def register(
         raise ServiceError(f"{store.URI} is not set; there is no registry to put {model} into")
     client = store.open_client(uri)
     try:
-        report = _register(client, config, model, fingerprint, _tags(decision, fingerprint, model, tags or {}))
+        report = _register(client, config, model, decision, _tags(decision, fingerprint, model, tags or {}))
     except DriftError:
         raise
     except Exception as error:  # MLflow and the object store raise many kinds
@@ -88,6 +91,26 @@ class Champion:
         return json.dumps(asdict(self), sort_keys=True)
 
 
+@dataclass(frozen=True)
+class Champions:
+    """The reigning champion, and the best one ever where that is another."""
+
+    reigning: Champion
+    best: Champion | None = None
+
+    def to_json(self) -> str:
+        """As a parameter of the step that evaluates them."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def parse_champions(text: str) -> Champions | None:
+    """What `Champions.to_json` wrote; None for ''. Raises ConfigError for anything else."""
+    try:
+        return Champions(**{name: one and Champion(**one) for name, one in json.loads(text).items()}) if text else None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"champion: '{text}' is not what the step champion returned") from error
+
+
 def parse_champion(text: str) -> Champion | None:
     """The champion that `Champion.to_json` wrote; None for ''. Raises ConfigError for anything else."""
     try:
@@ -101,17 +124,57 @@ def find_champion(model: str) -> Champion | None:
 
     Raises ServiceError if MLflow does not answer.
     """
+    return _by_alias(model, "champion")
+
+
+def find_champions(model: str) -> Champions | None:
+    """The same with the best champion ever, where that is another version."""
+    reigning = find_champion(model)
+    if reigning is None:
+        return None
+    best = _by_alias(model, "best")
+    return Champions(reigning, None if best == reigning else best)
+
+
+def model_tags(model: str) -> dict[str, str]:
+    """Tags of a registered model at MLFLOW_TRACKING_URI; none where it does not exist. Raises ServiceError."""
     from mlflow.exceptions import MlflowException
 
-    uri, client = _open(f"asked for the champion of {model}")
+    uri, client = _open(f"asked for the tags of {model}")
     try:
-        found = client.get_model_version_by_alias(model, "champion")
+        return dict(client.get_registered_model(model).tags) if _exists(client, model) else {}
+    except MlflowException as error:
+        raise _refusal(model, uri, error) from error
+
+
+def tag_model(model: str, tag: str, value: str) -> None:
+    """Set a tag of a registered model, which is made if need be. Raises ServiceError."""
+    from mlflow.exceptions import MlflowException
+
+    uri, client = _open(f"given tags of {model}")
+    try:
+        _ensure_model(client, model)
+        client.set_registered_model_tag(model, tag, value)
+    except MlflowException as error:
+        raise _refusal(model, uri, error) from error
+
+
+def _by_alias(model: str, alias: str) -> Champion | None:
+    from mlflow.exceptions import MlflowException
+
+    uri, client = _open(f"asked for the {alias} of {model}")
+    try:
+        found = client.get_model_version_by_alias(model, alias)
     except MlflowException as error:
         # no such model, or a model without the alias
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise ServiceError(f"{model}: MLflow at {store.redact(uri)} {store.first_line(error)}") from error
+        raise _refusal(model, uri, error) from error
     return Champion(model, int(found.version), found.tags.get(FINGERPRINT, ""))
+
+
+def _refusal(model: str, uri: str, error: Exception) -> ServiceError:
+    return ServiceError(f"{model}: MLflow at {store.redact(uri)} {store.first_line(error)}")
 
 
 def check_rights(model: str) -> str:
@@ -211,17 +274,50 @@ def _tags(decision: Mapping[str, Any], fingerprint: str, model: str, more: Mappi
 
 
 def _register(
-    client: MlflowClient, config: RegisterConfig, model: str, fingerprint: str, tags: Mapping[str, str]
+    client: MlflowClient, config: RegisterConfig, model: str, decision: Mapping[str, Any], tags: Mapping[str, str]
 ) -> RegisterReport:
     _ensure_model(client, config.model)
+    fingerprint = tags[FINGERPRINT]
     known = client.search_model_versions(f"name = '{config.model}' and tags.`{FINGERPRINT}` = '{fingerprint}'")
     version = known[0] if known else _create(client, config.model, model, fingerprint, tags)
     number = int(version.version)
     client.set_registered_model_alias(config.model, "candidate", str(number))
-    previous = _promote(client, config.model, number) if config.promote else None
+    stays = _why_it_stays(client, config, decision, number)
+    previous = None if stays else _promote(client, config.model, number, best=bool(decision.get("best_ever", True)))
     champion = _aliases(client, config.model).get("champion") == number
-    uri = f"models:/{config.model}/{number}"
-    return RegisterReport(config.model, number, uri, champion, previous, not known, fingerprint)
+    return RegisterReport(
+        model=config.model,
+        version=number,
+        uri=f"models:/{config.model}/{number}",
+        champion=champion,
+        previous=previous,
+        created=not known,
+        fingerprint=fingerprint,
+        alias=stays or str(decision.get("alias", "")),
+    )
+
+
+def _why_it_stays(client: MlflowClient, config: RegisterConfig, decision: Mapping[str, Any], number: int) -> str:
+    """Why `champion` does not move to the version; '' if it does.
+
+    It moves only from the champion that the gate compared with: of two runs at once the later one stays a candidate.
+    """
+    if not config.promote:
+        return "register.promote is false: the alias champion stays where it is."
+    reigning = _aliases(client, config.model).get("champion")
+    if reigning in (None, number):
+        return ""
+    if not decision.get("promotes"):
+        why = decision.get("alias", "The gate did not say who is better.")
+        return f"{why} The alias champion stays at version {reigning}."
+    compared, theirs = decision.get("champion_sha256"), _fingerprint_of(client, config.model, reigning)
+    if compared is None or theirs not in ("", compared):
+        return f"The gate did not compare with version {reigning}, which is champion now; run again. The alias stays."
+    return ""
+
+
+def _fingerprint_of(client: MlflowClient, name: str, number: int) -> str:
+    return str(client.get_model_version(name, str(number)).tags.get(FINGERPRINT, ""))
 
 
 def _create(client: MlflowClient, name: str, model: str, fingerprint: str, tags: Mapping[str, str]) -> ModelVersion:
@@ -249,8 +345,11 @@ def _logged_model(
     return client.finalize_logged_model(made.model_id, "READY")
 
 
-def _promote(client: MlflowClient, name: str, number: int) -> int | None:
-    """Move `champion` to the version; the one before stays at `previous`. Returns the one before."""
+def _promote(client: MlflowClient, name: str, number: int, *, best: bool) -> int | None:
+    """Move `champion` to the version; the one before stays at `previous`. Returns the one before.
+
+    ``best``: whether it is better than every champion before; if not, the one before is `best` where none is yet.
+    """
     aliases = _aliases(client, name)
     champion = aliases.get("champion")
     if champion == number:
@@ -258,6 +357,8 @@ def _promote(client: MlflowClient, name: str, number: int) -> int | None:
     if champion is not None:
         client.set_registered_model_alias(name, "previous", str(champion))
         client.set_model_version_tag(name, str(number), "drift.promoted_from", str(champion))
+    if best or "best" not in aliases:
+        client.set_registered_model_alias(name, "best", str(number if best or champion is None else champion))
     client.set_registered_model_alias(name, "champion", str(number))
     return champion
 

@@ -23,6 +23,9 @@ from components import (
     report,
 )
 from drift.config.plan import MODULES
+from drift.evaluate.scores import read_scores
+from drift.tracking.ledger import RegistryLedger
+from tests.mlflow_store import fresh_store
 from tests.pool_rows import pool_row, write_pool
 from tests.score_folders import write_score_folder
 
@@ -113,14 +116,17 @@ def no_champion(folder: Path) -> dsl.Artifact:
 
 
 @pytest.mark.parametrize(("right", "winner"), [(50, "drift"), (10, "")])
-def test_the_door_of_the_gate_returns_the_winner_and_where_its_model_is(at_work: Path, right: int, winner: str):
+def test_the_door_of_the_gate_returns_the_winner_and_where_its_model_is(
+    at_work: Path, monkeypatch: pytest.MonkeyPatch, right: int, winner: str
+):
     for name in ("sft", "drift"):
         (at_work / f"record-{name}").mkdir()
         text = json.dumps({"arm": name, "model_uri": f"s3://bucket/{name}"})
         (at_work / f"record-{name}" / "arm.json").write_text(text)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fresh_store(at_work))
     out = artifact(dsl.Artifact, at_work / "gate")
     returned = gate.gate.python_func(
-        parameter({"candidate": "drift"}),
+        parameter({"candidate": "drift", "max_perception_loss": 6.0, "model": "drift-vlm"}),
         scores(at_work / "vlm", 10),
         no_champion(at_work / "champion"),
         [scores(at_work / "sft", 20), scores(at_work / "drift", right)],
@@ -130,4 +136,7 @@ def test_the_door_of_the_gate_returns_the_winner_and_where_its_model_is(at_work:
     )
     assert returned == winner
     assert out.metadata == ({"model_uri": "s3://bucket/drift"} if winner else {})
-    assert json.loads((at_work / "gate" / "gate.json").read_text())["passed"] is bool(winner)
+    decided = json.loads((at_work / "gate" / "gate.json").read_text())
+    assert decided["passed"] is bool(winner)
+    (look,) = RegistryLedger("drift-vlm").looks(read_scores(at_work / "vlm").data_fingerprint)
+    assert look.passed is bool(winner), "it is counted under the name that a version would have"

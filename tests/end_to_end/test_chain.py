@@ -53,7 +53,7 @@ def test_every_step_works_once_and_the_model_is_registered_as_champion(whole):
     assert "<html" in report and "drift" in report
     client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
     assert len(versions(config)) == 1
-    assert set(client.get_registered_model("drift-miniature").aliases) == {"candidate", "champion"}
+    assert set(client.get_registered_model("drift-miniature").aliases) == {"best", "candidate", "champion"}
 
 
 def test_mlflow_has_one_parent_and_one_child_per_step_and_arm(whole):

@@ -48,7 +48,7 @@ class Run:
         }
         self.gate = folder / "gate"
         decide(
-            GateConfig(candidate="drift", max_perception_loss=8.0),
+            GateConfig(candidate="drift", max_perception_loss=12.0),
             baseline=self.baseline,
             arms=self.scores,
             out=self.gate,

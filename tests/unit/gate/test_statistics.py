@@ -49,10 +49,32 @@ def test_the_interval_is_near_the_normal_one_on_many_questions(tmp_path: Path) -
     assert difference.high == pytest.approx(10 + 196 * 0.0218, abs=0.4)
 
 
-def test_equal_models_differ_by_nothing_with_certainty(tmp_path: Path) -> None:
-    ours, theirs = folders(tmp_path, {"Sums": "1010"}, {"Sums": "1010"})
+@pytest.mark.parametrize("n", [20, 100, 1000])
+def test_where_nothing_differed_the_bound_is_the_exact_one_and_no_certainty(tmp_path: Path, n: int) -> None:
+    # a loss that shows in a share p of the questions is not seen in n of them with probability (1 − p)^n = 0.05
+    ours, theirs = folders(tmp_path, {"Sums": "10" * (n // 2)}, {"Sums": "10" * (n // 2)})
     difference = compare(ours, theirs).columns["Sums"]
-    assert (difference.points, difference.low, difference.high, difference.p_value) == (0, 0, 0, 1)
+    assert (difference.points, difference.p_value) == (0, 1)
+    exact = 100 * (1 - 0.05 ** (1 / n))
+    assert exact < -difference.lower < exact * (1 + 2 / n)
+    assert difference.upper == -difference.lower
+
+
+def test_losses_without_gains_are_skewed_and_their_bound_lies_outside_the_exact_one(tmp_path: Path) -> None:
+    # k of 300 lost, none gained: Clopper and Pearson's upper bound of k/300
+    for lost in (1, 2, 5, 15):
+        marks = "0" * lost + "1" * (300 - lost)
+        difference = compare(*folders(tmp_path / str(lost), {"Sums": marks}, {"Sums": "1" * 300})).columns["Sums"]
+        exact = 100 * float(stats.beta.ppf(0.95, lost + 1, 300 - lost))
+        assert exact < -difference.lower < 1.2 * exact
+
+
+def test_one_question_or_one_group_of_questions_shows_nothing(tmp_path: Path) -> None:
+    one = compare(*folders(tmp_path / "one", {"Sums": "1"}, {"Sums": "0"})).columns["Sums"]
+    group = {"groups": {"Sums": "a" * 100}}
+    many = compare(*folders(tmp_path / "many", {"Sums": "1" * 60 + "0" * 40}, {"Sums": "0" * 100}, **group))
+    for difference in (one, many.columns["Sums"]):
+        assert (difference.lower, difference.clusters) == (-100, 1)
 
 
 def test_groups_are_drawn_whole_so_that_repeated_questions_do_not_make_it_surer(tmp_path: Path) -> None:
@@ -61,8 +83,8 @@ def test_groups_are_drawn_whole_so_that_repeated_questions_do_not_make_it_surer(
     letters = "".join(chr(ord("a") + place // 10) for place in range(80))  # eight groups of ten alike
     whole = compare(*folders(tmp_path / "whole", ours, theirs, groups={"Sums": letters})).columns["Sums"]
     assert apart.points == whole.points == 25
-    # ten times fewer independent draws: the interval is about √10 times as wide
-    assert 2.5 < (whole.high - whole.low) / (apart.high - apart.low) < 4
+    # ten times fewer independent draws: √V is about √10 times as large
+    assert 3 < (whole.spread.variance / apart.spread.variance) ** 0.5 < 3.5
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_benchmark_does_not_change_it(tmp_path: Path) -> None:
@@ -135,7 +157,7 @@ def test_the_sign_flip_test_over_clusters_is_scipys_permutation_test() -> None:
     pair = Pair(
         "perception", {"Words": rng.choice([-1.0, 0, 0, 1], 160)}, np.unique(clusters, return_inverse=True)[1], 0, 0
     )
-    sums = pair.cluster_sums[:, 0]
+    sums = pair.cluster_sums(["Words"])
     theirs = stats.permutation_test(
         (sums,), np.sum, permutation_type="samples", alternative="less", n_resamples=20_000, rng=rng
     )

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError, DriftError, ServiceError
-from drift.tracking.registry import Champion, fetch, find_champion, register
+from drift.tracking.registry import Champion, Champions, fetch, find_champion, find_champions, parse_champions, register
 from tests.mlflow_store import fresh_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -32,10 +32,13 @@ def model(folder: Path, weights: str = "w") -> Path:
     return folder
 
 
-def gate(folder: Path, decided: Path | str, *, passed: bool = True) -> Path:
+def gate(folder: Path, decided: Path | str, *, passed: bool = True, against: Path | None = None, **more: bool) -> Path:
+    """A decision; ``against`` is the champion it compared with."""
     folder.mkdir()
     sha = content_sha256(decided) if isinstance(decided, Path) else decided
     content = {"passed": passed, "winner": "drift" if passed else "", "model_sha256": sha, "reasons": ["Too lossy."]}
+    content |= {"promotes": passed, "best_ever": passed, "alias": "Above.", **more}
+    content["champion_sha256"] = content_sha256(against) if against else None
     (folder / "gate.json").write_text(json.dumps(content))
     return folder
 
@@ -52,7 +55,7 @@ def test_a_model_that_passed_becomes_the_champion_and_comes_back_bit_for_bit(cli
     made = model(tmp_path / "model")
     report = register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made), out=tmp_path / "out")
     assert (report.version, report.created, report.champion, report.previous) == (1, True, True, None)
-    assert aliases(client) == {"candidate": 1, "champion": 1}
+    assert aliases(client) == {"candidate": 1, "champion": 1, "best": 1}
     tags = client.get_model_version("drift-vlm", "1").tags
     assert tags["drift.fingerprint"] == content_sha256(made)
     assert (tags["drift.gate"], tags["drift.arm"], tags["drift.source_uri"]) == ("passed", "drift", str(made))
@@ -71,11 +74,13 @@ def test_the_same_model_registered_twice_is_one_version(client: MlflowClient, tm
 
 
 def test_a_better_model_takes_over_and_the_one_before_stays_at_hand(client: MlflowClient, tmp_path: Path):
+    before = None
     for number in (1, 2):
         made = model(tmp_path / f"model{number}", weights=str(number))
-        report = register(CONFIG, model=str(made), gate=gate(tmp_path / f"gate{number}", made))
-    assert (report.version, report.previous) == (2, 1)
-    assert aliases(client) == {"candidate": 2, "champion": 2, "previous": 1}
+        report = register(CONFIG, model=str(made), gate=gate(tmp_path / f"gate{number}", made, against=before))
+        before = made
+    assert (report.version, report.previous, report.alias) == (2, 1, "Above.")
+    assert aliases(client) == {"candidate": 2, "champion": 2, "previous": 1, "best": 2}
     assert client.get_model_version("drift-vlm", "2").tags["drift.promoted_from"] == "1"
 
 
@@ -85,6 +90,49 @@ def test_without_promotion_the_version_is_a_candidate_only(client: MlflowClient,
     report = register(config, model=str(made), gate=gate(tmp_path / "gate", made))
     assert not report.champion
     assert aliases(client) == {"candidate": 1}
+
+
+def two_models(tmp_path: Path) -> tuple[Path, Path]:
+    """The first one is champion."""
+    first, second = (model(tmp_path / name, weights=name) for name in ("first", "second"))
+    register(CONFIG, model=str(first), gate=gate(tmp_path / "gate", first))
+    return first, second
+
+
+def test_a_model_that_passed_but_is_not_above_the_champion_is_a_candidate_and_it_is_said_why(
+    client: MlflowClient, tmp_path: Path
+):
+    first, second = two_models(tmp_path)
+    decision = gate(tmp_path / "tie", second, against=first, promotes=False)
+    report = register(CONFIG, model=str(second), gate=decision)
+    assert (report.version, report.champion) == (2, False)
+    assert report.alias == "Above. The alias champion stays at version 1."
+    assert aliases(client) == {"candidate": 2, "champion": 1, "best": 1}
+
+
+@pytest.mark.parametrize("seen", ["none", "another"])
+def test_the_alias_does_not_move_from_a_champion_that_the_gate_did_not_compare_with(
+    client: MlflowClient, tmp_path: Path, seen: str
+):
+    _, second = two_models(tmp_path)
+    decision = gate(tmp_path / "late", second, against=second if seen == "another" else None)
+    report = register(CONFIG, model=str(second), gate=decision)
+    assert report.alias == "The gate did not compare with version 1, which is champion now; run again. The alias stays."
+    assert aliases(client) == {"candidate": 2, "champion": 1, "best": 1}
+
+
+def test_the_best_champion_ever_keeps_its_title_when_a_lesser_one_takes_over(client: MlflowClient, tmp_path: Path):
+    first, second = two_models(tmp_path)
+    client.delete_registered_model_alias("drift-vlm", "best")  # registered by an earlier version
+    register(CONFIG, model=str(second), gate=gate(tmp_path / "lesser", second, against=first, best_ever=False))
+    assert aliases(client) == {"candidate": 2, "champion": 2, "previous": 1, "best": 1}
+    best = Champion("drift-vlm", 1, content_sha256(first))
+    assert find_champions("drift-vlm") == Champions(Champion("drift-vlm", 2, content_sha256(second)), best)
+    third = model(tmp_path / "third", weights="third")
+    register(CONFIG, model=str(third), gate=gate(tmp_path / "better", third, against=second))
+    found = find_champions("drift-vlm")
+    assert found is not None and found.best is None
+    assert parse_champions(found.to_json()) == found
 
 
 def test_a_registration_that_stopped_half_way_is_finished_by_the_next(client: MlflowClient, tmp_path: Path):

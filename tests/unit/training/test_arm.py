@@ -13,7 +13,7 @@ from drift.config.train import TrainConfig
 from drift.gate.champion import resolve
 from drift.ground.artifacts import content_sha256, read_json, read_provenance, write_provenance
 from drift.ground.errors import ConfigError, PriorError
-from drift.tracking.registry import register
+from drift.tracking.registry import find_champion, register
 from drift.training.arm import ArmReport, run_arm
 from drift.training.start import fetch_start
 from drift.weights.checkpoints import fingerprint
@@ -68,6 +68,8 @@ def crown(model: Path, folder: Path) -> None:
     """Register the model, as a gate that passed lets the chain do."""
     (folder / "gate").mkdir()
     decision = {"passed": True, "winner": "drift", "model_sha256": content_sha256(model), "reasons": []}
+    reigning = find_champion("cycles")
+    decision |= {"promotes": True, "champion_sha256": reigning and reigning.fingerprint}
     (folder / "gate" / "gate.json").write_text(json.dumps(decision))
     register(RegisterConfig(model="cycles"), model=str(model), gate=folder / "gate")
 
