@@ -1,7 +1,7 @@
 """How often the gate passes whom, by simulation at the published benchmarks' sizes; `docs/gate.md` holds the tables.
 
-The rules are the gate's own, on simulated models; all seeds are fixed. `make gate-tables` writes the tables, which takes
-many minutes. What is claimed is tested on the tables as they are written, and that a few models drawn anew agree.
+The rules are the gate's own, on simulated models; all seeds are fixed. `make gate-tables` writes the tables, in many
+minutes. What is claimed is tested on the tables as they are written, and that a few models drawn anew agree.
 """
 
 import functools
