@@ -14,7 +14,7 @@ DOCKER_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 LABELLED = --build-arg COMMIT=$(shell git rev-parse HEAD) --build-arg PIP_ARGS="$(PIP_ARGS)" $(DOCKER_ARGS)
 
-.PHONY: run test test-all check compile test-vlmeval test-services golden invariance overhead eval-throughput seeds images clean
+.PHONY: run test test-all check compile test-vlmeval test-services golden gate-tables invariance overhead eval-throughput seeds images clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
@@ -42,7 +42,10 @@ compile: .venv/run  ## the pipeline for a Kubeflow cluster
 
 golden: .venv/dev  ## accept the pipeline as it compiles, the public names and flags, and the written tables; look at the diff
 	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines tests/unit/test_interface.py \
-	  tests/unit/weights/test_families.py tests/unit/gate/test_gate_rates.py tests/unit/planning/test_sizing.py
+	  tests/unit/weights/test_families.py tests/unit/planning/test_sizing.py
+
+gate-tables: .venv/dev  ## the simulated tables of docs/gate.md (many minutes)
+	$(BIN)/python -m tests.unit.gate.test_gate_rates
 
 invariance: .venv/dev  ## how far every backend's weights end up from one process's (about 90 seconds)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.invariance

@@ -373,7 +373,10 @@ def test_a_process_that_is_killed_ends_the_run_on_one_line(model: Path, data: Pa
 # -------------------------------------------------------------------------------------------- resumed
 
 
-@pytest.mark.parametrize(("processes", "samples"), [(1, 1), (2, 1), (1, 3)])
+@pytest.mark.parametrize(
+    ("processes", "samples"),
+    [(1, 1), pytest.param(2, 1, marks=pytest.mark.slow), pytest.param(1, 3, marks=pytest.mark.slow)],
+)
 def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     model: Path, data: Path, tmp_path: Path, processes: int, samples: int
 ) -> None:

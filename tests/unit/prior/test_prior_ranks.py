@@ -5,6 +5,8 @@ import torch
 
 from tests.invariance import BACKWARD, BFLOAT16, GROUPS, SCENARIOS, STEPS, deviation, run_all, worst_tensor
 
+pytestmark = pytest.mark.slow
+
 EXACT = 1e-5
 """The largest relative deviation of the weights' displacement from the one-process run, in float32."""
 SHARDED = ("fsdp2", "zero1", "zero2", "zero3")
