@@ -78,6 +78,7 @@ class ForkServer:
         """Let go of the lifeline: the server and every step that is still there end now."""
         os.close(self._held)
         os.close(self._lifeline)
+        self._process.kill()  # it may be at an import that nobody waits for any more
         self._process.wait()
         self._folder.cleanup()
 
