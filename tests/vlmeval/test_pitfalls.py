@@ -144,7 +144,7 @@ def test_prose_is_no_extraction_unless_the_reply_says_it_itself(settings: Settin
     prose = "The student did not provide a clear answer to this question, so nothing can be extracted."
     with OpenAIServer(mute("extract", word=prose)) as judge:
         samples = judged_replies(settings(judge.url, MATH, judge={"max_failed": 1}), "whatever", prose)
-    assert [sample.status for sample in samples] == ["undetermined", "incorrect", "incorrect"]
+    assert [sample.status for sample in samples] == ["undetermined", "incorrect", "unparsed"]
 
 
 @pytest.mark.parametrize("form", ["LogicVista", "HallusionBench", "MMStar"])
