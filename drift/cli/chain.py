@@ -25,8 +25,8 @@ from drift.cli.options import (
     ServiceAccount,
     Shown,
     command,
-    in_checkout,
-    need_checkout,
+    has_kubeflow,
+    need_kubeflow,
 )
 from drift.cli.plan_view import show_forecast
 from drift.cli.run_view import RunView, rehearsal_as_json, show_rehearsal
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @command(CHAIN)
 def run(config: Loaded, shown: Shown, fresh: Fresh = False, runner: RunnerKind = "subprocess") -> None:
     """Run the chain on this machine, problems to a registered model; goes on where it stopped."""
-    need_checkout()
+    need_kubeflow()
     from pipelines.local.run import run as run_locally
 
     with RunView(quiet=shown.silent) as view:
@@ -61,7 +61,7 @@ def retrain(
     runner: RunnerKind = "subprocess",
 ) -> None:
     """Run the chain if problems, models, code or configuration changed since its last finished run; else say so."""
-    need_checkout()
+    need_kubeflow()
     from pipelines.retrain import unchanged
 
     same = None if force or fresh else unchanged(config, runner=runner)
@@ -107,16 +107,16 @@ def _gpus(resources: Path | None) -> dict[str, int]:
     """GPUs that a cluster gives its steps; nothing without a profile."""
     if resources is None:
         return {}
-    need_checkout()
+    need_kubeflow()
     from pipelines.placement import gpus_of, read_resources
 
     return gpus_of(read_resources(resources))
 
 
 def _last_hours(config: Config) -> dict[str, float]:
-    """What the last finished run took; nothing where the chain cannot run, without a checkout."""
+    """What the last finished run took; nothing where the chain cannot run."""
     with contextlib.suppress(ConfigError):
-        need_checkout()
+        need_kubeflow()
         from pipelines.local.folders import measured_hours
 
         return measured_hours(Path(config.runs), config.name)
@@ -139,7 +139,7 @@ def rehearse(
 
     Exit code 0 if no check found a problem and every planned step ran; 2 otherwise.
     """
-    need_checkout()
+    need_kubeflow()
     from pipelines.preflight import preflight
 
     target = cluster.target() if runner == "kubeflow" else None
@@ -182,7 +182,7 @@ def doctor(
 ) -> None:
     """Check this machine: versions, GPU, disk, Docker, MLflow, Kubeflow; with --resources, the cluster's namespace.
 
-    Exit code 2 if something needed is missing. In an image, which holds the library alone, what the library needs.
+    Exit code 2 if something needed is missing. Without Kubeflow's packages, what the library needs.
     """
     findings = _examined(config, resources, tuple(pod or ()), namespace, service_account)
     if as_json:
@@ -196,11 +196,11 @@ def doctor(
 def _examined(
     config: Config, resources: Path | None, pods: tuple[str, ...], namespace: str | None, account: str | None
 ) -> list[Finding]:
-    if not (resources or pods or in_checkout()):
+    if not (resources or pods or has_kubeflow()):
         from drift.planning import doctor as library
 
         return library.examine(config)
-    need_checkout()
+    need_kubeflow()
     from pipelines.doctor import examine
 
     return examine(config, resources=resources, namespace=namespace, pods=pods, service_account=account)

@@ -20,7 +20,7 @@ from drift.cli.options import (
     Shown,
     app,
     command,
-    need_checkout,
+    need_kubeflow,
 )
 from drift.cli.run_view import RunView
 from drift.cli.show import show_record, show_records, show_text
@@ -40,7 +40,7 @@ def compile_(
     components: Annotated[bool, typer.Option("--components", help="Each step alone, for pipelines of others.")] = False,
 ) -> None:
     """Compile the pipeline for a Kubeflow cluster, strictly checked."""
-    need_checkout()
+    need_kubeflow()
     from pipelines.cluster.compile import compile_components, compile_pipeline
     from pipelines.placement import read_resources
 
@@ -97,7 +97,7 @@ def schedule_list(
     as_json: AsJson = False,
 ) -> None:
     """The experiment's schedules, and when they run next."""
-    need_checkout()
+    need_kubeflow()
     from pipelines.cluster.schedule import schedules
     from pipelines.cluster.submit import Target
 
@@ -124,7 +124,7 @@ def schedule_delete(id: ScheduleId, host: Host = "", ca_cert: CaCert = None) -> 
 
 
 def _on_schedule(action: str, id: str, host: str, ca_cert: Path | None) -> None:
-    need_checkout()
+    need_kubeflow()
     from pipelines.cluster import schedule
     from pipelines.cluster.submit import Target
 

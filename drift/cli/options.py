@@ -7,8 +7,8 @@ command (see `command`), which gets what `build` returns.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
-ROOT = Path(__file__).parents[2]
 DEFAULT_CONFIG = Path("configs/miniature.yaml")
 
 CHAIN, STEPS, CLUSTER, OTHER = "Whole chain", "Steps", "Cluster", "Other"
@@ -166,7 +165,7 @@ class Cluster:
 
     def target(self) -> Target:
         """Raises ConfigError for a profile that cannot be read."""
-        need_checkout()
+        need_kubeflow()
         from pipelines.cluster.submit import Target
         from pipelines.placement import read_resources
 
@@ -190,13 +189,12 @@ def _cluster(
 OnCluster = Annotated[Cluster, Group(_cluster)]
 
 
-def need_checkout() -> None:
-    """Make `pipelines` importable: it stands beside the library in a checkout, and is no part of the wheel."""
-    if not in_checkout():
-        raise ConfigError("this command runs from a checkout: clone the repository then `pip install -e .[cluster]`")
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
+def need_kubeflow() -> None:
+    """Raise ConfigError where Kubeflow's packages are not installed: `pipelines` cannot be imported without them."""
+    if not has_kubeflow():
+        raise ConfigError("this command needs Kubeflow's packages; pip install 'drift-mllm[cluster]'")
 
 
-def in_checkout() -> bool:
-    return (ROOT / "pipelines" / "drift_sft.py").is_file()
+def has_kubeflow() -> bool:
+    """Whether Kubeflow's packages are installed."""
+    return all(importlib.util.find_spec(name) for name in ("kfp", "pipelines"))
