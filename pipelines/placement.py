@@ -20,6 +20,10 @@ from drift.config.section import Section, suggest, validate
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?([EPTGMk]i?|m)?$")]
 """As Kubernetes writes it: `500m`, `4`, `64Gi`."""
+ClaimName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+"""Kubeflow mounts a claim as a volume of its name, and a volume's name has no dot (backend/src/v2/driver/k8s.go)."""
+TRAINED = "arm"
+"""The one step that can run on several nodes."""
 
 
 class Toleration(Section):
@@ -34,9 +38,16 @@ class Toleration(Section):
 class Volume(Section):
     """A PersistentVolumeClaim of the namespace, and where the step sees it."""
 
-    claim: str
+    claim: ClaimName
     path: str = Field(pattern="^/")
     sub_path: str = ""
+
+
+class Shared(Section):
+    """A claim that pods on several nodes write at once (ReadWriteMany), and where they see it."""
+
+    claim: ClaimName
+    path: str = Field(pattern="^/")
 
 
 class Secret(Section):
@@ -53,6 +64,9 @@ class Placement(Section):
     cpu: Quantity | None = None
     memory: Quantity | None = None
     gpus: int = Field(0, ge=0)
+    """Of one pod: with `nodes`, of each node."""
+    nodes: int = Field(1, ge=1)
+    """Machines of a training, the role `train` alone; more than one need `shared`."""
     gpu_resource: str = "nvidia.com/gpu"
     shm: Quantity | None = None
     """Size of /dev/shm, in memory; ranks that share a machine need more than Docker's 64 MB."""
@@ -76,6 +90,10 @@ class Resources(Section):
     steps: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Keys that a single step has otherwise than its role: `generate: {gpus: 0}`."""
     pull_secrets: tuple[str, ...] = ()
+    shared: Shared | None = None
+    """Where the nodes of a training on several meet."""
+    runtime: str = Field("drift-torch", pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
+    """The namespace's TrainingRuntime that a training on several nodes runs by."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
@@ -83,9 +101,20 @@ class Resources(Section):
             for name in names:
                 if name not in known:
                     raise ValueError(f"{what}.{name}: no such {what.removesuffix('s')}{suggest(name, known)}")
-        for step in self.steps:
-            self.of(step)
+        for step in MODULES:
+            self._may_have_nodes(step, self.of(step))
         return self
+
+    def _may_have_nodes(self, step: str, placement: Placement) -> None:
+        if placement.nodes == 1:
+            return
+        key = f"steps.{step}.nodes" if "nodes" in self.steps.get(step, {}) else f"roles.{role(step)}.nodes"
+        if step != TRAINED:
+            raise ValueError(f"{key}: only a training runs on several nodes; give it to roles.train")
+        if not placement.gpus:
+            raise ValueError(f"{key}: a training on {placement.nodes} nodes without a GPU; set gpus, of each node")
+        if not self.shared:
+            raise ValueError(f"{key}: {placement.nodes} nodes meet on a claim; set shared: {{claim: ..., path: ...}}")
 
     def of(self, step: str) -> Placement:
         """What a step gets: its role's, and its own in place of it."""
