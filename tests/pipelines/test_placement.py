@@ -78,7 +78,10 @@ def test_the_same_resources_compile_to_the_same_bytes(tmp_path: Path) -> None:
         ("roles: {train: {secrets: [{name: hf}]}}", "env: required"),
         ("roles: {train: {nodes: 2}}", "roles.train.nodes: a training on 2 nodes without a GPU; set gpus"),
         ("roles: {train: {nodes: 2, gpus: 8}}", r"roles.train.nodes: 2 nodes meet on a claim; set shared: \{claim"),
-        ("steps: {ingest: {nodes: 3}}", "steps.ingest.nodes: only a training runs on several nodes; give it to roles.t"),
+        (
+            "steps: {ingest: {nodes: 3}}",
+            "steps.ingest.nodes: only a training runs on several nodes; give it to roles.t",
+        ),
         ("shared: {claim: a.b, path: /scratch}", "shared.claim: .*got 'a.b'"),
         ("[1, 2]", "not a mapping"),
     ],
