@@ -83,12 +83,13 @@ def _patch(nodes: Nodes) -> Body:
 
 
 def _volumes(nodes: Nodes) -> tuple[list[Body], list[Body]]:
-    """One volume a claim, which may be seen at several places, and memory for the ranks of a node."""
-    claims = dict.fromkeys(mount.claim for mount in nodes.mounts)
-    volumes: list[Body] = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims]
-    mounts = [
-        {"name": mount.claim, "mountPath": mount.path, **_filled(subPath=mount.sub_path)} for mount in nodes.mounts
-    ]
+    """A volume a mount, even of one claim, since a patch knows a mount by its volume; and memory for a node's ranks."""
+    volumes: list[Body] = []
+    mounts: list[Body] = []
+    for place, mount in enumerate(nodes.mounts):
+        name = f"claim-{place}"
+        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": mount.claim}})
+        mounts.append({"name": name, "mountPath": mount.path, **_filled(subPath=mount.sub_path)})
     if nodes.shm:
         volumes.append({"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": nodes.shm}})
         mounts.append({"name": "dshm", "mountPath": "/dev/shm"})
