@@ -42,9 +42,7 @@ UNITS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
 def free(variable: str) -> str:
     """A variable that a profile may give. Raises ValueError for one that a pod gets anyway."""
     if OURS.search(variable):
-        raise ValueError(
-            f"the variable {variable} is given to every step by the pipeline or by Kubeflow; take another name"
-        )
+        raise ValueError(f"the variable {variable} is the pipeline's own, or Kubeflow's; take another name")
     return variable
 
 

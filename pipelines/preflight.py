@@ -58,7 +58,7 @@ def preflight(
     if resources:
         checks.append(("resources", partial(_resources, config, resources)))
     if profile:
-        checks += cluster_checks(profile, namespace or DEFAULT)
+        checks += cluster_checks(profile, namespace or DEFAULT, target.service_account if target else None)
     return [find(name, look) for name, look in checks]
 
 

@@ -1,5 +1,6 @@
 """The pods that Kubeflow makes of our steps: a restricted namespace takes them, and no variable is given twice."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from drift.config.chain import Config
 from drift.config.section import validate
 from pipelines.cluster.compile import check_file, compile_pipeline
+from pipelines.cluster.needs import ONE_AFTER_ANOTHER, together
 from pipelines.cluster.pod import pod_of
 from pipelines.placement import NOTHING, Resources, read_resources
 from tests.kfp_pods import executor_pods
@@ -134,3 +136,20 @@ def test_a_volume_made_for_the_pod_takes_the_place_of_the_node_s_disk(compiled: 
     places = {mount["mountPath"]: mount["name"] for mount in pod["containers"][1]["volumeMounts"]}
     assert {places[path] for path in ("/gcs", "/minio", "/s3")} == {"drift-scratch"}
     assert places["/.cache"] == "dot-cache-scratch"
+
+
+def test_steps_that_are_said_to_run_one_after_another_wait_for_each_other(compiled: Compiled) -> None:
+    pipeline = next(yaml.safe_load_all(compiled(NOTHING).read_text()))
+    tasks = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    graphs = {name: pipeline["components"][task["componentRef"]["name"]].get("dag", {}) for name, task in tasks.items()}
+    inner = {step: name for name, graph in graphs.items() for step in graph.get("tasks", {})}
+
+    def before(step: str) -> set[str]:
+        name = step.replace("_", "-")
+        waited = tasks[inner.get(name, name)].get("dependentTasks", [])
+        return {one for task in waited for one in {task.replace("-", "_"), *before(task)}}
+
+    for chain in ONE_AFTER_ANOTHER:
+        for first, second in itertools.combinations(chain, 2):
+            assert first in before(second) or second in before(first), (first, second)
+    assert together({"arm"}) and together({"ingest", "deltas"}) and not together({"gate", "report"})
