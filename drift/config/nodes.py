@@ -60,6 +60,7 @@ class Nodes(Section):
     """Kueue's labels, which the TrainJob has, so that its nodes are admitted together."""
     annotations: dict[str, str] = Field(default_factory=dict)
     pull_secrets: tuple[str, ...] = ()
+    run_as_user: Count | None = None
     timeout_seconds: Count | None = None
     """Of the training, without what it waits for quota."""
 

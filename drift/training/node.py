@@ -10,6 +10,7 @@ Exit codes: 0, 2 for what the input is to blame for, 1 for the rest, which may g
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -111,7 +112,8 @@ def _from_environment() -> Any:
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
     if file := os.environ.get(TERMINATION):
-        Path(file).write_text(line, encoding="utf-8")
+        with contextlib.suppress(OSError):  # only a pod has it
+            Path(file).write_text(line, encoding="utf-8")
 
 
 def _end(number: int, frame: Any) -> None:

@@ -70,6 +70,7 @@ def _patch(nodes: Nodes) -> Body:
     volumes, mounts = _volumes(nodes)
     pod = _filled(
         serviceAccountName=os.environ.get("DRIFT_SERVICE_ACCOUNT"),
+        securityContext=_filled(runAsUser=nodes.run_as_user),
         imagePullSecrets=[{"name": name} for name in nodes.pull_secrets],
         tolerations=list(nodes.tolerations),
         nodeSelector=nodes.node_selector,
