@@ -1,9 +1,9 @@
 """The step `arm` of a profile with several nodes, or with a claim that outlives its pod.
 
 Its own pod then gets no GPU, no queue and no deadline: it creates one TrainJob and watches it. What the nodes get is
-told it in variables, made here once, when the pipeline is compiled. Kubeflow's TaskConfig would not do: what a component
-passes on by it no longer reaches its own pod, which one node's training needs, and labels, shared memory and pull
-secrets are not in it (backend/src/v2/driver/driver.go, getTaskConfigOptions). Without the variables, as on this
+told it in variables, made here once, when the pipeline is compiled. Kubeflow's TaskConfig would not do: what a
+component passes on by it no longer reaches its own pod, which one node's training needs, and labels, shared memory and
+pull secrets are not in it (backend/src/v2/driver/driver.go, getTaskConfigOptions). Without the variables, as on this
 machine, the step trains in place.
 """
 
