@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list
 from tqdm.auto import tqdm
 
 from drift.config.train import KEPT_CHECKPOINTS, TrainConfig
-from drift.ground.errors import DataError
+from drift.ground.errors import ConfigError, DataError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
 from drift.prior.shards import require_float32_masters
@@ -117,7 +118,7 @@ class VlmTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """transformers' own way, not strict, leaves a Qwen2.5-VL as it was: its files have older names."""
         network: Any = model or self.model
-        if hasattr(network, "peft_config"):
+        if hasattr(network, "peft_config") or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             network.load_state_dict(load_vlm(resume_from_checkpoint, dtype="float32").state_dict())
@@ -163,6 +164,8 @@ class Safeguards(TrainerCallback):
 def _trainer(job: Job) -> VlmTrainer:
     config = job.config
     arguments = _arguments(config, job.folder / CHECKPOINTS)  # first: they tell ZeRO-3 how to load the weights
+    if _shards(config):
+        _shard_on_processors()
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else Trainer would spread one process over all GPUs with DataParallel
     set_seed(config.seed)
@@ -174,6 +177,8 @@ def _trainer(job: Job) -> VlmTrainer:
         data_collator=AnswerCollator(processor),
         processing_class=processor,
     )
+    if trainer.is_fsdp_enabled != _shards(config):
+        raise ConfigError("train.fsdp: true, but accelerate shards nothing on this machine; set it to false")
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
     if config.prior is not None and job.delta is not None:
@@ -199,7 +204,7 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         adam_beta2=config.adam_beta2,
         optim="adamw_torch",
         bf16=config.bf16,
-        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing=config.gradient_checkpointing,  # FSDP's own would rename the weights under the prior
         use_liger_kernel=config.liger,
         deepspeed=config.deepspeed,
         ddp_find_unused_parameters=not config.freeze_vision,
@@ -212,10 +217,22 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         save_steps=config.save_steps or 500,
         save_total_limit=KEPT_CHECKPOINTS,
         report_to="none",
+        fsdp=True if _shards(config) else None,  # type: ignore[arg-type]  # a word is transformers' old way
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
     )
+
+
+def _shards(config: TrainConfig) -> bool:
+    """Whether there is something to shard over: transformers refuses FSDP on one rank alone."""
+    return config.fsdp and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _shard_on_processors() -> None:
+    """accelerate knows FSDP for GPUs, and leaves it out, in silence, on processors, where torch shards as well."""
+    if PartialState().distributed_type == DistributedType.MULTI_CPU:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 def _save(trainer: VlmTrainer, job: Job) -> None:
@@ -223,7 +240,7 @@ def _save(trainer: VlmTrainer, job: Job) -> None:
     network: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if job.config.lora is not None:
         network = network.merge_and_unload()
-    elif trainer.is_deepspeed_enabled:
+    elif trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # all ranks take part; the first gets it
         if trainer.accelerator.is_main_process:
             trained = {name: state[name] for name, p in network.named_parameters() if p.requires_grad}
