@@ -13,8 +13,8 @@ from drift.config.chain import Config
 from drift.ground.errors import ConfigError
 from drift.ground.findings import Finding, Noted, find
 from pipelines.cluster.api import Refused, api, ask
-from pipelines.cluster.pod import MAIN, Body, pod_of
-from pipelines.placement import Placement, Resources
+from pipelines.cluster.pod import MAIN, Body, placement_of, pod_of
+from pipelines.placement import Resources
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def examine_in_pod(
         found.extend(_ran(role, pod_of(role, config, resources, service_account), namespace))
         return IMAGES[role]
 
-    pod, gpus = find(f"{role} pod", look), resources.roles.get(role, Placement()).gpus
+    pod, gpus = find(f"{role} pod", look), placement_of(role, resources).gpus
     return [pod, *(_seen_in(role, gpus, one) for one in found)]
 
 

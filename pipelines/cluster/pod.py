@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from components._images import IMAGES
+from components._images import role as role_of
 from drift.config.chain import Config
 from drift.config.section import to_json
-from pipelines.placement import SCRATCH, Placement, Resources
+from pipelines.placement import SCRATCH, TRAINED, Placement, Resources
 from pipelines.tracked import CONFIG_MAP, FROM_CONFIG_MAP
 
 Body = dict[str, Any]
@@ -22,7 +23,7 @@ COMMAND = (
 
 def pod_of(role: str, config: Config, resources: Resources, service_account: str | None) -> Body:
     """The pod, as Kubernetes' API has it; a namespace with Pod Security `restricted` takes it."""
-    placement = resources.roles.get(role, Placement())
+    placement = placement_of(role, resources)
     labels = {"app.kubernetes.io/name": "drift-doctor", **placement.labels}
     mounted = list(_mounts(placement, resources))
     return {
@@ -41,6 +42,11 @@ def pod_of(role: str, config: Config, resources: Resources, service_account: str
             **({"serviceAccountName": service_account} if service_account else {}),
         },
     }  # fmt: skip
+
+
+def placement_of(role: str, resources: Resources) -> Placement:
+    """What the role's pods get; `train` has one step, which may differ from its role."""
+    return resources.of(TRAINED) if role == role_of(TRAINED) else resources.roles.get(role, Placement())
 
 
 def _container(role: str, config: Config, placement: Placement, resources: Resources, mounts: list[Body]) -> Body:

@@ -92,8 +92,8 @@ def test_a_kubeflow_that_answers_passes_and_one_that_refuses_the_token_does_not(
 @pytest.mark.parametrize(
     ("version", "state", "detail"),
     [
-        ("2.5.0", "problem", "is Kubeflow Pipelines 2.5.0, not >=2.14; upgrade it"),
-        ("unknown", "note", "does not say its release; needed is >=2.14"),
+        ("2.5.0", "problem", "is Kubeflow Pipelines 2.5.0, not >=2.16; upgrade it"),
+        ("unknown", "note", "does not say its release; needed is >=2.16"),
     ],
 )
 def test_a_server_too_old_for_the_pipeline_is_a_problem(

@@ -76,6 +76,15 @@ def test_a_restricted_namespace_takes_the_pods_of_doctor(profile: Resources) -> 
         assert refusals(pod_of(role, validate(Config, CONFIG), profile, None)["spec"]) == set()
 
 
+def test_a_doctor_s_pod_of_training_is_that_of_its_one_step() -> None:
+    profile = validate(
+        Resources, {"shared": {"claim": "s", "path": "/shared"}, "steps": {"arm": {"nodes": 2, "gpus": 4}}}
+    )
+    (container,) = pod_of("train", validate(Config, CONFIG), profile, None)["spec"]["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
+    assert container["command"][-2:] == ["--writable", "/shared"]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
