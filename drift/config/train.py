@@ -95,7 +95,8 @@ class TrainConfig(Section):
     deepspeed: str | None = None
     """Path of a DeepSpeed configuration, see configs/deepspeed/."""
     fsdp: bool = False
-    """Shard weights, gradients and optimizer over the ranks by torch's FSDP2, in place of DeepSpeed."""
+    """Shard weights, gradients and optimizer over the ranks by torch's FSDP2, in place of DeepSpeed; one rank alone has
+    nothing to shard."""
     processes: Count | None = None
     """Ranks in all; null is one per GPU of every node, and one without a GPU. The global batch grows with them."""
     lora: LoraConfig | None = None

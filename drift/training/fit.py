@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -30,6 +31,9 @@ from drift.weights.modeling import load_processor, load_vlm, stored_dtype
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
+logger = logging.getLogger(__name__)
+
+TOLD_EVERY_SECONDS = 30
 CHECKPOINTS = "checkpoints"
 COMPLETE = "complete"
 """An empty file that a checkpoint gets when every rank has written its part."""
@@ -125,12 +129,16 @@ class VlmTrainer(Trainer):
 
 
 class StepProgress(TrainerCallback):
-    """One bar over the optimizer steps, with the loss beside it (transformers' own prints a line a step)."""
+    """One bar over the optimizer steps, with the loss beside it (transformers' own prints a line a step).
+
+    In a log, where there is no bar, a line now and then.
+    """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar on the first rank, where the training goes on from."""
         hidden = None if state.is_world_process_zero else True
         start = state.global_step
+        self.told = time.monotonic()
         self.bar = tqdm(total=state.max_steps, initial=start, desc="train", unit="step", leave=False, disable=hidden)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -139,8 +147,12 @@ class StepProgress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Show the newest loss."""
-        if "loss" in logs:
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+        if "loss" not in logs:
+            return
+        self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+        if state.is_world_process_zero and self.bar.disable and time.monotonic() - self.told > TOLD_EVERY_SECONDS:
+            self.told = time.monotonic()
+            logger.info("step %d of %d, loss %.3f", state.global_step, state.max_steps, float(logs["loss"]))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""
