@@ -76,7 +76,8 @@ def _make(step: ArmStep, training_set: Path, deltas: Sequence[Path], start: Path
         model = _merged(step, Path(aside) / "merged") if step.merge else _start(step.models, start / START_MODEL)
         for folder in deltas:
             require_made_from(load_delta(folder), model)
-        return train(step.train, model=str(model), training_set=training_set, delta=_delta(step, deltas), out=out)
+        delta = _delta(step, deltas)
+        return train(step.train, model=str(model), training_set=training_set, delta=delta, out=out, name=step.name)
 
 
 def _merged(step: ArmStep, out: Path) -> Path:

@@ -195,7 +195,7 @@ def _patiently(call: Callable[..., Any], *arguments: Any, none: int = ABSENT, **
         try:
             return call(*arguments, _request_timeout=ANSWER_SECONDS, **options)
         except ApiException as error:
-            if error.status in (none, ABSENT) and (none == error.status or call.__name__.startswith("delete")):
+            if error.status == none:
                 return None
             trouble = f"the cluster answers {error.status}: {_message(error)}"
             if error.status not in PASSING:

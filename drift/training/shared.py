@@ -19,7 +19,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from drift.config.nodes import NODES, SHARED, Nodes
 from drift.config.section import from_json
@@ -53,10 +53,7 @@ def on_claim(claim: Path, this: Mapping[str, Any], out: Path, *, keep_partial: b
     """
     place = claim / "trainings" / _sha256(this)
     with staged(out) as here, _alone(place):
-        try:
-            (place / MODEL).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{place}: cannot be written ({error.strerror}); the claim must be writable") from error
+        (place / MODEL).mkdir(parents=True, exist_ok=True)
         try:
             yield place / MODEL
         except BaseException:
@@ -99,14 +96,24 @@ def _copy(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[None]:
     """Hold a training: a second pod of the same waits, so that two never write one folder."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_name(place.name + ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("%s: another pod works on the same training; waiting for it", place)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = place.with_name(place.name + ".lock").open("w")
+    except OSError as error:
+        raise DataError(f"{place}: cannot be written ({error.strerror}); the claim must be writable") from error
+    with lock:
+        _wait_for(lock, place)
         yield
+
+
+def _wait_for(lock: IO[str], place: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.warning("%s: another pod works on the same training; waiting for it", place)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        log.warning("%s: the claim knows no locks (%s); a second pod of this training would disturb it", place, error)
 
 
 def _sha256(this: Mapping[str, Any]) -> str:
