@@ -16,8 +16,8 @@ from drift.config.section import suggest
 from drift.ground.errors import ConfigError
 from drift.ground.findings import Check, Finding, Noted, find, optional
 from drift.planning import doctor
+from pipelines.cluster.look import examine_in_pod
 from pipelines.cluster.namespace import DEFAULT, cluster_checks, surroundings
-from pipelines.cluster.pod import examine_in_pod
 from pipelines.cluster.submit import HOST, Target, check_release
 from pipelines.placement import read_resources
 
@@ -37,7 +37,7 @@ def examine(
     for role in set(pods) - set(IMAGES):
         raise ConfigError(f"--pod: no role '{role}'{suggest(role, IMAGES)}")
     profile, place = read_resources(resources), namespace or DEFAULT
-    cluster = [*cluster_checks(profile, place), *surroundings()] if resources else []
+    cluster = [*cluster_checks(profile, place, service_account), *surroundings(profile)] if resources else []
     here: list[Check] = [*doctor.checks(config), ("Docker", partial(optional, _docker)), ("Kubeflow", _kubeflow)]
     found = [find(name, look) for name, look in [*here, *cluster]]
     seen = (examine_in_pod(role, config, profile, place, service_account) for role in pods)

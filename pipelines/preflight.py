@@ -12,22 +12,21 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import urllib3
-
 from drift.config.chain import Config
 from drift.config.data import IngestConfig
-from drift.config.plan import arm_steps, is_path, looks_local
+from drift.config.plan import arm_steps, is_path
 from drift.config.servers import JudgeConfig
 from drift.config.zero import check_deepspeed
 from drift.data.sources import open_source
 from drift.evaluate.benchmarks import check_table
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.ground.findings import Check, Finding, Noted, find, optional
+from drift.planning.outside import check_answers, check_model, models_of
 from drift.planning.reach import forecast
 from drift.planning.rehearsal import IN_IMAGES
 from drift.planning.sizing import disk_of
 from drift.tracking import store
-from drift.weights.checkpoints import Checkpoint, resolve
+from drift.weights.checkpoints import Checkpoint
 from drift.weights.hub import on_hub
 from pipelines.cluster.compile import compile_pipeline
 from pipelines.cluster.namespace import DEFAULT, cluster_checks
@@ -35,8 +34,6 @@ from pipelines.cluster.needs import check_secret, claim_of, keys_of
 from pipelines.cluster.submit import Target, check_release
 from pipelines.local.run import Runner
 from pipelines.placement import NOTHING, Resources, read_resources
-
-ANSWER_SECONDS = 5.0
 
 
 def preflight(
@@ -61,7 +58,7 @@ def preflight(
     if resources:
         checks.append(("resources", partial(_resources, config, resources)))
     if profile:
-        checks += cluster_checks(profile, namespace or DEFAULT)
+        checks += cluster_checks(profile, namespace or DEFAULT, target.service_account if target else None)
     return [find(name, look) for name, look in checks]
 
 
@@ -84,8 +81,8 @@ def _config_checks(config: Config, profile: Resources | None) -> Iterator[Check]
 
 def _model_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     yield "models", partial(_fit_together, config)
-    for key, reference in _models(config):
-        yield _here(profile, key, reference, partial(_model, key, reference))
+    for key, reference in models_of(config):
+        yield _here(profile, key, reference, partial(check_model, key, reference))
 
 
 def _data_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
@@ -101,7 +98,7 @@ def _data_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
 def _service_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     """Servers that a cluster's pods ask may be out of reach from here."""
     if config.generate.teacher.kind == "endpoint":
-        yield "generate.teacher.base_url", partial(_served, config.generate.teacher.base_url)
+        yield "generate.teacher.base_url", partial(check_answers, config.generate.teacher.base_url)
     if judge := config.evaluate.judge:
         yield "evaluate.judge", partial(optional, partial(_judge, judge)) if profile else partial(_judge, judge)
 
@@ -135,35 +132,6 @@ def _writable(runs: Path) -> None:
 def _key(name: str) -> None:
     if not os.environ.get(name):
         raise ConfigError(f"api_key_env: the environment variable '{name}' is not set; export it")
-
-
-def _models(config: Config) -> list[tuple[str, str]]:
-    """Every checkpoint that a step will load, with its key."""
-    named = config.models.without_start() if config.models.start_at_champion else config.models
-    models = [(f"models.{role}", name) for role, name in named.model_dump().items() if name]
-    for name, delta in config.deltas.items():
-        own = {reference for expert, minus, _ in delta.pairs for reference in (expert, minus)} - {None, "vlm", "base"}
-        models += [(f"deltas.{name}", reference) for reference in sorted(map(str, own))]
-    teacher = config.generate.teacher
-    return [*models, *([("generate.teacher.model", teacher.model)] if teacher.kind == "local" else [])]
-
-
-def _model(key: str, reference: str) -> None:
-    path = Path(reference).expanduser()
-    if path.exists():
-        Checkpoint(resolve(reference))
-    elif looks_local(reference):
-        raise ConfigError(f"{key}: '{reference}' does not exist; give a path that does, or a hub id (owner/name)")
-    else:
-        on_hub(key, reference, "model")
-
-
-def _served(base_url: str) -> None:
-    """No problem where it does not: it may be started later, or be reached from the cluster alone."""
-    try:
-        urllib3.request("GET", f"{base_url.rstrip('/')}/models", timeout=ANSWER_SECONDS, retries=False)
-    except urllib3.exceptions.HTTPError as error:
-        raise Noted(f"{base_url} does not answer from here ({type(error).__name__})") from None
 
 
 def _fit_together(config: Config) -> None:

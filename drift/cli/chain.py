@@ -178,13 +178,21 @@ def doctor(
     ] = None,
     namespace: Namespace = None,
     service_account: ServiceAccount = None,
+    inside: Annotated[str | None, typer.Option(metavar="ROLE", hidden=True)] = None,
+    folder: Annotated[list[Path] | None, typer.Option(hidden=True)] = None,
+    writable: Annotated[list[Path] | None, typer.Option(hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check this machine: versions, GPU, disk, Docker, MLflow, Kubeflow; with --resources, the cluster's namespace.
 
     Exit code 2 if something needed is missing. Without Kubeflow's packages, what the library needs.
     """
-    findings = _examined(config, resources, tuple(pod or ()), namespace, service_account)
+    if inside:  # in the pod of another doctor's --pod
+        from drift.planning.inside import examine as look_around
+
+        findings = look_around(config, inside, tuple(folder or ()), tuple(writable or ()))
+    else:
+        findings = _examined(config, resources, tuple(pod or ()), namespace, service_account)
     if as_json:
         show_json(findings_as_json(findings))
     else:

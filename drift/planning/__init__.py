@@ -4,6 +4,7 @@ reach      how far each arm can go                        costs      tokens, ope
 sizing     GPU memory by ZeRO stage, disk                 doctor     what this machine has
 rehearsal  a configuration, small; `tables` are its tiny benchmarks, miniature/ its models
 inputs     what the inputs are, hashed in every run
+outside    models and servers that a run needs             inside     what a pod of a role finds
 """
 
 import lazy_loader as lazy

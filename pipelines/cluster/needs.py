@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from components._images import role
@@ -24,6 +24,21 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "evaluate.data": EVALUATIONS,
 }
 """The steps that read what a key names; of a key that is not here, those of its section."""
+ONE_AFTER_ANOTHER = (
+    {"inputs", "ingest", "generate", "curate"},
+    {"inputs", "deltas"},
+    {"inputs", "evaluate_vlm"},
+    {"champion", "start"},
+    {"champion", "evaluate_champion"},
+    {"gate", "register"},
+    {"gate", "report"},
+)
+"""Steps that never run at the same time, since each waits for the one before. Those of the arms do, arm by arm."""
+
+
+def together(steps: Iterable[str]) -> bool:
+    """Whether some of the steps can run at the same time."""
+    return not any(set(steps) <= chain for chain in ONE_AFTER_ANOTHER)
 
 
 def claim_of(resources: Resources, key: str, path: str) -> str:

@@ -1,159 +1,150 @@
-"""A pod for a moment, in a role's image and with what its steps get: what `drift doctor` finds in there."""
+"""A pod like those of a role's steps, in which `drift doctor` looks: its image, and all that the profile gives it."""
 
 from __future__ import annotations
 
-import json
-import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from components._images import IMAGES
+from components._images import role as role_of
 from drift.config.chain import Config
 from drift.config.section import to_json
-from drift.ground.errors import ConfigError
-from drift.ground.findings import Finding, find
-from pipelines.cluster.namespace import api, ask
-from pipelines.placement import Placement, Resources
+from pipelines.placement import SCRATCH, TRAINED, Placement, Resources
 from pipelines.tracked import CONFIG_MAP, FROM_CONFIG_MAP
 
-PATIENCE = 300.0
-"""Seconds until a pod must have ended: an image of some gigabytes may have to come first."""
-HOPELESS = {
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-}
-COMMAND = 'file=$(mktemp) && printf %s "$DRIFT_CONFIG" > "$file" && exec drift doctor --json -c "$file"'
+Body = dict[str, Any]
+MAIN = "main"
+COMMAND = (
+    'export MLFLOW_TRACKING_URI="${MLFLOW_TRACKING_URI:-$DRIFT_MLFLOW_TRACKING_URI}"; '
+    'file=$(mktemp) && printf %s "$DRIFT_CONFIG" > "$file" && exec drift doctor --json -c "$file" "$@"'
+)
 
 
-def examine_in_pod(
-    role: str, config: Config, resources: Resources, namespace: str, service_account: str | None
-) -> list[Finding]:
-    """What `drift doctor` finds in a pod of the role, each check named after it; one finding if the pod fails.
-
-    The pod is deleted again. What the cluster refuses, such as the right to make pods, is a note.
-    """
-    found: list[Finding] = []
-
-    def look() -> str:
-        found.extend(_ran(role, pod_of(role, config, resources, service_account), namespace))
-        return IMAGES[role]
-
-    pod, gpus = find(f"{role} pod", look), resources.roles.get(role, Placement()).gpus
-    return [pod, *(_seen_in(role, gpus, one) for one in found)]
-
-
-def _seen_in(role: str, gpus: int, found: Finding) -> Finding:
-    """The finding, named after the role; GPUs that the profile gives and torch does not see are a problem."""
-    missing = found.check == "GPU" and found.state == "note" and gpus > 0
-    return Finding(f"{role} pod: {found.check}", "problem" if missing else found.state, found.detail)
-
-
-def pod_of(role: str, config: Config, resources: Resources, service_account: str | None) -> dict[str, Any]:
-    """The pod, as Kubernetes' API has it."""
-    placement = resources.roles.get(role, Placement())
+def pod_of(role: str, config: Config, resources: Resources, service_account: str | None) -> Body:
+    """The pod, as Kubernetes' API has it; a namespace with Pod Security `restricted` takes it."""
+    placement = placement_of(role, resources)
     labels = {"app.kubernetes.io/name": "drift-doctor", **placement.labels}
+    mounted = list(_mounts(placement, resources))
     return {
         "metadata": {
             "name": f"drift-doctor-{uuid.uuid4().hex[:8]}", "labels": labels, "annotations": placement.annotations,
         },
         "spec": {
             "restartPolicy": "Never",
-            "containers": [_container(role, config, placement)],
-            "volumes": [
-                {"name": f"claim-{place}", "persistentVolumeClaim": {"claimName": volume.claim}}
-                for place, volume in enumerate(placement.volumes)
-            ],
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [_container(role, config, placement, resources, [mount for mount, _ in mounted])],
+            "volumes": list({volume["name"]: volume for _, volume in mounted}.values()),
             "tolerations": [taint.model_dump(exclude_none=True) for taint in placement.tolerations],
             "nodeSelector": placement.node_selector,
+            "affinity": {"nodeAffinity": _affinity(placement)},
             "imagePullSecrets": [{"name": name} for name in resources.pull_secrets],
             **({"serviceAccountName": service_account} if service_account else {}),
         },
     }  # fmt: skip
 
 
-def _container(role: str, config: Config, placement: Placement) -> dict[str, Any]:
-    limits = {"cpu": placement.cpu, "memory": placement.memory, placement.gpu_resource: placement.gpus or None}
+def placement_of(role: str, resources: Resources) -> Placement:
+    """What the role's pods get; `train` has one step, which may differ from its role."""
+    return resources.of(TRAINED) if role == role_of(TRAINED) else resources.roles.get(role, Placement())
+
+
+def _container(role: str, config: Config, placement: Placement, resources: Resources, mounts: list[Body]) -> Body:
     return {
-        "name": "main",
+        "name": MAIN,
         "image": IMAGES[role],
-        "command": ["sh", "-c", COMMAND],
+        "command": ["sh", "-c", COMMAND, "drift", *_options(role, placement, resources)],
         "env": [{"name": "DRIFT_CONFIG", "value": to_json(config)}, *_variables(placement)],
-        "resources": {"limits": {name: str(value) for name, value in limits.items() if value}},
-        "volumeMounts": [
-            {"name": f"claim-{place}", "mountPath": volume.path, "subPath": volume.sub_path}
-            for place, volume in enumerate(placement.volumes)
-        ],
-        "securityContext": {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}},
+        "resources": _size(placement),
+        "volumeMounts": mounts,
+        "securityContext": _rights(placement),
+        **({"imagePullPolicy": placement.image_pull_policy} if placement.image_pull_policy else {}),
     }
 
 
-def _variables(placement: Placement) -> list[dict[str, Any]]:
-    """From the config map of every step, and from the role's secrets."""
+def _options(role: str, placement: Placement, resources: Resources) -> Iterator[str]:
+    """What `drift doctor` is to look at in there."""
+    yield from ("--inside", role)
+    for volume in placement.volumes:
+        yield from ("--folder", volume.path)
+    for path in _written(placement, resources):
+        yield from ("--writable", path)
+
+
+def _written(placement: Placement, resources: Resources) -> Iterator[str]:
+    """Where the role's steps write, besides the folders that every pod of Kubeflow's has."""
+    yield from placement.scratch.paths if placement.scratch else ()
+    if placement.nodes > 1 and resources.shared:
+        yield resources.shared.path
+
+
+def _mounts(placement: Placement, resources: Resources) -> Iterator[tuple[Body, Body]]:
+    """Each mount with its volume; a volume is named after its claim, as Kubeflow does."""
+    for claim in placement.volumes:
+        volume = {"name": claim.claim, "persistentVolumeClaim": {"claimName": claim.claim}}
+        yield {"name": claim.claim, "mountPath": claim.path, "subPath": claim.sub_path}, volume
+    if placement.nodes > 1 and (shared := resources.shared):
+        volume = {"name": shared.claim, "persistentVolumeClaim": {"claimName": shared.claim}}
+        yield {"name": shared.claim, "mountPath": shared.path}, volume
+    if placement.shm:
+        memory = {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": placement.shm}}
+        yield {"name": "dshm", "mountPath": "/dev/shm"}, memory
+    for path in placement.scratch.paths if placement.scratch else ():
+        yield {"name": SCRATCH, "mountPath": path}, _scratch(placement)
+
+
+def _scratch(placement: Placement) -> Body:
+    assert placement.scratch is not None
+    spec: Body = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": placement.scratch.size}},
+    }
+    if placement.scratch.storage_class:
+        spec["storageClassName"] = placement.scratch.storage_class
+    return {"name": SCRATCH, "ephemeral": {"volumeClaimTemplate": {"spec": spec}}}
+
+
+def _size(placement: Placement) -> Body:
+    limits = {"cpu": placement.cpu, "memory": placement.memory, placement.gpu_resource: placement.gpus or None}
+    requests = {"cpu": placement.cpu_request, "memory": placement.memory_request}
+    return {
+        kind: {name: str(value) for name, value in amounts.items() if value}
+        for kind, amounts in (("limits", limits), ("requests", requests))
+    }
+
+
+def _rights(placement: Placement) -> Body:
+    own = {"runAsNonRoot": placement.run_as_non_root or None, "runAsUser": placement.run_as_user}
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        **{name: value for name, value in own.items() if value},
+    }
+
+
+def _affinity(placement: Placement) -> Body:
+    terms = [
+        (one.weight, {"matchExpressions": [need.model_dump(mode="json") for need in one.match]})
+        for one in placement.node_affinity
+    ]
+    needed = [term for weight, term in terms if weight is None]
+    preferred = [{"weight": weight, "preference": term} for weight, term in terms if weight is not None]
+    return {
+        **({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": needed}} if needed else {}),
+        **({"preferredDuringSchedulingIgnoredDuringExecution": preferred} if preferred else {}),
+    }
+
+
+def _variables(placement: Placement) -> list[Body]:
+    """From the config map of every step, from the role's secrets, and the role's own."""
     common = {
-        name: {"configMapKeyRef": {"name": CONFIG_MAP, "key": name, "optional": True}} for name in FROM_CONFIG_MAP
+        name: {"configMapKeyRef": {"name": CONFIG_MAP, "key": key, "optional": True}}
+        for key, name in FROM_CONFIG_MAP.items()
     }
-    own = {
+    secret = {
         variable: {"secretKeyRef": {"name": secret.name, "key": key}}
         for secret in placement.secrets
         for key, variable in secret.env.items()
     }
-    return [{"name": name, "valueFrom": source} for name, source in (common | own).items()]
-
-
-def _ran(role: str, pod: dict[str, Any], namespace: str) -> list[Finding]:
-    """The findings in the log of the pod, which is made and deleted here."""
-    core, name = api(), pod["metadata"]["name"]
-    if ask(core.create_namespaced_pod, namespace, pod) is None:
-        raise ConfigError(f"the cluster has no namespace '{namespace}'; name the steps' own with --namespace")
-    try:
-        _wait(lambda: ask(core.read_namespaced_pod_status, name, namespace), role)
-        log = ask(core.read_namespaced_pod_log, name, namespace, container="main", _preload_content=False)
-        return _findings(role, log.data.decode(errors="replace"))
-    finally:
-        ask(core.delete_namespaced_pod, name, namespace)
-
-
-def _wait(look: Callable[[], Any], role: str) -> None:
-    """Until its container has ended; a sidecar may go on. Raises ConfigError if it cannot start, or takes too long."""
-    deadline = time.monotonic() + PATIENCE
-    while not _ended(status := _status(look())):
-        reason = _reason(status)
-        if reason.partition(":")[0] in HOPELESS:
-            raise ConfigError(f"the pod does not start ({reason}); correct DRIFT_IMAGE_{role.upper()} or the profile")
-        if time.monotonic() > deadline:
-            raise ConfigError(f"not ended after {PATIENCE:.0f} s ({reason or status.phase}); is there room for it?")
-        time.sleep(1)
-
-
-def _status(pod: Any) -> Any:
-    if pod is None:
-        raise ConfigError("the pod is gone before it ended; see the events of the namespace")
-    return pod.status
-
-
-def _main(status: Any) -> Any:
-    return next((one.state for one in status.container_statuses or () if one.name == "main"), None)
-
-
-def _ended(status: Any) -> bool:
-    return bool((state := _main(status)) and state.terminated)
-
-
-def _reason(status: Any) -> str:
-    """Why it has not begun: of its container, or of the scheduler; '' if it is at work."""
-    if (state := _main(status)) and state.waiting:
-        return f"{state.waiting.reason}: {state.waiting.message or ''}"
-    return next((f"{one.reason}: {one.message}" for one in status.conditions or () if one.status == "False"), "")
-
-
-def _findings(role: str, log: str) -> list[Finding]:
-    start = log.find('{\n  "findings"')
-    if start < 0:
-        said = (log.strip().splitlines() or ["nothing"])[-1]
-        raise ConfigError(f"its image {IMAGES[role]} says '{said:.200}', and not what it has; build it anew")
-    found, _ = json.JSONDecoder().raw_decode(log, start)
-    return [Finding(**one) for one in found["findings"]]
+    sources = [{"name": name, "valueFrom": source} for name, source in (common | secret).items()]
+    return [*sources, *({"name": name, "value": value} for name, value in placement.env.items())]

@@ -39,8 +39,9 @@ HOST = "KF_PIPELINES_ENDPOINT"
 
 PROBE_SECONDS = 10.0
 
-RELEASES = SpecifierSet(">=2.14")
-"""Kubeflow Pipelines that collect artifacts from a loop and tell an exit handler how the run ended: 2.14.0's notes."""
+RELEASES = SpecifierSet(">=2.16")
+"""Kubeflow Pipelines that know a step's security context: 2.15's compiler refuses a field that it does not know
+(backend/src/v2/compiler/argocompiler/container.go:309), and older ones collect no artifacts from a loop."""
 
 STATES = {"RUNNING": "started", "SUCCEEDED": "finished", "SKIPPED": "cached", "FAILED": "failed"}
 """Kubeflow's states of a task as events; a step that came from the cache is SKIPPED there."""

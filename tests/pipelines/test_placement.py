@@ -10,18 +10,22 @@ from drift.config.chain import Config
 from drift.config.section import validate
 from drift.ground.errors import ConfigError, DataError
 from pipelines.cluster.compile import check_file, compile_components, compile_pipeline
-from pipelines.placement import NOTHING, read_resources
+from pipelines.placement import NOTHING, Resources, read_resources
 from tests.pipelines.test_compile import CONFIG
 
-EXAMPLE = Path(__file__).parents[2] / "configs" / "resources" / "example.yaml"
+EXAMPLE = Path(__file__).parents[2] / "configs" / "resources" / "one_node.yaml"
 Executor = dict[str, dict]
 
 
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Executor, Executor]:
     """Executors of the pipeline and of the platform, by step, compiled with the example."""
-    path = tmp_path_factory.mktemp("placed") / "p.yaml"
-    compile_pipeline(validate(Config, CONFIG), path, read_resources(EXAMPLE))
+    return executors_of(tmp_path_factory.mktemp("placed"), read_resources(EXAMPLE))
+
+
+def executors_of(folder: Path, resources: Resources) -> tuple[Executor, Executor]:
+    path = folder / "p.yaml"
+    compile_pipeline(validate(Config, CONFIG), path, resources)
     check_file(path)
     spec, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -55,6 +59,40 @@ def test_a_secret_is_named_and_a_step_may_differ_from_its_role(placed: tuple[Exe
     assert "accelerator" not in placed[0]["gate"]["container"]["resources"]
 
 
+def test_a_pod_s_size_place_and_rights_are_as_the_profile_has_them(tmp_path: Path) -> None:
+    profile = {
+        "roles": {
+            "train": {
+                "cpu": "8", "cpu_request": "500m", "memory": "64Gi", "memory_request": "32Gi",
+                "env": {"NCCL_DEBUG": "INFO"}, "image_pull_policy": "Always", "run_as_user": 10001,
+                "node_affinity": [
+                    {"match": [{"key": "gpu", "values": ["h100", "h200"]}]},
+                    {"match": [{"key": "spot", "operator": "DoesNotExist"}], "weight": 10},
+                ],
+                "scratch": {"size": "500Gi", "storage_class": "fast", "paths": ["/minio"]},
+            },
+        },
+    }  # fmt: skip
+    pipeline, kubernetes = executors_of(tmp_path, validate(Resources, profile))
+    container, pod = pipeline["arm"]["container"], kubernetes["arm"]
+    size = container["resources"]
+    assert (size["resourceCpuRequest"], size["resourceCpuLimit"]) == ("500m", "8")
+    assert (size["resourceMemoryRequest"], size["resourceMemoryLimit"]) == ("32Gi", "64Gi")
+    assert container["env"] == [{"name": "NCCL_DEBUG", "value": "INFO"}]
+    assert pod["imagePullPolicy"] == "Always"
+    assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": "10001"}
+    assert pod["nodeAffinity"] == [
+        {"matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h100", "h200"]}]},
+        {"matchExpressions": [{"key": "spot", "operator": "DoesNotExist"}], "weight": 10},
+    ]
+    assert pod["genericEphemeralVolume"] == [
+        {"accessModes": ["ReadWriteOnce"], "mountPath": "/minio", "size": "500Gi", "storageClassName": "fast",
+         "volumeName": "drift-scratch"}
+    ]  # fmt: skip
+    assert "env" not in pipeline["gate"]["container"]
+    assert "env" not in executors_of(tmp_path, NOTHING)[0]["arm"]["container"], "a profile is of its own compilation"
+
+
 def test_without_a_file_no_step_asks_for_anything(tmp_path: Path) -> None:
     compile_pipeline(validate(Config, CONFIG), tmp_path / "p.yaml")
     assert "resources:" not in (tmp_path / "p.yaml").read_text()
@@ -76,6 +114,37 @@ def test_the_same_resources_compile_to_the_same_bytes(tmp_path: Path) -> None:
         ("steps: {arm: {shm: 3 GB}}", "steps.arm.shm"),
         ("roles: {train: {volumes: [{claim: a, path: models}]}}", "path"),
         ("roles: {train: {secrets: [{name: hf}]}}", "env: required"),
+        ("roles: {train: {nodes: 2}}", "roles.train.nodes: a training on 2 nodes without a GPU; set gpus"),
+        ("roles: {train: {nodes: 2, gpus: 8}}", r"roles.train.nodes: 2 nodes meet on a claim; set shared: \{claim"),
+        (
+            "steps: {ingest: {nodes: 3}}",
+            "steps.ingest.nodes: only a training runs on several nodes; give it to roles.t",
+        ),
+        ("shared: {claim: a.b, path: /scratch}", "shared.claim: .*got 'a.b'"),
+        ("roles: {train: {memory: 1.5Gi}}", "roles.train.memory: .*1.5Gi"),
+        (
+            "roles: {train: {cpu: '4', cpu_request: 5000m}}",
+            "5000m is more than the limit cpu: 4; lower it",
+        ),
+        ("roles: {train: {memory: 1Gi, memory_request: 2G}}", "memory_request: 2G is more than the limit memory: 1Gi"),
+        ("roles: {train: {env: {HF_TOKEN: hf_x}}}", "HF_TOKEN looks like a secret, .* put it into a Secret"),
+        ("roles: {train: {env: {PROXY: 'http://me:pass@proxy'}}}", "PROXY looks like a secret"),
+        (
+            "roles: {train: {env: {MLFLOW_TRACKING_URI: http://m}}}",
+            "MLFLOW_TRACKING_URI is the pipeline's own",
+        ),
+        ("roles: {train: {secrets: [{name: m, env: {id: DRIFT_RUN_ID}}]}}", "DRIFT_RUN_ID is the pipeline's own"),
+        ("roles: {train: {env: {A: x}, secrets: [{name: m, env: {id: A}}]}}", "the variable A is given twice"),
+        ("roles: {train: {volumes: [{claim: a, path: /s3}], scratch: {size: 1Gi}}}", "the path /s3 is given twice"),
+        ("roles: {train: {volumes: [{claim: my.claim, path: /m}]}}", "claim: .*'my.claim'"),
+        ("roles: {train: {secrets: [{name: My_Secret, env: {a: A}}]}}", "name: .*My_Secret"),
+        ("roles: {train: {labels: {queue: 'a b'}}}", "labels.queue: .*'a b'"),
+        ("roles: {train: {node_selector: {-a/b: c}}}", "node_selector"),
+        ("roles: {train: {node_affinity: [{match: [{key: gpu}]}]}}", "operator In needs values; name some"),
+        ("roles: {train: {node_affinity: [{match: [{key: n, operator: Gt, values: ['1', '2']}]}]}}", "takes 1 value"),
+        ("roles: {train: {tolerations: [{operator: Exists, value: x}]}}", "operator Exists takes no value"),
+        ("roles: {train: {tolerations: [{value: x}]}}", "operator Equal needs a key; set one"),
+        ("pull_secrets: [Registry]", "pull_secrets.0: .*Registry"),
         ("[1, 2]", "not a mapping"),
     ],
 )

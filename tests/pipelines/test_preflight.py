@@ -18,7 +18,7 @@ from tests.kubernetes_server import BOUND, MLFLOW, namespace
 from tests.openai_server import OpenAIServer
 
 ROOT = chain.ROOT
-EXAMPLE = ROOT / "configs" / "resources" / "example.yaml"
+EXAMPLE = ROOT / "configs" / "resources" / "one_node.yaml"
 
 
 @pytest.fixture(autouse=True)

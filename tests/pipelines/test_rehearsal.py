@@ -19,7 +19,7 @@ from tests.end_to_end import chain
 from tests.kfp_server import Body, KubeflowServer
 
 PAPER = chain.ROOT / "configs" / "paper_equation.yaml"
-EXAMPLE = chain.ROOT / "configs" / "resources" / "example.yaml"
+EXAMPLE = chain.ROOT / "configs" / "resources" / "one_node.yaml"
 
 
 @pytest.fixture(autouse=True)

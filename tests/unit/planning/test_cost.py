@@ -22,7 +22,7 @@ from tests.pool_rows import pool_row, write_pool
 from tests.tiny_models import Family, tiny_family
 from tests.world import EXPERT, VLM
 
-EXAMPLE = "configs/resources/example.yaml"
+EXAMPLE = "configs/resources/one_node.yaml"
 
 
 @pytest.fixture(scope="module")

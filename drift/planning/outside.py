@@ -1,0 +1,46 @@
+"""What a run takes from outside: models by path or from the hub, problems, and servers that must answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import urllib3
+
+from drift.config.chain import Config
+from drift.config.plan import looks_local
+from drift.ground.errors import ConfigError
+from drift.ground.findings import Noted
+from drift.weights.checkpoints import Checkpoint, resolve
+from drift.weights.hub import on_hub
+
+ANSWER_SECONDS = 5.0
+
+
+def models_of(config: Config) -> list[tuple[str, str]]:
+    """Every checkpoint that a step will load, with its key."""
+    named = config.models.without_start() if config.models.start_at_champion else config.models
+    models = [(f"models.{role}", name) for role, name in named.model_dump().items() if name]
+    for name, delta in config.deltas.items():
+        own = {reference for expert, minus, _ in delta.pairs for reference in (expert, minus)} - {None, "vlm", "base"}
+        models += [(f"deltas.{name}", reference) for reference in sorted(map(str, own))]
+    teacher = config.generate.teacher
+    return [*models, *([("generate.teacher.model", teacher.model)] if teacher.kind == "local" else [])]
+
+
+def check_model(key: str, reference: str) -> None:
+    """Raise ConfigError or CheckpointError unless the model can be had here; Noted if the hub does not answer."""
+    path = Path(reference).expanduser()
+    if path.exists():
+        Checkpoint(resolve(reference))
+    elif looks_local(reference):
+        raise ConfigError(f"{key}: '{reference}' does not exist; give a path that does, or a hub id (owner/name)")
+    else:
+        on_hub(key, reference, "model")
+
+
+def check_answers(base_url: str) -> None:
+    """Raise Noted where no server answers: it may be started later, or be reached from the cluster alone."""
+    try:
+        urllib3.request("GET", f"{base_url.rstrip('/')}/models", timeout=ANSWER_SECONDS, retries=False)
+    except urllib3.exceptions.HTTPError as error:
+        raise Noted(f"{base_url} does not answer from here ({type(error).__name__})") from None
