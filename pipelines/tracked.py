@@ -4,7 +4,9 @@ from kfp import dsl, kubernetes
 
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 CONFIG_MAP = "drift-mlflow"
-FROM_CONFIG_MAP = ("MLFLOW_TRACKING_URI", "DRIFT_EXPERIMENT")
+FROM_CONFIG_MAP = {"MLFLOW_TRACKING_URI": "DRIFT_MLFLOW_TRACKING_URI", "DRIFT_EXPERIMENT": "DRIFT_EXPERIMENT"}
+"""Key of the ConfigMap: variable of the pod. None is called MLFLOW_…, since Kubeflow's own plugin may set those, and a
+cluster refuses a pod whose variable comes from two places. The step takes ours where it has no other."""
 
 
 def tracked(task: dsl.PipelineTask) -> dsl.PipelineTask:
@@ -14,5 +16,5 @@ def tracked(task: dsl.PipelineTask) -> dsl.PipelineTask:
     address there could send a pod's token to anyone.
     """
     kubernetes.use_field_path_as_env(task, env_name="DRIFT_RUN_ID", field_path=RUN_LABEL)
-    kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in FROM_CONFIG_MAP}, optional=True)
+    kubernetes.use_config_map_as_env(task, CONFIG_MAP, dict(FROM_CONFIG_MAP), optional=True)
     return task

@@ -98,7 +98,7 @@ def _secret(namespace: str, name: str, keys: set[str]) -> None:
 
 
 def _config_map(namespace: str) -> str:
-    key = FROM_CONFIG_MAP[0]
+    key = next(iter(FROM_CONFIG_MAP))
     there = _found(f"config map '{CONFIG_MAP}'", api().read_namespaced_config_map, CONFIG_MAP, namespace).data or {}
     if key not in there:
         raise ConfigError(f"config map '{CONFIG_MAP}' has no key '{key}'; give it MLflow's address as pods see it")

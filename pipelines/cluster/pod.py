@@ -94,7 +94,8 @@ def _container(role: str, config: Config, placement: Placement) -> dict[str, Any
 def _variables(placement: Placement) -> list[dict[str, Any]]:
     """From the config map of every step, and from the role's secrets."""
     common = {
-        name: {"configMapKeyRef": {"name": CONFIG_MAP, "key": name, "optional": True}} for name in FROM_CONFIG_MAP
+        name: {"configMapKeyRef": {"name": CONFIG_MAP, "key": key, "optional": True}}
+        for key, name in FROM_CONFIG_MAP.items()
     }
     own = {
         variable: {"secretKeyRef": {"name": secret.name, "key": key}}

@@ -9,7 +9,8 @@ from mlflow.entities import Run
 
 from drift.ground.errors import ServiceError
 from drift.tracking import store
-from drift.tracking.runs import Tracker, tracker_from_environment
+from drift.tracking.cluster import Pod, tracker_from_environment
+from drift.tracking.runs import Tracker
 from drift.tracking.store import check_server, redact, store_identity, store_uri, ui_command
 from tests.forked import begin
 from tests.mlflow_store import fresh_store
@@ -182,8 +183,10 @@ def test_without_an_address_a_step_is_not_tracked(monkeypatch: pytest.MonkeyPatc
     assert "MLFLOW_TRACKING_URI is not set" in caplog.text
 
 
-def test_tracking_that_breaks_in_a_step_only_warns(tracker: Tracker, caplog):
-    tracker.apply_or_warn(event("metrics", metrics=[["x" * 300, 1.0, 1, 0]]))
+def test_tracking_that_breaks_in_a_step_only_warns(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    monkeypatch.setenv("DRIFT_MLFLOW_RUN_ID", "")
+    Pod().tell(event("metrics", metrics=[["x" * 300, 1.0, 1, 0]]))
     assert "MLflow does not take 'metrics' of r1/arm/sft" in caplog.text
 
 
