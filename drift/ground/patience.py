@@ -80,7 +80,7 @@ def patiently(
     first = FIRST_WAIT_SECONDS if first_wait is None else first_wait
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
-        wait=wait_exponential_jitter(initial=first, max=LONGEST_WAIT_SECONDS, jitter=first),
+        wait=wait_exponential_jitter(multiplier=first, max=LONGEST_WAIT_SECONDS, jitter=first),
         stop=lambda state: state.idle_for + state.upcoming_sleep > seconds,
         before_sleep=before_sleep,
         reraise=True,

@@ -96,9 +96,9 @@ def server_version(uri: str) -> str:
     return answer.text.strip()
 
 
-def open_client(uri: str, settings: dict[str, str] = _POLITE) -> MlflowClient:
+def open_client(uri: str, settings: Mapping[str, str] | None = None) -> MlflowClient:
     """A client of the store at `uri`. Opening an SQLite store for the first time is done by one process only."""
-    for name, value in (_POLITE | settings).items():
+    for name, value in {**_POLITE, **(settings or {})}.items():
         os.environ[name] = value
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)

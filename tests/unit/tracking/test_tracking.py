@@ -92,6 +92,55 @@ def test_a_retry_takes_up_the_same_run_and_clears_its_error(tracker: Tracker):
     assert len(runs(again)) == 2
 
 
+def causes(tracker: Tracker) -> dict[str, str]:
+    return {name: text for name, text in runs(tracker)["arm sft"].data.tags.items() if name.startswith("drift.error")}
+
+
+def test_the_first_cause_stays_and_others_are_numbered_until_the_step_succeeds(tracker: Tracker):
+    for at, error in enumerate(["pod lost its disk", "no space", "no space", "port in use", "pod lost its disk"], 1):
+        tracker.apply(started(at=at))
+        tracker.apply(ended("FAILED", error))
+    assert causes(tracker) == {
+        "drift.error": "pod lost its disk",
+        "drift.error.2": "no space",
+        "drift.error.3": "port in use",
+    }
+    tracker.apply(started(at=9.0))
+    tracker.apply(ended())
+    assert causes(tracker) == {}
+
+
+def test_an_older_attempt_that_fails_says_nothing_about_the_newest(tracker: Tracker):
+    first, second = started(at=1.0), started(at=2.0)
+    lost = ended("FAILED", "connection lost") | {"started": 1.0}
+    for line in (first, second, lost):
+        tracker.apply(line)
+    assert runs(tracker)["arm sft"].info.status == "RUNNING", "its twin is at work"
+    assert causes(tracker) == {"drift.error": "connection lost"}
+    tracker.apply(ended() | {"started": 2.0})
+    tracker.apply(lost)
+    assert runs(tracker)["arm sft"].info.status == "FINISHED"
+    assert causes(tracker) == {}
+    tracker.apply(first)
+    assert runs(tracker)["arm sft"].data.tags["drift.attempt"] == "2", "an old line told again is no new attempt"
+    assert runs(tracker)["arm sft"].info.status == "FINISHED"
+
+
+def test_a_cause_longer_than_a_tag_is_cut_and_the_step_fails_all_the_same(tracker: Tracker):
+    tracker.apply(started())
+    tracker.apply(ended("FAILED", "x" * 10_000))
+    tracker.apply(ended("FAILED", "x" * 10_000))
+    assert runs(tracker)["arm sft"].info.status == "FAILED"
+    assert causes(tracker) == {"drift.error": "x" * 5000}
+
+
+def test_what_a_step_says_of_the_whole_run_and_of_its_repeats_is_kept(tracker: Tracker):
+    tracker.apply(event("tags", "gate", "", tags={"drift.gate": "refused"}))
+    tracker.apply(event("repeated", count=2, error="hub: 503"))
+    assert runs(tracker)["mini-1"].data.tags["drift.gate"] == "refused"
+    assert runs(tracker)["arm sft"].data.tags.items() >= {"drift.repeats": "2", "drift.repeated": "hub: 503"}.items()
+
+
 def test_applying_a_journal_twice_changes_nothing(tracker: Tracker):
     journal = [started(seed="0"), event("metrics", metrics=[["train/loss", 1.0, 5, 1]]), ended()]
     for line in journal + journal:
