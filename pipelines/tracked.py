@@ -9,8 +9,9 @@ FROM_CONFIG_MAP = {
     "DRIFT_EXPERIMENT": "DRIFT_EXPERIMENT",
     "DRIFT_PATIENCE_SECONDS": "DRIFT_PATIENCE_SECONDS",
 }
-"""Key of the ConfigMap, which may be absent: variable of the pod. None is called MLFLOW_…, since Kubeflow's own plugin may set those, and a
-cluster refuses a pod whose variable comes from two places. The step takes ours where it has no other."""
+"""Key of the ConfigMap, which may be absent: variable of the pod. None is called MLFLOW_…, since Kubeflow's own plugin
+may set those, and a cluster refuses a pod whose variable comes from two places. The step takes ours where it has no
+other."""
 
 
 def tracked(task: dsl.PipelineTask) -> dsl.PipelineTask:
