@@ -61,16 +61,20 @@ def tracker_from_environment() -> Tracker | None:
 
 class Pod:
     """A step that tells MLflow itself. What MLflow does not take now is told with the next event, in order; at the
-    step's end it is waited for. MLflow never stops a step."""
+    step's end it is waited for. MLflow never stops a step.
+
+    `patience`: seconds that the step waits, in all, for what may pass. Raises ConfigError for no such number.
+    """
 
     def __init__(self) -> None:
+        self.patience = patience_seconds()
         self._untold: list[Event] = []
         self._tracker: Tracker | None = None
         self._tracked = True
 
     def tell(self, event: Event) -> None:
         self._untold.append(event)
-        seconds = min(patience_seconds(), TELLING_SECONDS) if event["event"] == "ended" else 0.0
+        seconds = min(self.patience, TELLING_SECONDS) if event["event"] == "ended" else 0.0
         try:
             patiently(self._deliver, seconds, what="telling MLflow of this step")
         except Exception as error:  # a broken tracking server has many faces

@@ -170,6 +170,8 @@ class Tracker:
             self._forget_causes(run, tags, last)
             attempt = int(tags.get("drift.attempt", 0)) + 1
             self._set_tags(run, {"drift.attempt": str(attempt), "drift.started": str(event["time"])})
+        if pod := event.get("pod"):
+            self._set_tags(run, {"drift.pod": pod})
         if self.attached:
             self._set_tags(run, self._tags_of(event["step"], event["arm"]) | {KEY: event["key"]})
         self._log_params(run, event["params"])

@@ -33,6 +33,9 @@ RUN_DIR = "DRIFT_RUN_DIR"
 LIFELINE = "DRIFT_LIFELINE"
 """File descriptor of a pipe whose other end the runner holds: it closes when the runner dies, however it dies."""
 
+POD = "KFP_POD_NAME"
+"""The name of a step's pod, as Kubeflow tells it."""
+
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -128,6 +131,7 @@ class StepJournal:
         line = _event(self.key, self.step, self.arm, event, **content)
         if event == "started":
             self._started = line["time"]
+            line |= {"pod": os.environ[POD]} if POD in os.environ else {}
         elif event == "ended":
             line["started"] = self._started
         if self._folder:
@@ -147,7 +151,7 @@ class StepJournal:
         def told(count: int, error: BaseException) -> None:
             self.write("repeated", count=count, error=_one_line(error))
 
-        return patiently(work, patience_seconds(), told=told, what=self.key)
+        return patiently(work, self._pod.patience, told=told, what=self.key)
 
 
 def arm_of(parameter: str) -> str:

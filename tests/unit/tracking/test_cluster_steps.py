@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from drift.ground.errors import DataError, ServiceError, UnavailableError
+from drift.ground.errors import ConfigError, DataError, ServiceError, UnavailableError
 from drift.tracking.store import OURS, RUN
 from tests.cluster_steps import Pods, Report, by_name, statuses
 from tests.mlflow_server import mlflow_server
@@ -101,6 +101,21 @@ def test_without_mlflow_a_step_works_and_says_once_that_nobody_hears(
     assert pods.step("r1", "ingest") is None
     pods.exit_handler("r1", "COMPLETE")
     assert caplog.text.count("no MLflow: MLFLOW_TRACKING_URI is not set") == 2
+
+
+def test_the_pod_is_named_since_its_log_has_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = fresh_store(tmp_path)
+    monkeypatch.setenv("KFP_POD_NAME", "drift-sft-x-system-container-impl-7")
+    Pods(tmp_path, monkeypatch, uri).step("r1", "arm", arm="sft")
+    assert by_name(uri)["r1/arm/sft"].data.tags["drift.pod"] == "drift-sft-x-system-container-impl-7"
+
+
+def test_a_patience_that_is_no_number_fails_a_step_before_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRIFT_PATIENCE_SECONDS", "long")
+    error = Pods(tmp_path, monkeypatch, fresh_store(tmp_path)).step("r1", "ingest", lambda _: pytest.fail("it works"))
+    assert isinstance(error, ConfigError)
 
 
 def test_what_a_step_registers_belongs_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
