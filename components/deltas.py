@@ -12,7 +12,7 @@ def deltas(step: str, deltas: Output[Artifact], metrics: Output[Metrics], inputs
     from pathlib import Path
 
     from drift.config.plan import DeltasStep
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
     from drift.weights.deltas import compute_deltas as library
 
     out = Path(deltas.path)
@@ -23,4 +23,4 @@ def deltas(step: str, deltas: Output[Artifact], metrics: Output[Metrics], inputs
         lambda config: library(config, out),
         record=metrics.path,
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))

@@ -23,7 +23,7 @@ def gate(
     from drift.gate.champion import champion_scores
     from drift.gate.decision import decide as library
     from drift.tracking.ledger import RegistryLedger
-    from drift.tracking.steps import labelled, model_uri, run_step
+    from drift.tracking.steps import finite_metrics, labelled, model_uri, run_step
 
     arms, out = labelled([one.path for one in scores], "scores.json", "label"), Path(gate.path)
     report = run_step(
@@ -41,7 +41,7 @@ def gate(
         record=metrics.path,
         files=[out / "gate.json", out / "gate.md"],
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))
     if report.winner:
         gate.metadata["model_uri"] = model_uri(report.winner, [Path(one.path) for one in records])
     return report.winner

@@ -13,7 +13,7 @@ def register(step: str, gate: Input[Artifact], registered: Output[Artifact], met
 
     from drift.config.gate import RegisterConfig
     from drift.tracking.registry import register as library
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
 
     decision, out = Path(gate.path), Path(registered.path)
     model = gate.metadata["model_uri"]
@@ -25,4 +25,4 @@ def register(step: str, gate: Input[Artifact], registered: Output[Artifact], met
         record=metrics.path,
         files=[out / "registered.json"],
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))

@@ -23,7 +23,7 @@ def report(
 
     from drift.config.plan import ReportStep
     from drift.gate.report.page import Summary, summarize, write_report
-    from drift.tracking.steps import labelled, run_step
+    from drift.tracking.steps import finite_metrics, labelled, run_step
 
     scored = labelled([one.path for one in scores], "scores.json", "label")
     recorded = labelled([one.path for one in records], "arm.json", "arm")
@@ -44,4 +44,4 @@ def report(
         record=metrics.path,
         files=[out / "report.html", out / "summary.json"],
     )
-    metrics.metadata.update(summary.metrics())
+    metrics.metadata.update(finite_metrics(summary))

@@ -108,6 +108,7 @@ def _promotion(model: str) -> str:
 
 
 def _server() -> str:
+    store.adopt_address()
     if not (uri := os.environ.get(store.URI)):
         raise Noted(f"{store.URI} is not set: a store in `runs` is used")
     return uri

@@ -12,6 +12,8 @@ from kfp import compiler, dsl
 from drift.config.chain import Config
 from drift.config.section import validate
 from drift.ground.errors import PipelineError
+from drift.tracking.plugin import CONFIG as PLUGIN
+from drift.tracking.plugin import INJECTED
 from pipelines.check import require_honest, require_valid
 from pipelines.cluster.compile import compile_pipeline
 
@@ -66,6 +68,15 @@ def test_every_step_has_an_executor_and_the_run_id_is_no_argument(documents: lis
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert all(one["fieldPathAsEnv"][0]["name"] == "DRIFT_RUN_ID" for one in kubernetes.values())
     assert "pipeline_job" not in yaml.safe_dump(spec["root"]), "a run id among the arguments would miss every cache"
+
+
+def test_no_pod_has_a_variable_that_kubeflow_s_own_mlflow_plugin_may_set(documents: list[dict]):
+    """The cluster refuses a pod with a variable of two sources: seen with `injectUserEnvVars` on Kubeflow 2.17."""
+    kubernetes = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for one in kubernetes.values():
+        taken = {key["envVar"]: key["configMapKey"] for given in one["configMapAsEnv"] for key in given["keyToEnv"]}
+        assert taken["DRIFT_MLFLOW_TRACKING_URI"] == "MLFLOW_TRACKING_URI"
+        assert not {*taken, *(entry["name"] for entry in one["fieldPathAsEnv"])} & {PLUGIN, *INJECTED}
 
 
 def planted(documents: list[dict], change) -> list[dict]:

@@ -73,7 +73,8 @@ def environment(platform: Body, config_map: dict[str, str]) -> dict[str, str]:
     """What the cluster puts into a step's pod: the run's id, and what the step takes of the ConfigMap."""
     pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-register"]
     (run_id,), (mapped,) = pod["fieldPathAsEnv"], pod["configMapAsEnv"]
-    return {run_id["name"]: RUN_ID, **{key["envVar"]: config_map[key["configMapKey"]] for key in mapped["keyToEnv"]}}
+    taken = {key["envVar"]: config_map.get(key["configMapKey"]) for key in mapped["keyToEnv"]}
+    return {run_id["name"]: RUN_ID, **{name: value for name, value in taken.items() if value is not None}}
 
 
 def test_the_images_hold_all_that_the_pods_of_a_rehearsal_need(tmp_path: Path, writable: Path) -> None:
