@@ -31,6 +31,7 @@ from pipelines.names import (
     Values,
     amount,
 )
+from pipelines.nodes import several
 
 TRAINED = "arm"
 """The one step that can run on several nodes."""
@@ -224,14 +225,15 @@ def read_resources(path: Path | None) -> Resources:
 
 
 def gpus_of(resources: Resources) -> dict[str, int]:
-    """GPUs of the pods of training and evaluation, by step."""
-    return {step: resources.of(step).gpus for step in ("arm", "evaluate_arm")}
+    """GPUs of training and evaluation, of all nodes, by step."""
+    placements = {step: resources.of(step) for step in (TRAINED, "evaluate_arm")}
+    return {step: placement.gpus * placement.nodes for step, placement in placements.items()}
 
 
 def place(task: dsl.PipelineTask, resources: Resources) -> dsl.PipelineTask:
     """Give a task's pod what its step is due."""
     step = task.name.replace("-", "_")
-    placement = resources.of(step)
+    placement = several(task, resources.of(step), resources)
     for apply in (_size, _storage, _variables, _scheduling, _security, _patience):
         apply(task, placement)
     if resources.pull_secrets:

@@ -177,6 +177,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune: DRIFT with --delta, plain SFT without."""
+    from drift.training.ranks import is_first_rank
     from drift.training.sft import train as step
 
     section = section_from.load(TrainConfig, "train", {})
@@ -184,7 +185,9 @@ def train(
         section = section.model_copy(update={"prior": PriorConfig()})
     elif delta is None and not any(override.startswith("prior") for override in section_from.overrides):
         section = section.model_copy(update={"prior": None})  # the file's prior is for its DRIFT arms
-    show_report(step(section, model=model, training_set=data, delta=delta, out=out), out, as_json)
+    report = step(section, model=model, training_set=data, delta=delta, out=out)
+    if is_first_rank():
+        show_report(report, out, as_json)
 
 
 @command(STEPS)

@@ -9,7 +9,7 @@ train       `train` and its prior                        evaluate   `evaluate`
 gate        `gate`, `register`                           chain      the whole
 file        YAML, `extends`, dotted overrides            zero       DeepSpeed's file against `train`
 plan        a parameter per step                         catalog    the published benchmarks
-published   the paper's numbers
+published   the paper's numbers                      nodes      what a training's nodes get
 """
 
 import lazy_loader as lazy

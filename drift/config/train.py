@@ -95,7 +95,7 @@ class TrainConfig(Section):
     deepspeed: str | None = None
     """Path of a DeepSpeed configuration, see configs/deepspeed/."""
     processes: Count | None = None
-    """Ranks on this machine; null is one per GPU, and one without a GPU. The global batch grows with them."""
+    """Ranks in all; null is one per GPU of every node, and one without a GPU. The global batch grows with them."""
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of the weights."""
     liger: bool = False

@@ -1,11 +1,14 @@
 """Supervised fine-tuning, with the prior or without: a training set in, a checkpoint out.
 
-`arm` (an optional merge) → `sft` prepares the folder → `launch` starts the ranks → `fit` is what each does.
+`arm` (an optional merge) → `sft` prepares the folder → one of three starts the ranks → `fit` is what each does.
 
-arm      one way to a model           start    the champion's model, where training starts from it
-sft      `train`                      fit      what one rank does
-launch   one process or several       network  the model as it is trained
-collate  rows → batches, loss on answers
+arm      one way to a model           start     the champion's model, where training starts from it
+sft      `train`                      fit       what one rank does
+launch   ranks of this machine        ranks     ranks that torchrun started, on several
+network  the model as it is trained   collate   rows → batches, loss on answers
+
+On several nodes of a cluster: `cluster` creates a TrainJob (`trainjob`) and watches it (`kube`), `node` runs in its
+pods, `shared` is the claim where they meet.
 """
 
 import lazy_loader as lazy

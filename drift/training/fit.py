@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from drift.config.train import KEPT_CHECKPOINTS, TrainConfig
+from drift.ground.errors import DataError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
 from drift.prior.shards import require_float32_masters
@@ -28,18 +32,19 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback  # i
 CHECKPOINTS = "checkpoints"
 COMPLETE = "complete"
 """An empty file that a checkpoint gets when every rank has written its part."""
+SEEN_WITHIN_SECONDS = 90
+"""How long a network file system may take to show one node the folder that another made."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every rank needs: the section, local inputs, the folder to write, the checkpoint to go on from."""
+    """What every rank needs: the section, the inputs, and the folder to write, which may hold checkpoints."""
 
     config: TrainConfig
     source: Path
     training_set: Path
     delta: Path | None
     folder: Path
-    checkpoint: str | None
 
 
 def fit(job: Job) -> dict[str, Any]:
@@ -49,7 +54,7 @@ def fit(job: Job) -> dict[str, Any]:
         torch.set_num_threads(config.threads)
     trainer = _trainer(job)
     trained = trained_elements(trainer.model)
-    trainer.train(resume_from_checkpoint=job.checkpoint)
+    trainer.train(resume_from_checkpoint=_agreed_checkpoint(job.folder))
     _save(trainer, job)
     history = [row for row in trainer.state.log_history if "loss" in row]
     guidance = trainer.guidance
@@ -67,6 +72,33 @@ def fit(job: Job) -> dict[str, Any]:
         "history": history,
         "cosines": guidance.cosines if guidance else [],
     }
+
+
+def _agreed_checkpoint(folder: Path) -> str | None:
+    """The checkpoint that all ranks go on from: what the first rank finds. Raises DataError if it is not seen here."""
+    rank = PartialState()
+    found: list[str | None] = [_newest_checkpoint(folder) if rank.is_main_process else None]
+    if rank.num_processes > 1:
+        broadcast_object_list(found)
+    _wait_for(Path(found[0] or folder))
+    return found[0]
+
+
+def _newest_checkpoint(folder: Path) -> str | None:
+    """The newest complete checkpoint; torn ones, of ranks that were killed, are removed."""
+    found = sorted((folder / CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    complete = [path for path in found if (path / COMPLETE).exists()]
+    for torn in set(found) - set(complete):
+        shutil.rmtree(torn)
+    return str(complete[-1]) if complete else None
+
+
+def _wait_for(folder: Path) -> None:
+    deadline = time.monotonic() + SEEN_WITHIN_SECONDS
+    while not folder.is_dir():
+        if time.monotonic() > deadline:
+            raise DataError(f"{folder}: not seen by every rank; give --out a folder that all nodes share")
+        time.sleep(1)
 
 
 class VlmTrainer(Trainer):

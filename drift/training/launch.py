@@ -1,12 +1,16 @@
-"""Where training runs: in this process, or in one process per GPU of this machine."""
+"""Where training runs: in this process, or in one process per GPU; torch's agent starts the ranks of a machine.
+
+`drift.training.ranks` is for ranks that somebody else has started, `drift.training.node` for one machine of several.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +21,9 @@ from drift.ground.errors import DriftError, PipelineError, first_line
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+LOST = "lost the other ranks"
+"""What a rank says that only noticed another's end: never the cause."""
 
 
 def processes_of(asked: int | None, gpus: int | None = None) -> int:
@@ -31,15 +38,11 @@ def launch(work: Callable[[Any], Result], job: Any, *, processes: int, deepspeed
     """What ``work(job)`` returns on rank 0. Both must be importable and picklable where there are more processes.
 
     One process without DeepSpeed is this one. Otherwise torch's elastic agent starts ``processes`` ranks on the
-    loopback interface and ends all of them when one fails. A rank's DriftError is raised here as it was there;
-    PipelineError for any other end of a rank.
+    loopback interface and ends all of them when one fails. Raises what `run_agent` raises.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise PipelineError("WORLD_SIZE is set: drift starts its own processes; start it once, without torchrun")
     if processes == 1 and not deepspeed:
         return work(job)
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import LaunchConfig
 
     config = LaunchConfig(
         min_nodes=1,
@@ -52,12 +55,49 @@ def launch(work: Callable[[Any], Result], job: Any, *, processes: int, deepspeed
         max_restarts=0,
         monitor_interval=0.2,
     )
+    return run_agent(config, work, job, deepspeed)[0]
+
+
+def run_agent(config: Any, work: Callable[[Any], Result], job: Any, deepspeed: bool) -> dict[int, Result]:
+    """Start this machine's ranks by torch's `LaunchConfig`; what ``work(job)`` returns on each, by global rank.
+
+    A rank's DriftError is raised here as it was there; PipelineError for any other end of a rank.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import elastic_launch
+
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the cause is raised, on one line
     try:
         results: dict[int, Result] = elastic_launch(config, _rank)(work, job, deepspeed)
     except ChildFailedError as error:
         raise _cause(error) from error
-    return results[0]
+    return results
+
+
+@contextlib.contextmanager
+def process_group(deepspeed: bool) -> Iterator[None]:
+    """This rank's GPU, and DeepSpeed's process group where it is needed; what is open at the end is closed.
+
+    Raises PipelineError where the block fails because another rank has ended.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if deepspeed:
+        prepare_deepspeed()
+    try:
+        yield
+    except RuntimeError as error:
+        if _is_loss(error):
+            raise PipelineError(f"rank {os.environ['RANK']} {LOST}: {first_line(error)}") from error
+        raise
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Whether a collective failed: torch has a class for NCCL's errors and for the store's, none for gloo's."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "by peer" in str(error)
 
 
 def prepare_deepspeed() -> None:
@@ -80,20 +120,18 @@ def prepare_deepspeed() -> None:
 
 
 def _rank(work: Callable[[Any], Result], job: Any, deepspeed: bool) -> Result:
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if deepspeed:
-        prepare_deepspeed()
-    try:
+    with process_group(deepspeed):
         return work(job)
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+
+
+def _first_failure(error: Any) -> tuple[int, Any]:
+    """The rank that failed first, but for those that only noticed: they may have written it down sooner."""
+    return min(error.failures.items(), key=lambda one: (LOST in str(one[1].message), one[1].timestamp))
 
 
 def _cause(error: Any) -> DriftError:
     """The first failed rank's error: its own class and line if it was a DriftError, else its end, traceback logged."""
-    rank, failure = error.get_first_failure()
+    rank, failure = _first_failure(error)
     recorded = failure.message if isinstance(failure.message, dict) else {"message": failure.message}
     name, _, text = str(recorded["message"]).partition(": ")
     kind = getattr(errors, name, None)

@@ -9,7 +9,10 @@ import importlib.util
 import logging
 import shutil
 import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,10 @@ from drift.config.train import TrainConfig
 from drift.config.zero import check_deepspeed
 from drift.ground.artifacts import content_sha256, read_json, staged, write_json, write_provenance
 from drift.ground.errors import ConfigError, DataError, PriorError
-from drift.training.fit import CHECKPOINTS, COMPLETE, Job, fit
+from drift.training.fit import CHECKPOINTS, Job, fit
 from drift.training.launch import launch, processes_of
+from drift.training.ranks import among_ranks, started_ranks
+from drift.training.shared import cluster_of_environment, on_claim, shared_folder
 from drift.weights.checkpoints import Checkpoint, original_vlm_sha256, resolve
 from drift.weights.deltafile import load_delta, require_made_from
 
@@ -79,40 +84,79 @@ def train(
     training_set: Path,
     out: Path,
     delta: Path | None = None,
+    name: str = "train",
 ) -> TrainReport:
     """Fine-tune ``model`` on ``training_set``/train.parquet and save a loadable directory to ``out``.
 
     With `config.prior` set, ``delta`` is the folder of Δ that biases the gradient; without, plain SFT.
     The loss is over the assistant's tokens. Weights are trained in float32 (bf16 is autocast over them, or DeepSpeed
     keeps float32 masters) and saved in the dtype they came in. With `save_steps`, a killed training goes on from its
-    last complete checkpoint. Raises ConfigError, DataError, CheckpointError or PriorError, whichever rank found it.
+    last complete checkpoint.
+
+    The ranks are this process, or processes of this machine; those that torchrun has started, on however many machines
+    (each returns the report); or the nodes of a TrainJob called after ``name``, in a pod that is told so
+    (`drift.training.shared`). Raises ConfigError, DataError, CheckpointError or PriorError, whichever rank found it.
     """
     if (config.prior is None) != (delta is None):
         raise PriorError("train.prior and --delta go together; set both (DRIFT) or neither (SFT)")
     check_deepspeed(config)
     _check_liger(config)
-    source, started = resolve(model), time.monotonic()
+    inputs = Inputs(resolve(model), training_set, delta)
     if delta is not None:
-        require_made_from(load_delta(delta), source)
-    processes = processes_of(config.processes)
-    with staged(out, keep_partial=config.save_steps is not None) as folder:
-        checkpoint = _resume_point(config, source, training_set, delta, folder, processes)
-        job = Job(config, source, training_set, delta, folder, checkpoint)
-        fitted = launch(fit, job, processes=processes, deepspeed=config.deepspeed is not None)
+        require_made_from(load_delta(delta), inputs.model)
+    ranks, start = _place_of(config, name)
+    return start(partial(_train, config, inputs, out, ranks))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training reads, as it lies here."""
+
+    model: Path
+    training_set: Path
+    delta: Path | None
+
+    def named(self) -> dict[str, Path]:
+        """Those that there are, by name."""
+        return {name: path for name, path in vars(self).items() if path is not None}
+
+
+Start = Callable[[Job], dict[str, Any]]
+"""Trains a job, wherever its ranks are, and returns what `fit` returns on the first."""
+
+
+def _place_of(config: TrainConfig, name: str) -> tuple[int, Callable[[Callable[[Start], TrainReport]], TrainReport]]:
+    """How many ranks there will be, and what runs a training with the right `Start`."""
+    deepspeed = config.deepspeed is not None
+    if ranks := started_ranks(config.processes):
+        return ranks, lambda training: among_ranks(training, fit, deepspeed=deepspeed)
+    if cluster := cluster_of_environment():
+        from drift.training.cluster import train_on_nodes  # needs Kubernetes' client
+
+        ranks = cluster.ranks(config.processes)
+        return ranks, lambda training: training(partial(train_on_nodes, cluster, name))
+    ranks = processes_of(config.processes)
+    return ranks, lambda training: training(partial(launch, fit, processes=ranks, deepspeed=deepspeed))
+
+
+def _train(config: TrainConfig, inputs: Inputs, out: Path, ranks: int, start: Start) -> TrainReport:
+    started, this = time.monotonic(), _identity(config, inputs, ranks)
+    with _folder(out, this, keep_partial=config.save_steps is not None) as folder:
+        _require_same(folder, this)
+        fitted = start(Job(config, inputs.model, inputs.training_set, inputs.delta, folder))
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         (folder / RESUME).unlink()
-        changed = _weights_changed(source, folder, fitted.pop("trained"))
+        changed = _weights_changed(inputs.model, folder, fitted.pop("trained"))
         report = TrainReport(**fitted, weights_changed=changed, seconds=time.monotonic() - started)
         if report.cosines:
             (folder / COSINES).write_text(_cosines_figure(report.cosines), encoding="utf-8")
-        inputs = {"model": source, "training_set": training_set, **({"delta": delta} if delta else {})}
         write_provenance(
             folder,
             "train",
             config=config.model_dump(mode="json"),
-            inputs=inputs,
-            processes=processes,
-            original_vlm_sha256=original_vlm_sha256(source),
+            inputs=inputs.named(),
+            processes=ranks,
+            original_vlm_sha256=original_vlm_sha256(inputs.model),
         )
     return report
 
@@ -124,17 +168,26 @@ def _check_liger(config: TrainConfig) -> None:
         raise ConfigError("train.liger: true needs a GPU; set it to false")
 
 
-def _resume_point(
-    config: TrainConfig, source: Path, training_set: Path, delta: Path | None, folder: Path, processes: int
-) -> str | None:
-    """The newest complete checkpoint in ``folder``, if it is of this very training; DataError if it is of another."""
-    this = {
+def _identity(config: TrainConfig, inputs: Inputs, ranks: int) -> dict[str, Any]:
+    """What must be the same for a training to go on from a checkpoint."""
+    return {
         **{f"train.{key}": value for key, value in config.model_dump(mode="json").items()},
-        "train.processes": processes,
-        "model": content_sha256(source),
-        "training set": content_sha256(training_set),
-        "delta": content_sha256(delta) if delta else None,
+        "train.processes": ranks,
+        "model": content_sha256(inputs.model),
+        "training set": content_sha256(inputs.training_set),
+        "delta": content_sha256(inputs.delta) if inputs.delta else None,
     }
+
+
+def _folder(out: Path, this: Mapping[str, Any], *, keep_partial: bool) -> AbstractContextManager[Path]:
+    """Where the model is made: beside ``out``, or on the claim that outlives this pod."""
+    if claim := shared_folder():
+        return on_claim(claim, this, out, keep_partial=keep_partial)
+    return staged(out, keep_partial=keep_partial)
+
+
+def _require_same(folder: Path, this: Mapping[str, Any]) -> None:
+    """Write down what is trained in ``folder``; DataError if a checkpoint of another training is in it."""
     if (folder / RESUME).exists():
         that = read_json(folder / RESUME)
         for key, value in this.items():
@@ -144,11 +197,6 @@ def _resume_point(
                     " remove it or choose another --out"
                 )
     write_json(folder / RESUME, this)
-    found = sorted((folder / CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    complete = [path for path in found if (path / COMPLETE).exists()]
-    for torn in set(found) - set(complete):
-        shutil.rmtree(torn)
-    return str(complete[-1]) if complete else None
 
 
 def _weights_changed(source: Path, out: Path, trained: int) -> float:

@@ -8,48 +8,22 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from drift.cli.app import main
-from drift.config.models import DeltaConfig
 from drift.config.train import TrainConfig
-from drift.ground.artifacts import write_json
-from drift.ground.errors import DataError, PipelineError
+from drift.ground.errors import DataError
 from drift.training.sft import train
-from drift.weights.delta import compute_delta
 from drift.weights.modeling import load_vlm
 from tests.forked import begin
-from tests.world import BASE, EXPERT, VLM, training_set
-
-QUICK = {
-    "learning_rate": 1e-3,
-    "epochs": 1,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "threads": 1,
-    "per_device_batch_size": 2,
-    "gradient_accumulation": 2,
-    "processes": 2,
-    "prior": {},
-}
+from tests.ranks import IN_ONE_PIECE, QUICK, apart, write_inputs
+from tests.world import VLM
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A training set, a Δ, and the two ZeRO configurations that ship, but with every parameter partitioned."""
-    folder = tmp_path_factory.mktemp("world")
-    training_set(folder / "data", 32)
-    compute_delta(DeltaConfig(minus="base"), expert=str(EXPERT), vlm=str(VLM), base=str(BASE), out=folder / "delta")
-    for stage in (2, 3):
-        zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
-        automatic = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-        content = dict.fromkeys(automatic, "auto") | {"bf16": {"enabled": "auto"}}
-        write_json(
-            folder / f"zero{stage}.json",
-            {**content, "zero_optimization": {**zero, "stage3_param_persistence_threshold": 0}},
-        )
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("world"))
 
 
 def run(world, out, **changes):
@@ -61,16 +35,8 @@ def run(world, out, **changes):
 @pytest.fixture(scope="module")
 def alone(world):
     """The same global batch of 8 in one process and one piece."""
-    run(world, world / "alone", processes=1, per_device_batch_size=8, gradient_accumulation=1)
+    run(world, world / "alone", **IN_ONE_PIECE)
     return load_file(world / "alone" / "model.safetensors")
-
-
-def apart(weights, reference):
-    """How far two results lie apart, relative to how far the reference went."""
-    start = load_file(VLM / "model.safetensors")
-    assert weights.keys() == start.keys()
-    difference = torch.cat([(weights[name] - reference[name]).flatten() for name in start])
-    return float(difference.norm() / torch.cat([(reference[n] - start[n]).flatten() for n in start]).norm())
 
 
 @pytest.mark.parametrize("settings", [{"processes": 1, "gradient_accumulation": 4}, {}], ids=["one process", "DDP"])
@@ -135,9 +101,3 @@ def test_a_checkpoint_of_another_number_of_ranks_is_refused(world, tmp_path):
         run(world, tmp_path / "out", processes=1, **settings)
     with pytest.raises(DataError, match=r"another training \(train.processes: 1 there, 2 here\); remove it"):
         run(world, tmp_path / "out", processes=2, **settings)
-
-
-def test_drift_under_a_launcher_of_ones_own_is_refused(world, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(PipelineError, match="WORLD_SIZE is set: drift starts its own processes"):
-        run(world, tmp_path / "out")
