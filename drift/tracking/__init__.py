@@ -6,6 +6,7 @@ A step writes what it does as lines (`steps` → `journal`); who runs the pipeli
 store       where MLflow is, that it answers, secrets taken out
 journal     events as JSON lines, delivered in order      steps      one step, as a component calls it
 runs        a parent and a child per step and arm         registry   registered models and the champions
+storage     files of a model, from any address            rights     what MLflow lets its user do
 ledger      every look that a gate took
 """
 
