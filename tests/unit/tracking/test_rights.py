@@ -8,6 +8,7 @@ from drift.ground.errors import ServiceError
 from drift.tracking.registry import register
 from drift.tracking.rights import check_artifacts
 from tests.mlflow_server import mlflow_server
+from tests.s3_server import KEYS, s3_server
 from tests.unit.tracking.test_registry import CONFIG, gate, model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -35,6 +36,22 @@ def test_what_a_registration_needs_is_tried_through_a_server_and_nothing_is_left
             path.unlink()
         with pytest.raises(ServiceError, match=r"models:/drift-vlm/1: cannot be downloaded \(.*register it anew"):
             check_artifacts("drift-vlm", "drift")
+
+
+def test_a_bucket_that_the_server_hands_out_needs_keys_in_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with s3_server("mlflow") as (bucket,):
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", bucket.address)
+        root = ("--no-serve-artifacts", "--default-artifact-root", "s3://mlflow/files")
+        with mlflow_server(tmp_path, *root, environment=KEYS) as address:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+            with pytest.raises(
+                ServiceError, match=r"s3://mlflow/files/1: .*credentials.*give the steps the rights and"
+            ):
+                check_artifacts("drift-vlm", "drift")
+        assert bucket.keys() == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
