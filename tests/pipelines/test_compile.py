@@ -13,7 +13,7 @@ from drift.config.chain import Config
 from drift.config.section import validate
 from drift.ground.errors import PipelineError
 from pipelines.check import dags, require_honest, require_valid
-from pipelines.cluster.compile import compile_pipeline
+from pipelines.cluster.compile import ARGUMENT_BYTES, compile_pipeline, require_short
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "drift_sft.yaml"
 
@@ -208,6 +208,26 @@ def test_an_importer_beside_the_task_that_names_its_address_is_refused(tmp_path:
 def test_an_output_that_cannot_be_written_is_named(name: str, tmp_path: Path):
     with pytest.raises(PipelineError, match=name):
         compile_pipeline(validate(Config, CONFIG), tmp_path / name)
+
+
+@pytest.mark.parametrize(("filler", "bytes_each"), [("a", 1), ("Δ", 2), ("<", 6)])
+def test_parameters_as_long_as_an_argument_may_be_pass_and_a_byte_more_is_refused(filler: str, bytes_each: int):
+    empty = len('{"step":""}')
+    rest, more = divmod(ARGUMENT_BYTES - empty, bytes_each)
+    value = filler * rest + "a" * more
+    require_short({"step": value}, {"generate": value, "gate": "{}"})
+    with pytest.raises(
+        PipelineError, match=r"^generate: [\d,]+ of the 131,072 bytes .* at most 131,071 on: shorten it"
+    ):
+        require_short({"step": value + "a"}, {"generate": value + "a", "gate": "{}"})
+
+
+def test_more_arms_than_a_cluster_passes_on_are_refused_before_anything_is_sent(tmp_path: Path):
+    arms = {f"arm-{place}": {"train": {}} for place in range(200)}
+    config = validate(Config, CONFIG | {"arms": arms, "gate": {"candidate": "arm-0"}})
+    with pytest.raises(PipelineError, match=r"^arms \(200 arms\): [\d,]+ of the [\d,]+ bytes"):
+        compile_pipeline(config, tmp_path / "many.yaml")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_images_come_from_the_environment(tmp_path: Path):
