@@ -16,7 +16,7 @@ def gate(
     gate: Output[Artifact],
     metrics: Output[Metrics],
 ) -> str:
-    """May the candidate be registered? Returns the winning arm, or ''; `gate` says where its model is."""
+    """May the candidate be registered? Returns where the winning arm's model is, or ''; `gate` says who won."""
     from pathlib import Path
 
     from drift.config.plan import GateStep
@@ -42,6 +42,4 @@ def gate(
         files=[out / "gate.json", out / "gate.md"],
     )
     metrics.metadata.update(finite_metrics(report))
-    if report.winner:
-        gate.metadata["model_uri"] = model_uri(report.winner, [Path(one.path) for one in records])
-    return report.winner
+    return model_uri(report.winner, [Path(one.path) for one in records]) if report.winner else ""

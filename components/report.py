@@ -14,7 +14,7 @@ def report(
     records: Input[list[Artifact]],
     gate: Input[Artifact],
     training_set: Input[Dataset],
-    deltas: Input[Artifact],
+    statistics: Input[Artifact],
     report: Output[Artifact],
     metrics: Output[Metrics],
 ) -> None:
@@ -27,7 +27,7 @@ def report(
 
     scored = labelled([one.path for one in scores], "scores.json", "label")
     recorded = labelled([one.path for one in records], "arm.json", "arm")
-    inputs = {"baseline": baseline, "gate": gate, "training_set": training_set, "deltas": deltas}
+    inputs = {"baseline": baseline, "gate": gate, "training_set": training_set, "deltas": statistics}
     folders = {name: Path(artifact.path) for name, artifact in inputs.items()}
     arms, out = {name: (folder, recorded[name]) for name, folder in scored.items()}, Path(report.path)
 

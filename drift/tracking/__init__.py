@@ -7,6 +7,7 @@ store      where MLflow is, that it answers, secrets out   journal   events as J
 runs       a parent and a child per step and arm           steps     one step, as a component calls it
 cluster    a step in a pod: its runs, signs of life        plugin    what Kubeflow's own plugin for MLflow says
 ending     how a run ended                                 registry  registered models and the champions
+storage    files of a model, from any address              rights    what MLflow lets its user do
 ledger     every look that a gate took
 """
 
