@@ -12,7 +12,8 @@ from drift.config.file import load
 from drift.ground.errors import ConfigError, PipelineError, ServiceError
 from pipelines.check import check_spec, dags
 from pipelines.cluster.schedule import create, delete, next_times, pause, resume, schedules, six_fields
-from pipelines.cluster.submit import Target, submit
+from pipelines.cluster.server import Target
+from pipelines.cluster.submit import submit
 from tests.forked import drift
 from tests.kfp_server import KubeflowServer
 

@@ -12,7 +12,7 @@ from drift.config.plan import plan
 from drift.ground.errors import PipelineError
 from drift.planning.rehearsal import IN_IMAGES
 from pipelines.check import check_spec, dags
-from pipelines.cluster.submit import Target
+from pipelines.cluster.server import Target
 from pipelines.placement import NOTHING, Resources, read_resources
 from pipelines.rehearsal import rehearse_on
 from tests.end_to_end import chain
