@@ -190,9 +190,12 @@ class Cluster:
         target = self.server.target(self.experiment)
         from pipelines.placement import read_resources
 
-        profile = read_resources(self.resources)
-        given = {"resources": profile, "service_account": self.service_account, "pipeline_root": self.pipeline_root}
-        return replace(target, **given)
+        return replace(
+            target,
+            resources=read_resources(self.resources),
+            service_account=self.service_account,
+            pipeline_root=self.pipeline_root,
+        )
 
 
 def _cluster(

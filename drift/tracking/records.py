@@ -39,7 +39,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The page of a pipeline run: its status, address and tags (`drift.gate`, `drift.registered` ...), and its steps."""
+    """The page of a pipeline run: its status, address, tags (`drift.gate`, `drift.registered` ...) and steps."""
 
     run_id: str
     status: str

@@ -238,7 +238,7 @@ class Follower:
         )
 
     def _unseen(self, run: Mapping[str, Any]) -> str:
-        """Why steps that ran may not have been seen: the list's last state is from before the end, and MLflow has none."""
+        """Why steps that ran may not have been seen: the list is from before the end, and MLflow has none."""
         if self._record or all(node.get("state") not in ("RUNNING", "PENDING") for node in nodes_of(run)):
             return ""
         why = "MLflow knows nothing of the run" if self._records else "MLFLOW_TRACKING_URI is not set here"

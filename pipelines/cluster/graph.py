@@ -1,10 +1,10 @@
 """Where each node of a run stands in Argo's graph: the server tells a node's name and its children, not its place.
 
-A node's id is `<workflow>-<hash of its path>` (argo-workflows, workflow/util/util.go, NodeID), a child of the DAG `P` has
-the path `P.child`, the attempt k of a node `P` that may be repeated `P(k)`, an iteration of a loop `P.name(k:item)`.
-So the paths are found by hashing downwards from the root, and keeping what the server knows by id.
+A node's id is `<workflow>-<hash of its path>` (argo-workflows, Workflow.NodeID); a child of the DAG `P` has the path
+`P.child`, the attempt k of a node `P` that may be repeated `P(k)`, an iteration of a loop `P.name(k:item)`. So paths
+are found by hashing downwards from the root, and keeping what the server knows by id.
 
-φ  FNV-1a with 32 bits, which goes on from any prefix
+fnv  FNV-1a with 32 bits, which goes on from any prefix
 """
 
 from __future__ import annotations

@@ -16,13 +16,13 @@ from drift.tracking.records import Records, latest
 from pipelines.cluster.follow import run_arms
 from pipelines.cluster.graph import Graph, fnv
 from pipelines.cluster.pods import Pod, Pods
-from pipelines.cluster.server import RefusedError, Server, Target
+from pipelines.cluster.server import RefusedError, Server, Target, equal
 from pipelines.cluster.states import Key, nodes_of, steps_of
 
 TAIL = 40
 """Lines of a log that are shown."""
 IMPLEMENTATION = "system-container-impl"
-"""Argo's template of a step's pod (kubeflow/pipelines 2.17, argocompiler/container.go:378): a part of the pod's name."""
+"""Argo's template of a step's pod (kubeflow/pipelines 2.17, argocompiler/container.go:378), in the pod's name."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ def find(target: Target, run: str) -> str:
     given = run.rpartition("/")[2] if "://" in run else run
     if _is_id(given):
         return given
-    named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "string_value": run}]}
-    query = {"filter": json.dumps(named), "sort_by": "created_at desc", "namespace": target.namespace}
+    query = {"filter": equal("display_name", run), "sort_by": "created_at desc", "namespace": target.namespace}
     found = next(Server(target).pages("/runs", "runs", query), None)
     if found is None:
         return _by_id(target, given)
@@ -72,8 +71,8 @@ def retry(target: Target, run_id: str) -> None:
 
 def runs_of(server: Server, recurring_run_id: str) -> Iterator[dict[str, Any]]:
     """The runs that a schedule has started, the newest first."""
-    of = {"predicates": [{"operation": "EQUALS", "key": "recurring_run_id", "string_value": recurring_run_id}]}
-    query = {"filter": json.dumps(of), "sort_by": "created_at desc", "namespace": server.target.namespace}
+    of = equal("recurring_run_id", recurring_run_id)
+    query = {"filter": of, "sort_by": "created_at desc", "namespace": server.target.namespace}
     return server.pages("/runs", "runs", query)
 
 
@@ -115,7 +114,7 @@ def _chosen(run: Mapping[str, Any], pods: Pods | None, arms: tuple[str, ...], st
 
 def _known(run: Mapping[str, Any], pods: Pods | None, arms: tuple[str, ...]) -> dict[Key, str]:
     """State by step and arm, from all that can be asked; what ran last comes last, MLflow's word before the list's."""
-    states = {key: seen.state for key, seen in steps_of(nodes_of(run), Graph(), arms).items()}
+    states: dict[Key, str] = {key: seen.state for key, seen in steps_of(nodes_of(run), Graph(), arms).items()}
     for pod in _all(pods, arms):
         states[(pod.step, pod.arm)] = pod.seen.state
     records = Records.open()

@@ -6,7 +6,6 @@ A run belongs to its schedule: with the schedule Kubernetes removes the run's Wo
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -75,10 +74,7 @@ def create(config: Config, target: Target, *, cron: str, name: str | None = None
 def schedules(config: Config, target: Target, *, timezone: str = "UTC") -> list[Schedule]:
     """The experiment's recurring runs; none where there is no such experiment. Makes nothing."""
     server = Server(target)
-    named = {
-        "predicates": [{"operation": "EQUALS", "key": "display_name", "string_value": experiment_of(config, target)}]
-    }
-    query = {"filter": json.dumps(named), "namespace": target.namespace}
+    query = {"filter": equal("display_name", experiment_of(config, target)), "namespace": target.namespace}
     experiment = next(server.pages("/experiments", "experiments", query), None)
     if experiment is None:
         return []
@@ -134,8 +130,8 @@ def update(
 ) -> Updated:
     """Put the configuration as it is now, or an earlier `version` of the pipeline, in the place of the schedule's.
 
-    The API cannot change a recurring run: a new one is made and the old one deleted, which would kill its run at work as
-    `delete` does. Raises ConfigError then, for an unknown version, and where nothing would change.
+    The API cannot change a recurring run: a new one is made and the old one deleted, which would kill its run at work
+    as `delete` does. Raises ConfigError then, for an unknown version, and where nothing would change.
     """
     server = Server(target)
     old = _find(server, schedule)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import kfp
 import kfp_server_api
@@ -96,7 +97,7 @@ class Server:
         """The answer of any route, as text. Raises RefusedError."""
         host = self.target.host
         fields = {name: value for name, value in (query or {}).items() if value not in (None, "")}
-        address = f"{host.rstrip('/')}{path}{'?' + urllib3.request.urlencode(fields) if fields else ''}"
+        address = f"{host.rstrip('/')}{path}{'?' + urlencode(fields) if fields else ''}"
         with on_one_line(host), self._pool() as pool:
             answer = pool.request(method, address, headers=_authorization(), json=body)
             if answer.status >= 400:
@@ -116,6 +117,11 @@ class Server:
     def _pool(self) -> urllib3.PoolManager:
         ca_certs = str(self.target.ca_cert) if self.target.ca_cert else None
         return urllib3.PoolManager(ca_certs=ca_certs, timeout=PROBE_SECONDS, retries=False)
+
+
+def equal(key: str, value: str) -> str:
+    """The filter of a list: only what has this value."""
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "string_value": value}]})
 
 
 @contextlib.contextmanager

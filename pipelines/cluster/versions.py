@@ -15,7 +15,7 @@ import kfp
 import yaml
 
 from drift.ground.errors import ConfigError
-from pipelines.cluster.server import RefusedError, Server
+from pipelines.cluster.server import RefusedError, Server, equal
 
 DIGITS = 12
 """Of the compiled pipeline's sha256 in a version's name."""
@@ -116,8 +116,7 @@ def _opened(value: Any) -> Any:
 
 
 def _pipeline(server: Server, name: str) -> str | None:
-    named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "string_value": name}]}
-    query = {"filter": json.dumps(named), "namespace": server.target.namespace}
+    query = {"filter": equal("display_name", name), "namespace": server.target.namespace}
     found = next(server.pages("/pipelines", "pipelines", query), None)
     return str(found["pipeline_id"]) if found else None
 
