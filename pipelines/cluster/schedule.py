@@ -17,7 +17,7 @@ from drift.config.chain import Config
 from drift.ground.errors import ConfigError
 from pipelines.cluster.cron import next_times, six_fields
 from pipelines.cluster.runs import runs_of
-from pipelines.cluster.server import Server, Target, connected
+from pipelines.cluster.server import Server, Target, connected, equal
 from pipelines.cluster.states import ended
 from pipelines.cluster.submit import compiled, experiment_of
 from pipelines.cluster.versions import Version, choose, difference, read, upload, versions
