@@ -9,6 +9,7 @@ from __future__ import annotations
 import email
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -58,6 +59,7 @@ class KubeflowServer(Loopback):
         self.pipelines: dict[str, Body] = {}
         self.versions: dict[str, Body] = {}
         self.logs: dict[str, str] = {}
+        self.made: Counter[str] = Counter()
         self.polls = 0
         self.calls: list[tuple[str, str]] = []
         if self.replay:
@@ -123,12 +125,13 @@ def _create_experiment(server: KubeflowServer, body: Body) -> Answer:
         return refusal("experiment: name of 129 letters")
     if any(one["display_name"] == name for one in server.experiments.values()):
         return refusal("experiment: the same name twice", Default=name)
-    return _kept(server.experiments, body, "experiment_id", "e")
+    return _kept(server, server.experiments, body, "experiment_id", "e")
 
 
-def _kept(where: dict[str, Body], body: Body, id: str, letter: str, **more: Any) -> Answer:
+def _kept(server: KubeflowServer, where: dict[str, Body], body: Body, id: str, letter: str, **more: Any) -> Answer:
     made = {name: value for name, value in body.items() if name != "query"}
-    made |= {id: f"{letter}{len(where) + 1}", "created_at": TIME, **more}
+    server.made[letter] += 1
+    made |= {id: f"{letter}{server.made[letter]}", "created_at": TIME, **more}
     where[made[id]] = made
     return 200, made
 
@@ -152,7 +155,7 @@ def _specified(server: KubeflowServer, body: Body) -> Answer | None:
 def _create_run(server: KubeflowServer, body: Body) -> Answer:
     if refused := _specified(server, body):
         return refused
-    status, made = _kept(server.runs, body, "run_id", "r")
+    status, made = _kept(server, server.runs, body, "run_id", "r")
     server.change(made["run_id"], "PENDING")
     return status, made
 
@@ -235,7 +238,7 @@ def _create_recurring(server: KubeflowServer, body: Body) -> Answer:
         return refusal("recurring run: max_concurrency 0")
     if refused := _specified(server, body):
         return refused
-    return _kept(server.recurring, body, "recurring_run_id", "s", status=f"{body['mode']}D")
+    return _kept(server, server.recurring, body, "recurring_run_id", "s", status=f"{body['mode']}D")
 
 
 def _set_status(status: str) -> Callable[[KubeflowServer, Body, str], Answer]:
@@ -257,7 +260,7 @@ def _list_pipelines(server: KubeflowServer, body: Body) -> Answer:
 
 
 def _create_pipeline(server: KubeflowServer, body: Body) -> Answer:
-    return _kept(server.pipelines, body, "pipeline_id", "p")
+    return _kept(server, server.pipelines, body, "pipeline_id", "p")
 
 
 def _upload_version(server: KubeflowServer, body: Body) -> Answer:
@@ -267,7 +270,7 @@ def _upload_version(server: KubeflowServer, body: Body) -> Answer:
     said = {"display_name": query["name"], "pipeline_id": query["pipelineid"], "pipeline_spec": spec}
     if refused := _specified(server, said):
         return refused
-    return _kept(server.versions, said, "pipeline_version_id", "v")
+    return _kept(server, server.versions, said, "pipeline_version_id", "v")
 
 
 def _list_versions(server: KubeflowServer, body: Body, pipeline: str) -> Answer:

@@ -79,7 +79,12 @@ def submit(
 
 
 @command(CLUSTER)
-def watch(run: RunName, server: OnServer, shown: Shown) -> None:
+def watch(
+    run: RunName,
+    server: OnServer,
+    shown: Shown,
+    every: Annotated[float, typer.Option(min=0.0, help="Seconds from one look to the next.")] = 5.0,
+) -> None:
     """Follow a run on the cluster to its end, from anywhere and as often as you like.
 
     Exit code 0 if it ended well, also with a refused gate; 2 if it failed or was canceled.
@@ -89,7 +94,8 @@ def watch(run: RunName, server: OnServer, shown: Shown) -> None:
     from pipelines.cluster.runs import find
 
     with comes_back(), RunView(quiet=shown.silent) as view:
-        ended = follow(target, find(target, run), on_event=view.event, on_note=view.note)
+        run_id = find(target, run)
+        ended = follow(target, run_id, on_event=view.event, on_note=view.note, poll_seconds=every)
     _close(ended, as_json=shown.as_json)
 
 

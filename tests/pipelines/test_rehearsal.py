@@ -85,9 +85,17 @@ def test_a_run_that_succeeds_without_registering_is_an_error() -> None:
     del tasks["register"], tasks["arm/ties"]
     with (
         KubeflowServer(tasks=tasks) as server,
-        pytest.raises(PipelineError, match=r"succeeded without the step arm, register; see http.*/details/r1"),
+        pytest.raises(PipelineError, match=r"succeeded without the step arm ties, register; see http.*/details/r1"),
     ):
         rehearse_on(load(PAPER), Target(server.url), poll_seconds=0.01)
+
+
+def test_what_a_list_that_stood_still_hides_could_not_be_seen_and_is_not_said_to_be_missing() -> None:
+    with (
+        KubeflowServer(recording="first-run") as server,
+        pytest.raises(PipelineError, match=r"whether .*gate.* ran could not be seen \(.*MLFLOW_TRACKING_URI"),
+    ):
+        rehearse_on(load(PAPER), Target(server.url), poll_seconds=0.0)
 
 
 def in_the_images(folder: Path) -> Path:
@@ -139,7 +147,7 @@ def test_a_step_that_fails_on_the_cluster_ends_the_command_with_2(
     config = in_the_images(tmp_path)
     with KubeflowServer(tasks={"inputs": ("FAILED",)}, states=("FAILED",)) as server:
         assert rehearse(config, "--host", server.url) == 2
-    assert "drift: the run ended as FAILED: inputs; see http://" in capsys.readouterr().err
+    assert "drift: the run failed: inputs; see http://" in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_answer_is_in_the_list_of_problems(
