@@ -17,7 +17,7 @@ from drift.ground.findings import Noted
 from drift.tracking.records import Records, RunRecord, latest
 from pipelines.cluster.board import ENDED, Board, StepEnd, Told
 from pipelines.cluster.graph import Graph
-from pipelines.cluster.pods import Pods
+from pipelines.cluster.pods import Pods, steps_of_pods
 from pipelines.cluster.server import TOKEN, RefusedError, Server, Target
 from pipelines.cluster.states import (
     DRIVER,
@@ -190,11 +190,16 @@ class Follower:
         if self._pods is None:
             return {}
         try:
-            return self._pods.steps(self._arms or ())
+            pods = self._pods.read(self._arms or ())
+            for pod in pods:
+                if pod.phase == "Pending" and (why := self._pods.cause(pod)):
+                    what = " ".join(filter(None, (pod.step, pod.arm, "driver" if pod.driver else "")))
+                    self._note(f"{pod.name} {why.partition(':')[0]}", f"{what} waits: {why}")
         except Noted as reason:
             self._note("pods", f"pods are not looked at: {reason}")
             self._pods = None
             return {}
+        return steps_of_pods(pods)
 
     def _watch_the_list(self, run: Mapping[str, Any], kubeflow: Told, mlflow: Told) -> None:
         """Say it once when Kubeflow's list of steps has stood still while the steps went on."""

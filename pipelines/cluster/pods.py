@@ -56,12 +56,10 @@ class Pods:
         pods = [pod for one in (listed.items if listed else ()) if (pod := _pod(one, arms))]
         return sorted(pods, key=lambda pod: pod.seen.start.isoformat() if pod.seen.start else "")
 
-    def steps(self, arms: Sequence[str]) -> dict[Key, Seen]:
-        """What the pods say of each step that has one; of several attempts the last."""
-        return {(pod.step, pod.arm): pod.seen for pod in self.read(arms) if not pod.driver and pod.phase in PHASES}
-
     def cause(self, pod: Pod) -> str:
-        """Why the pod fails or does not start: its last event that warns, else what its container ended with."""
+        """Why the pod fails or does not start: what its container ended with, else its last event that warns."""
+        if pod.phase == "Failed" and pod.seen.error:
+            return pod.seen.error
         chosen = f"involvedObject.name={pod.name},type=Warning"
         events = ask(self._core.list_namespaced_event, self._namespace, field_selector=chosen)
         said = [f"{event.reason}: {event.message}" for event in (events.items if events else ())]
@@ -73,6 +71,11 @@ class Pods:
         read = self._core.read_namespaced_pod_log
         answer = ask(read, pod.name, self._namespace, container="main", _preload_content=False, **more)
         return answer.data.decode(errors="replace") if answer else ""
+
+
+def steps_of_pods(pods: Sequence[Pod]) -> dict[Key, Seen]:
+    """What pods say of each step that has one at work or ended; of several attempts the last."""
+    return {(pod.step, pod.arm): pod.seen for pod in pods if not pod.driver and pod.phase in PHASES}
 
 
 def _pod(pod: Any, arms: Sequence[str]) -> Pod | None:

@@ -11,6 +11,7 @@ from drift.config.chain import Config
 from drift.config.file import load
 from drift.ground.errors import ConfigError, ServiceError
 from pipelines.cluster.cron import next_times, six_fields
+from pipelines.cluster.follow import follow
 from pipelines.cluster.schedule import create, delete, pause, resume, schedules, update, versions_of
 from pipelines.cluster.server import Server, Target
 from tests.kfp_server import KubeflowServer
@@ -154,6 +155,22 @@ def test_a_schedule_is_deleted_when_it_is_idle(config: Config) -> None:
         thread.join()
         assert not server.recurring
     assert notes == [f"paused; waiting for its run {run}"]
+
+
+def test_a_run_of_a_schedule_is_watched_by_the_names_of_its_arms(
+    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its arguments are those of the version that it refers to."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none.yaml"))
+    tasks = {f"arm/{arm}": ("SUCCEEDED",) for arm in config.arms}
+    with KubeflowServer(tasks=tasks) as server:
+        create(config, Target(server.url), cron="0 3 * * *")
+        (recurring,) = server.recurring.values()
+        name = at_work(server, recurring["recurring_run_id"])
+        server.runs[name]["pipeline_version_reference"] = recurring["pipeline_version_reference"]
+        run = follow(Target(server.url), name, poll_seconds=0.0)
+    assert {(step.step, step.arm) for step in run.steps} == {("arm", arm) for arm in config.arms}
 
 
 def test_the_server_itself_refuses_a_wrong_cron_expression() -> None:
