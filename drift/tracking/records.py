@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PIPELINE_RUN = "kfp.pipeline_run_id"
 PARENT = "mlflow.parentRunId"
+PAGE = 1000
+"""Runs that are asked for at once."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Records:
     def _read(self, run_id: str) -> RunRecord | None:
         experiments = [one.experiment_id for one in self._client.search_experiments()]
         told = self._search(experiments, f"tags.`{PIPELINE_RUN}` = '{run_id}'")
-        roots = sorted((run for run in told if PARENT not in run.data.tags), key=lambda run: _rank(run, run_id))
+        pages = (run for run in told if run.data.tags.get(KEY) == run_id or PARENT not in run.data.tags)
+        roots = sorted(pages, key=lambda run: _rank(run, run_id))
         if not roots:
             return None
         page = roots[0]
@@ -83,7 +86,7 @@ class Records:
         found: list[Run] = []
         token: str | None = None
         while True:
-            page = self._client.search_runs(experiments, filter, max_results=1000, page_token=token)
+            page = self._client.search_runs(experiments, filter, max_results=PAGE, page_token=token)
             found += page
             token = page.token
             if not token:

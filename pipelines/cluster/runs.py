@@ -17,7 +17,7 @@ from pipelines.cluster.follow import run_arms
 from pipelines.cluster.graph import Graph, fnv
 from pipelines.cluster.pods import Pod, Pods
 from pipelines.cluster.server import RefusedError, Server, Target, equal
-from pipelines.cluster.states import Key, nodes_of, steps_of
+from pipelines.cluster.states import Key, Seen, nodes_of, steps_of
 
 TAIL = 40
 """Lines of a log that are shown."""
@@ -144,14 +144,27 @@ def _pod_names(run: Mapping[str, Any], arms: tuple[str, ...], key: Key) -> list[
     records = Records.open()
     record = records.read(str(run["run_id"])) if records else None
     told = [one.pod for one in (record.steps if record else ()) if (one.step, one.arm) == key and one.pod]
-    seen = steps_of(nodes_of(run), Graph(), arms).get(key)
-    if seen is None or not seen.node:
+    place = _place(steps_of(nodes_of(run), Graph(), arms), arms, key)
+    if not place:
         return told
-    place = re.sub(r"\(\d+\)$", "", seen.node)
-    inside = [place] if place.endswith(".executor") else [f"{place}(0).executor", f"{place}.executor"]
     workflow = re.split(r"[(.]", place, maxsplit=1)[0]
-    places = [f"{one}{attempt}" for one in inside for attempt in ("(2)", "(1)", "(0)", "")]
-    return told + [f"{workflow}-{template}-{fnv(one)}" for one in places for template in _templates(run, key[0])]
+    pods = [f"{place}{around}.executor{attempt}" for around in ("(0)", "") for attempt in ("(2)", "(1)", "(0)", "")]
+    return told + [f"{workflow}-{template}-{fnv(pod)}" for pod in pods for template in _templates(run, key[0])]
+
+
+def _place(seen: Mapping[Key, Seen], arms: tuple[str, ...], key: Key) -> str:
+    """Where the step stands in the graph; of one that the list does not have, by another one's place beside it."""
+    beside = [key, *(other for other in seen if bool(other[1]) == bool(key[1]) and other[0] != "register")]
+    for step, arm in (other for other in beside if other in seen):
+        if found := re.match(rf"(.*\.){step.replace('_', '-')}(\(|\.|$)", seen[step, arm].node):
+            inside = found[1] if arm == key[1] else _moved(found[1], arms.index(key[1]) if key[1] in arms else -1)
+            return f"{inside}{key[0].replace('_', '-')}"
+    return ""
+
+
+def _moved(place: str, number: int) -> str:
+    """The same place in another iteration of the loop."""
+    return re.sub(r"\(\d+:\d+\)", f"({number}:{number})", place)
 
 
 def _templates(run: Mapping[str, Any], step: str) -> list[str]:

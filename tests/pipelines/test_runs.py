@@ -10,6 +10,7 @@ from drift.config.file import load
 from drift.config.plan import plan
 from drift.ground.errors import ConfigError, ServiceError
 from drift.tracking.runs import Tracker
+from pipelines.cluster.graph import fnv
 from pipelines.cluster.runs import cancel, find, logs, retry
 from pipelines.cluster.server import Target
 from tests.kfp_nodes import BODY, WORKFLOW
@@ -119,8 +120,6 @@ def test_without_mlflow_the_end_says_where_the_verdict_is(
 
 
 def pod(place: str) -> str:
-    from pipelines.cluster.graph import fnv
-
     return f"{WORKFLOW}-system-container-impl-{fnv(place)}"
 
 
@@ -139,6 +138,29 @@ def test_the_log_of_the_step_that_failed_is_shown_and_of_any_other_that_is_named
             logs(target, "r1", step="gate")
         with pytest.raises(ConfigError, match="STEP: no step 'ingset'"):
             logs(target, "r1", step="ingset")
+
+
+def test_the_log_of_a_step_that_a_frozen_list_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow knows that it ran, and its place is that of its neighbours."""
+    config = load(ROOT / "configs" / "miniature.yaml")
+    frozen = polls("first-run")[-1]
+    store = fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    tracker = Tracker.open(store, experiment="drift", run_id=frozen["run_id"], name="first")
+    told = {"drift.step": "evaluate_arm", "drift.arm": "drift", "mlflow.parentRunId": tracker.parent}
+    tracker.client.set_terminated(tracker.client.create_run(tracker.experiment_id, tags=told).info.run_id, "FAILED")
+    with KubeflowServer(recording="first-run") as server:
+        server.polls = 10**6
+        server.runs[frozen["run_id"]]["runtime_config"] = {
+            "parameters": {"arms": plan(config, local=False).arguments()["arms"]}
+        }
+        workflow = next(node["display_name"] for node in frozen["run_details"]["task_details"]
+                        if node.get("display_name", "").startswith("drift-sft-")).partition("(")[0]  # fmt: skip
+        loop = f"{workflow}(0).root(0).exit-handler-1(0).for-loop-2(0).iteration-iterations(2:2)(0).iteration-item(0)"
+        name = f"{workflow}-system-container-impl-{fnv(f'{loop}.evaluate-arm(0).executor(0)')}"
+        server.logs[name] = "drift: evaluate.data: /benchmarks is empty\n"
+        said = logs(Target(server.url), frozen["run_id"])
+    assert (said.step, said.arm, said.text) == ("evaluate_arm", "drift", "drift: evaluate.data: /benchmarks is empty")
 
 
 def test_the_log_of_an_arm_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
