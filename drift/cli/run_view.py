@@ -53,6 +53,8 @@ class RunView:
             mark, colour = {"finished": ("✓", "green"), "cached": ("≡", "cyan"), "failed": ("✗", "red")}[event.state]
             duration = "cached" if event.state == "cached" else f"{event.seconds:.1f} s"
             self._live.console.print(f"[{colour}]{mark}[/] {name:<28} {duration:>8}")
+            if event.state == "failed" and event.message and event.log is None:  # here, the last line has it
+                self._live.console.print(f"  [red]{escape(event.message)}[/]", soft_wrap=True)
             for warning in event.warnings:
                 self._live.console.print(f"  [yellow]![/] {escape(warning)}", soft_wrap=True)
 
@@ -147,6 +149,8 @@ def show_cluster_run(run: Any, *, as_json: bool) -> None:
         show_json(json.dumps(asdict(run)))
         return
     show_text(f"run {run.run_id} ({run.name}): {run.state}")
+    if run.unseen:
+        show_text(f"some steps could not be seen: {run.unseen}")
     if run.gate:
         winner = f"{run.winner} " if run.winner else ""
         verb = "was refused" if run.gate == "refused" else "passed"

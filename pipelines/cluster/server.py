@@ -33,7 +33,7 @@ TOKEN = "KFP_EXISTING_TOKEN"
 HOST = "KF_PIPELINES_ENDPOINT"
 API = "/apis/v2beta1"
 
-PROBE_SECONDS = 10.0
+SECONDS = urllib3.Timeout(connect=10.0, read=30.0)
 PAGE = 100
 LONGEST = 600
 """Characters of a server's message that are passed on."""
@@ -116,7 +116,7 @@ class Server:
 
     def _pool(self) -> urllib3.PoolManager:
         ca_certs = str(self.target.ca_cert) if self.target.ca_cert else None
-        return urllib3.PoolManager(ca_certs=ca_certs, timeout=PROBE_SECONDS, retries=False)
+        return urllib3.PoolManager(ca_certs=ca_certs, timeout=SECONDS, retries=False)
 
 
 def equal(key: str, value: str) -> str:
