@@ -8,7 +8,7 @@ runs       a parent and a child per step and arm           steps     one step, a
 cluster    a step in a pod: its runs, signs of life        plugin    what Kubeflow's own plugin for MLflow says
 ending     how a run ended                                 registry  registered models and the champions
 storage    files of a model, from any address              rights    what MLflow lets its user do
-ledger     every look that a gate took
+ledger     every look that a gate took                     records   what a run told, read from elsewhere
 """
 
 import lazy_loader as lazy

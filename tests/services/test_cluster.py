@@ -20,7 +20,7 @@ from drift.config.file import load
 from drift.config.plan import plan
 from drift.planning.rehearsal import IN_IMAGES, rehearsal_of
 from pipelines.check import check_spec
-from pipelines.cluster.submit import Target
+from pipelines.cluster.server import Target
 from pipelines.doctor import examine
 from pipelines.local.kubeflow import run_pipeline
 from pipelines.local.run import require_planned
