@@ -72,9 +72,9 @@ def test_the_wiring_and_the_profile_are_the_real_ones_and_models_and_data_the_im
 
 def test_no_step_comes_from_the_cache() -> None:
     spec = sent(NOTHING)["pipeline_spec"]
-    tasks = [task for _, dag in dags(spec) for task in dag["tasks"].values()]
-    assert len(tasks) > 14
-    assert not any(task.get("cachingOptions", {}).get("enableCache") for task in tasks)
+    steps = {name: task for _, dag in dags(spec) for name, task in dag["tasks"].items() if name != "importer"}
+    assert len(steps) > 14  # an importer does no work: it gives an address that is known the form of an artifact
+    assert not any(task.get("cachingOptions", {}).get("enableCache") for task in steps.values())
 
 
 def test_without_gpus_in_the_profile_training_is_rehearsed_on_the_cpu() -> None:

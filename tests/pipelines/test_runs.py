@@ -163,6 +163,19 @@ def test_the_log_of_a_step_that_a_frozen_list_does_not_have(tmp_path: Path, monk
     assert (said.step, said.arm, said.text) == ("evaluate_arm", "drift", "drift: evaluate.data: /benchmarks is empty")
 
 
+def test_the_log_of_the_pod_that_a_step_named_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    tracker = Tracker.open(store, experiment="drift", run_id="r1", name="r1")
+    told = {"drift.step": "gate", "mlflow.parentRunId": tracker.parent, "drift.pod": "drift-sft-h7t2k-other-1"}
+    tracker.client.create_run(tracker.experiment_id, tags=told)
+    with KubeflowServer(tasks={"ingest": ("SUCCEEDED",)}) as server:
+        running(server, "nightly")
+        server.logs["drift-sft-h7t2k-other-1"] = "3 arms\n"
+        said = logs(Target(server.url), "r1")
+    assert (said.step, said.source, said.text) == ("gate", "pod drift-sft-h7t2k-other-1, by Kubeflow", "3 arms")
+
+
 def test_the_log_of_an_arm_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     config = load(ROOT / "configs" / "miniature.yaml")
     tasks = {f"arm/{arm}": ("SUCCEEDED",) for arm in config.arms}
