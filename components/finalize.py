@@ -8,7 +8,9 @@ from components._images import image
 
 @dsl.component(base_image=image("finalize"), install_kfp_package=False)
 def finalize(status: PipelineTaskFinalStatus) -> None:
-    """Close the run in MLflow: its state, and KILLED for steps that never ended."""
+    """Close the run in MLflow: its state, and KILLED for steps that never ended. End what a training left at work."""
     from drift.tracking.steps import finish_pipeline
+    from drift.training.kube import end_left_jobs
 
+    end_left_jobs()
     finish_pipeline(status.state)

@@ -17,7 +17,7 @@ from components._images import image
 from drift.config.nodes import NODES, SHARED, Mount, Nodes, SecretKey
 from drift.config.section import to_json
 
-STEP = "arm"
+STEP, LAST = "arm", "finalize"
 KUEUE = "kueue.x-k8s.io/"
 WATCHES = {
     "cpu": "4",
@@ -40,6 +40,8 @@ def several(task: dsl.PipelineTask, placement: Any, resources: Any) -> Any:
 
     ``placement``, ``resources``: of `pipelines.placement`, which calls this. Without `shared` nothing changes.
     """
+    if task.name == LAST and resources.of(STEP).nodes > 1:
+        _told(task, resources)
     if resources.shared is None or task.name != STEP:
         return placement
     task.set_env_variable(SHARED, resources.shared.path)
@@ -47,11 +49,16 @@ def several(task: dsl.PipelineTask, placement: Any, resources: Any) -> Any:
         kubernetes.mount_pvc(task, resources.shared.claim, resources.shared.path)
     if placement.nodes == 1:
         return placement
-    task.set_env_variable(NODES, to_json(nodes_of(placement, resources)))
-    for variable, field in FIELDS.items():
-        kubernetes.use_field_path_as_env(task, env_name=variable, field_path=field)
+    _told(task, resources)
     labels = {key: value for key, value in placement.labels.items() if not key.startswith(KUEUE)}
     return placement.model_copy(update={**WATCHES, "labels": labels})
+
+
+def _told(task: dsl.PipelineTask, resources: Any) -> None:
+    """Give a task what it needs to know of the nodes: to start them, or to end those that are left."""
+    task.set_env_variable(NODES, to_json(nodes_of(resources.of(STEP), resources)))
+    for variable, field in FIELDS.items():
+        kubernetes.use_field_path_as_env(task, env_name=variable, field_path=field)
 
 
 def nodes_of(placement: Any, resources: Any) -> Nodes:

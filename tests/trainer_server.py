@@ -200,6 +200,8 @@ def _handler(server: Trainer) -> type[BaseHTTPRequestHandler]:
             path, _, query = self.path.partition("?")
             if server.away:
                 self._answer(*_status(server.away.pop(0), "the server is currently unable to handle the request"))
+            elif path == JOBS:
+                self._answer(200, {"items": [server.job] if server.job else []})
             elif path.startswith(JOBS):
                 job = server.look()
                 self._answer(*((200, job) if job else _status(404, "not found")))

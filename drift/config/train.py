@@ -94,6 +94,9 @@ class TrainConfig(Section):
     """Add <think> and </think> to the tokenizer, as the released code does."""
     deepspeed: str | None = None
     """Path of a DeepSpeed configuration, see configs/deepspeed/."""
+    fsdp: bool = False
+    """Shard weights, gradients and optimizer over the ranks by torch's FSDP2, in place of DeepSpeed; one rank alone has
+    nothing to shard."""
     processes: Count | None = None
     """Ranks in all; null is one per GPU of every node, and one without a GPU. The global batch grows with them."""
     lora: LoraConfig | None = None
@@ -108,6 +111,16 @@ class TrainConfig(Section):
     """Keep a checkpoint every so many steps, to go on from after a crash."""
     prior: PriorConfig | None = None
     """The gradient bias; null is plain SFT."""
+
+    @model_validator(mode="after")
+    def _one_way_to_shard(self) -> Self:
+        if self.fsdp and self.deepspeed is not None:
+            raise ValueError("fsdp and deepspeed both shard the weights; set one of them")
+        if self.fsdp and self.lora is not None:
+            raise ValueError(
+                "fsdp with lora: the factors must be whole; use deepspeed with stage 2, or set fsdp: false"
+            )
+        return self
 
 
 KEPT_CHECKPOINTS = 2

@@ -59,8 +59,8 @@ def run_to_the_end(body: Body, result: Path) -> None:
     failing node's cause, a TrainJob that vanished, ran out of time or is Complete without a result; ServiceError for a
     cluster that refuses or does not answer.
     """
-    api, name = Api(), body["metadata"]["name"]
-    with _deleted_at_the_end(api, name):
+    name = body["metadata"]["name"]
+    with contextlib.closing(Api()) as api, _deleted_at_the_end(api, name):
         _create_or_adopt(api, body)
         Watch(api, name, result).to_the_end()
 

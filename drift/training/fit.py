@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -13,11 +15,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list
 from tqdm.auto import tqdm
 
 from drift.config.train import KEPT_CHECKPOINTS, TrainConfig
-from drift.ground.errors import DataError
+from drift.ground.errors import ConfigError, DataError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
 from drift.prior.shards import require_float32_masters
@@ -29,6 +31,9 @@ from drift.weights.modeling import load_processor, load_vlm, stored_dtype
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
+logger = logging.getLogger(__name__)
+
+TOLD_EVERY_SECONDS = 30
 CHECKPOINTS = "checkpoints"
 COMPLETE = "complete"
 """An empty file that a checkpoint gets when every rank has written its part."""
@@ -117,19 +122,23 @@ class VlmTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """transformers' own way, not strict, leaves a Qwen2.5-VL as it was: its files have older names."""
         network: Any = model or self.model
-        if hasattr(network, "peft_config"):
+        if hasattr(network, "peft_config") or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             network.load_state_dict(load_vlm(resume_from_checkpoint, dtype="float32").state_dict())
 
 
 class StepProgress(TrainerCallback):
-    """One bar over the optimizer steps, with the loss beside it (transformers' own prints a line a step)."""
+    """One bar over the optimizer steps, with the loss beside it (transformers' own prints a line a step).
+
+    In a log, where there is no bar, a line now and then.
+    """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar on the first rank, where the training goes on from."""
         hidden = None if state.is_world_process_zero else True
         start = state.global_step
+        self.told = time.monotonic()
         self.bar = tqdm(total=state.max_steps, initial=start, desc="train", unit="step", leave=False, disable=hidden)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -138,8 +147,12 @@ class StepProgress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Show the newest loss."""
-        if "loss" in logs:
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+        if "loss" not in logs:
+            return
+        self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+        if state.is_world_process_zero and self.bar.disable and time.monotonic() - self.told > TOLD_EVERY_SECONDS:
+            self.told = time.monotonic()
+            logger.info("step %d of %d, loss %.3f", state.global_step, state.max_steps, float(logs["loss"]))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""
@@ -163,6 +176,8 @@ class Safeguards(TrainerCallback):
 def _trainer(job: Job) -> VlmTrainer:
     config = job.config
     arguments = _arguments(config, job.folder / CHECKPOINTS)  # first: they tell ZeRO-3 how to load the weights
+    if _shards(config):
+        _shard_on_processors()
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else Trainer would spread one process over all GPUs with DataParallel
     set_seed(config.seed)
@@ -174,6 +189,8 @@ def _trainer(job: Job) -> VlmTrainer:
         data_collator=AnswerCollator(processor),
         processing_class=processor,
     )
+    if trainer.is_fsdp_enabled != _shards(config):
+        raise ConfigError("train.fsdp: true, but accelerate shards nothing on this machine; set it to false")
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
     if config.prior is not None and job.delta is not None:
@@ -199,7 +216,7 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         adam_beta2=config.adam_beta2,
         optim="adamw_torch",
         bf16=config.bf16,
-        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing=config.gradient_checkpointing,  # FSDP's own would rename the weights under the prior
         use_liger_kernel=config.liger,
         deepspeed=config.deepspeed,
         ddp_find_unused_parameters=not config.freeze_vision,
@@ -212,10 +229,22 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         save_steps=config.save_steps or 500,
         save_total_limit=KEPT_CHECKPOINTS,
         report_to="none",
+        fsdp=True if _shards(config) else None,  # type: ignore[arg-type]  # a word is transformers' old way
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
     )
+
+
+def _shards(config: TrainConfig) -> bool:
+    """Whether there is something to shard over: transformers refuses FSDP on one rank alone."""
+    return config.fsdp and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _shard_on_processors() -> None:
+    """accelerate knows FSDP for GPUs, and leaves it out, in silence, on processors, where torch shards as well."""
+    if PartialState().distributed_type == DistributedType.MULTI_CPU:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 def _save(trainer: VlmTrainer, job: Job) -> None:
@@ -223,7 +252,7 @@ def _save(trainer: VlmTrainer, job: Job) -> None:
     network: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if job.config.lora is not None:
         network = network.merge_and_unload()
-    elif trainer.is_deepspeed_enabled:
+    elif trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # all ranks take part; the first gets it
         if trainer.accelerator.is_main_process:
             trained = {name: state[name] for name, p in network.named_parameters() if p.requires_grad}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from drift.ground.errors import ServiceError, cause
-from drift.training.trainjob import CONTAINER, GROUP, PLURAL, VERSION, Body
+from drift.config.nodes import NODES
+from drift.ground.errors import DriftError, ServiceError, cause
+from drift.training.trainjob import CONTAINER, GROUP, PLURAL, RUN, VERSION, Body, label
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +72,15 @@ class Api:
             namespace = _by_kubeconfig()
         settings = client.Configuration.get_default_copy()
         settings.retries = False
-        connection = client.ApiClient(settings)
+        self._connection = connection = client.ApiClient(settings)
         self.namespace = os.environ.get("DRIFT_NAMESPACE") or namespace
         self._core, jobs = client.CoreV1Api(connection), client.CustomObjectsApi(connection)
         self._jobs, self._where = jobs, (GROUP, VERSION, self.namespace, PLURAL)
+
+    def close(self) -> None:
+        """Close what is open to the server."""
+        self._connection.rest_client.pool_manager.clear()
+        self._connection.close()
 
     def create(self, body: Body) -> bool:
         """Whether the TrainJob was created; False if one of its name is there."""
@@ -87,6 +94,13 @@ class Api:
         """Delete it and its pods, if it is there."""
         delete = self._jobs.delete_namespaced_custom_object
         _patiently(delete, *self._where, name, propagation_policy="Background")
+
+    def of_run(self, run: str) -> list[str]:
+        """Names of the TrainJobs of a pipeline run."""
+        listed = _patiently(
+            self._jobs.list_namespaced_custom_object, *self._where, label_selector=f"{RUN}={label(run)}"
+        )
+        return [job["metadata"]["name"] for job in listed["items"]]
 
     def adopt(self, name: str, owners: list[Body]) -> None:
         """Make ``owners`` its owners: those it had may go any moment."""
@@ -140,6 +154,23 @@ class Api:
         except (ApiException, HTTPError):  # not started, gone, or away: the next look asks again
             return []
         return str(text or "").splitlines()
+
+
+def end_left_jobs() -> None:
+    """Delete the TrainJobs of this pipeline run, whose pods were killed before they could.
+
+    For the exit handler, which has the variable DRIFT_NODES where there may be some. Never raises: a run's end is more
+    than that.
+    """
+    if not os.environ.get(NODES):
+        return
+    try:
+        with contextlib.closing(Api()) as api:
+            for name in api.of_run(os.environ["DRIFT_RUN_ID"]):
+                log.warning("TrainJob %s was left: deleted", name)
+                api.delete(name)
+    except DriftError as error:
+        log.warning("TrainJobs of this run may be left: %s", error)
 
 
 def _by_kubeconfig() -> str:

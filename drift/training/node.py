@@ -42,7 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="drift.training.node")
     parser.add_argument("--job", type=Path, required=True)
     path = parser.parse_args(arguments).job
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         _train(path)
     except DriftError as error:
@@ -87,16 +86,24 @@ def read_job(path: Path) -> Any:
 def _train(path: Path) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    from drift.training.fit import fit
     from drift.training.launch import run_agent
 
     job = read_job(path)
     try:
-        results = run_agent(_from_environment(), fit, job, deepspeed=job.config.deepspeed is not None)
+        results = run_agent(_from_environment(), _fit, job, deepspeed=job.config.deepspeed is not None)
     except SignalException:
         sys.exit(TERMINATED)
     if 0 in results:
         write_json(path.with_name(RESULT), results[0])
+
+
+def _fit(job: Any) -> dict[str, Any]:
+    """`fit`, on a rank whose log is all that is seen of it."""
+    from drift.training.fit import fit
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("drift").setLevel(logging.INFO)
+    return fit(job)
 
 
 def _from_environment() -> Any:

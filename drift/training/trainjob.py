@@ -53,7 +53,7 @@ def manifest(nodes: Nodes, name: str, job: Path, *, run: str) -> Body:
         "runtimePatches": [_patch(nodes)],
         **_filled(activeDeadlineSeconds=nodes.timeout_seconds),
     }
-    labels = {RUN: _label(run), **nodes.queue}
+    labels = {RUN: label(run), **nodes.queue}
     annotations = {SPEC: hashlib.sha256(json.dumps([spec, labels], sort_keys=True).encode()).hexdigest()}
     metadata = {"name": name, "labels": labels, "annotations": annotations, **_filled(ownerReferences=owners())}
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainJob", "metadata": metadata, "spec": spec}
@@ -111,6 +111,6 @@ def _filled(**fields: Any) -> Body:
     return {name: value for name, value in fields.items() if value}
 
 
-def _label(text: str) -> str:
-    """As a label's value may be."""
+def label(text: str) -> str:
+    """A text as the value of a label."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:63].strip("-_.")

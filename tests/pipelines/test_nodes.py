@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from drift.config.nodes import NODES, SHARED, Nodes
 from drift.config.section import from_json, validate
-from drift.training.trainjob import manifest
+from drift.training.trainjob import CONTAINER, manifest
+from pipelines.cluster.rights import RIGHTS
 from pipelines.placement import Resources, gpus_of, read_resources
 from tests.pipelines.test_placement import executors_of
+from tests.pod_security import refusals
 from tests.trainer_server import invalid
 
 PROFILE = Path(__file__).parents[2] / "configs" / "resources" / "several_nodes.yaml"
@@ -77,6 +80,40 @@ def test_all_that_a_profile_gives_a_training_is_in_a_trainjob_that_its_definitio
     places = [one["mountPath"] for one in template["spec"]["containers"][0]["volumeMounts"]]
     assert places == ["/scratch", "/models", "/more", "/dev/shm"]
     assert body["spec"]["runtimeRef"]["name"] == "ours" and body["spec"]["activeDeadlineSeconds"] == 3600
+
+
+def test_the_exit_handler_knows_that_nodes_may_be_left(tmp_path: Path) -> None:
+    pipeline, platform = executors_of(tmp_path, read_resources(PROFILE))
+    assert NODES in variables(pipeline["finalize"]["container"])
+    assert "DRIFT_NAMESPACE" in {one["name"] for one in platform["finalize"]["fieldPathAsEnv"]}
+
+
+def test_the_runtime_ends_all_nodes_with_one_and_is_what_restricted_namespaces_admit() -> None:
+    runtime = yaml.safe_load((PROFILE.parents[1] / "kubeflow" / "runtime.yaml").read_text(encoding="utf-8"))
+    job = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]
+    assert runtime["metadata"]["name"] == Resources().runtime
+    assert runtime["spec"]["template"]["spec"]["failurePolicy"]["maxRestarts"] > 0
+    assert job["name"] == CONTAINER and job["template"]["spec"]["backoffLimit"] == 0
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] == "Never" and [one["name"] for one in pod["containers"]] == [CONTAINER]
+    assert refusals(pod) == set()
+
+
+def test_the_role_of_the_steps_account_is_what_doctor_asks_for() -> None:
+    role, _ = yaml.safe_load_all((PROFILE.parents[1] / "kubeflow" / "rights.yaml").read_text(encoding="utf-8"))
+    given = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    asked = {
+        (group, "/".join(filter(None, (resource, sub))), verb)
+        for group, resource, sub, verbs in RIGHTS
+        for verb in verbs
+    }
+    assert given == asked
 
 
 def test_one_node_keeps_its_gpus_and_its_checkpoints_go_to_the_claim(tmp_path: Path) -> None:

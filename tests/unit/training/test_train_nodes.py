@@ -23,7 +23,9 @@ from tests.world import VLM
 
 SECONDS = 120
 """In which two nodes must have ended, whatever happens to one of them."""
-BACKENDS = ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero2", "zero3"))]
+GUIDED = 129408
+"""Elements of Δ; a rank holds its share of them where weights are sharded."""
+BACKENDS = ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero2", "zero3", "fsdp2"))]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def alone(world):
 def settings(world, backend, **changes):
     """Of a training on nodes, which are counted by whoever starts them."""
     zero = {"deepspeed": str(world / f"{backend}.json")} if backend.startswith("zero") else {}
-    return {**QUICK, "processes": None, **zero, **changes}
+    return {**QUICK, "processes": None, **zero, "fsdp": backend == "fsdp2", **changes}
 
 
 class TwoNodes:
@@ -102,12 +104,16 @@ def test_drift_train_under_torchrun_on_two_nodes_gives_the_weights_of_one_proces
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("backend", ["ddp", "zero2", "zero3", "fsdp2"])
 def test_two_nodes_of_a_trainjob_give_the_weights_of_one_process(world, alone, tmp_path, backend):
     nodes = TwoNodes(tmp_path / "logs", end_node, node_job(world, tmp_path, backend))
     assert nodes.codes() == [0, 0], nodes.said(0) + nodes.said(1)
     assert apart(load_file(tmp_path / "model" / "model.safetensors"), alone) <= 1e-5
-    assert read_json(tmp_path / "result.json")["steps"] == 4
+    result = read_json(tmp_path / "result.json")
+    share = 0.5 if backend in ("zero3", "fsdp2") else 1
+    assert result["steps"] == 4
+    if backend != "zero2":  # which is even on average alone
+        assert result["guided_elements"] == pytest.approx(share * GUIDED, rel=0.01)
 
 
 def broken_row(world):
@@ -142,7 +148,7 @@ def test_an_error_of_the_first_rank_is_said_by_every_rank_under_torchrun(world, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("backend", ["ddp", "zero2", "zero3", "fsdp2"])
 def test_a_node_that_is_killed_ends_the_other_and_both_go_on_to_the_same_bytes(world, tmp_path, backend):
     whole = TwoNodes(tmp_path / "logs", end_node, node_job(world, tmp_path / "whole", backend, save_steps=2))
     assert whole.codes() == [0, 0], whole.said(0) + whole.said(1)
