@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,8 @@ def s3_server(*buckets: str) -> Iterator[list[Bucket]]:
     host, port = server.get_host_and_port()
     made = [Bucket(f"http://{host}:{port}", name) for name in buckets]
     try:
+        reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")  # its objects outlive it
+        urllib.request.urlopen(reset).close()
         for bucket in made:
             bucket.client.create_bucket(Bucket=bucket.name)
         yield made

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from kfp.dsl.types import artifact_types
 from mlflow import MlflowClient
 
 from components.champion import champion, evaluate_champion, start
@@ -73,27 +72,23 @@ class Cluster:
     def run(self, name: str, weights: str) -> Ended:
         """A scheduled run whose arm gives a model with these contents: from the step `champion` to `register`."""
         pods, evaluation = self.pods, {"step": parameter(PROTOCOL)}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DRIFT_RUN_ID", name)
-            found = pods.run(champion, name, {"step": parameter({"model": NAME, "starts": True})}).parameters
-            begin = pods.run(start, name, {"step": parameter({}), "champion": found["start"]}).artifacts
-            began = pods.fetched(begin["model"]) / START_MODEL
-            started = content_sha256(began) if began.is_dir() else ""
-            model, record = self._arm(name, weights)
-            arm = {**evaluation, "arm": parameter({"name": "drift"})}
-            scores = pods.run(evaluate_arm, name, arm, {"model": model}).artifacts["scores"]
-            theirs = pods.run(evaluate_champion, name, {**evaluation, "champion": found["champion"]}).artifacts[
-                "scores"
-            ]
-            of_champion = pods.fetched(theirs) / "scores" / "scores.json"
-            evaluated = json.loads(of_champion.read_text())["model_sha256"] if of_champion.is_file() else ""
-            vlm = {"step": parameter({"evaluate": PROTOCOL, "vlm": str(VLM)})}
-            ours = pods.run(evaluate_vlm, name, vlm).artifacts["scores"]
-            compared = {"baseline": ours, "champion": theirs, "scores": [scores], "records": [record]}
-            decided = pods.run(gate, name, {"step": parameter(GATE)}, compared)
-            winner = {"model": decided.parameters["Output"], "gate": decided.artifacts["gate"]}
-            told = pods.run(register, name, {"step": parameter({"model": NAME})}, winner).artifacts["registered"]
-            registered = json.loads((pods.fetched(told) / "registered.json").read_text())
+        found = pods.run(champion, name, {"step": parameter({"model": NAME, "starts": True})}).parameters
+        begin = pods.run(start, name, {"step": parameter({}), "champion": found["start"]}).artifacts
+        began = pods.fetched(begin["model"]) / START_MODEL
+        started = content_sha256(began) if began.is_dir() else ""
+        model, record = self._arm(name, weights)
+        arm = {**evaluation, "arm": parameter({"name": "drift"})}
+        scores = pods.run(evaluate_arm, name, arm, {"model": model}).artifacts["scores"]
+        theirs = pods.run(evaluate_champion, name, {**evaluation, "champion": found["champion"]}).artifacts["scores"]
+        of_champion = pods.fetched(theirs) / "scores" / "scores.json"
+        evaluated = json.loads(of_champion.read_text())["model_sha256"] if of_champion.is_file() else ""
+        vlm = {"step": parameter({"evaluate": PROTOCOL, "vlm": str(VLM)})}
+        ours = pods.run(evaluate_vlm, name, vlm).artifacts["scores"]
+        compared = {"baseline": ours, "champion": theirs, "scores": [scores], "records": [record]}
+        decided = pods.run(gate, name, {"step": parameter(GATE)}, compared)
+        winner = {"model": decided.parameters["Output"], "gate": decided.artifacts["gate"]}
+        told = pods.run(register, name, {"step": parameter({"model": NAME})}, winner).artifacts["registered"]
+        registered = json.loads((pods.fetched(told) / "registered.json").read_text())
         version = json.loads(found["start"])["version"] if found["start"] else None
         return Ended(version, evaluated, started, registered)
 
@@ -112,7 +107,6 @@ class Cluster:
 def cluster(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """With an MLflow server that passes files on to its bucket, and with one that hands out the bucket's address: then
     the steps have a key of their own to it, as from a Secret."""
-    monkeypatch.setattr(artifact_types, "_MINIO_LOCAL_MOUNT_PREFIX", f"{tmp_path / 'minio'}/")
     with s3_server("mlpipeline", "mlflow") as (kubeflows, mlflows):
         keys = {**KEYS, "MLFLOW_S3_ENDPOINT_URL": mlflows.address}
         root = ("--artifacts-destination", "s3://mlflow/files")
