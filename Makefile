@@ -12,7 +12,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' drift/__init__.py)
 BASE_IMAGE ?= python:3.11-slim-bookworm
 CPU_TORCH ?= --extra-index-url https://download.pytorch.org/whl/cpu
 DOCKER_ARGS ?=
-LOCKED := pipeline=cluster train=cluster,train,liger
+LOCKED := pipeline=cluster,s3 train=cluster,s3,train,liger
 # torch and what it brings for CUDA: which of them depends on the index
 OF_TORCH := torch torchvision triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti \
   cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink \
