@@ -9,12 +9,19 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' drift/__init__.py)
-TRAIN_EXTRAS ?= cluster,train,liger
+BASE_IMAGE ?= python:3.11-slim-bookworm
+CPU_TORCH ?= --extra-index-url https://download.pytorch.org/whl/cpu
 DOCKER_ARGS ?=
+LOCKED := pipeline=cluster,s3 train=cluster,s3,train,liger
+# torch and what it brings for CUDA: which of them depends on the index
+OF_TORCH := torch torchvision triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti \
+  cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink \
+  nvshmem-cu13 nvtx)
+WITHOUT_TORCH := $(addprefix --no-emit-package ,$(OF_TORCH))
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 LABELLED = --build-arg COMMIT=$(shell git rev-parse HEAD) --build-arg PIP_ARGS="$(PIP_ARGS)" $(DOCKER_ARGS)
 
-.PHONY: run test test-all check compile test-vlmeval test-services golden gate-tables invariance overhead eval-throughput seeds images clean
+.PHONY: run test test-all check compile test-vlmeval test-services golden gate-tables invariance overhead eval-throughput seeds images lock audit clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
@@ -80,11 +87,26 @@ seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (abo
 	  "$(VLMEVALKIT)"
 	@touch $@
 
-images:  ## the three images of the steps; DOCKER_ARGS="--build-arg BASE_IMAGE=..." for other bases
-	docker build -f docker/Dockerfile -t drift-pipeline-python:$(VERSION) --build-arg EXTRAS=cluster $(LABELLED) .
-	docker build -f docker/Dockerfile -t drift-train-python:$(VERSION) --build-arg EXTRAS=$(TRAIN_EXTRAS) $(LABELLED) .
+images:  ## the three images of the steps; BASE_IMAGE=... for another base, CPU_TORCH= for the index's own torch
+	docker image inspect $(BASE_IMAGE) >/dev/null 2>&1 || docker pull $(BASE_IMAGE)
+	base=$$(docker image inspect --format '{{with .RepoDigests}}{{index . 0}}{{else}}$(BASE_IMAGE){{end}}' $(BASE_IMAGE)) && \
+	docker build -f docker/Dockerfile -t drift-pipeline-python:$(VERSION) --build-arg BASE_IMAGE=$$base \
+	  --build-arg TORCH_ARGS="$(CPU_TORCH)" $(LABELLED) . && \
+	docker build -f docker/Dockerfile -t drift-train-python:$(VERSION) --build-arg BASE_IMAGE=$$base \
+	  --build-arg REQUIREMENTS=train $(LABELLED) .
 	docker build -f docker/eval/Dockerfile -t drift-evaluate-python:$(VERSION) \
 	  --build-arg TRAIN_IMAGE=drift-train-python:$(VERSION) --build-arg VLMEVALKIT="$(VLMEVALKIT)" $(LABELLED) .
+
+lock: .venv/dev  ## what the images install, by hash, within constraints.txt
+	$(PIP) uv==0.13.9
+	for image in $(LOCKED); do $(BIN)/uv pip compile --quiet pyproject.toml -c constraints.txt --generate-hashes \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 $(WITHOUT_TORCH) \
+	  --custom-compile-command "make lock" $$(echo $${image#*=} | sed 's/[^,]*/--extra &/g; s/,/ /g') \
+	  -o docker/requirements/$${image%%=*}.txt; done
+
+audit: .venv/dev  ## known vulnerabilities of what the images install; asks PyPI
+	$(PIP) pip-audit==2.10.1
+	for file in docker/requirements/*.txt; do $(BIN)/pip-audit --strict --disable-pip -r $$file || exit 1; done
 
 clean:
 	rm -rf runs build dist *.egg-info

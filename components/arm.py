@@ -20,7 +20,7 @@ def arm(
     from pathlib import Path
 
     from drift.config.plan import ArmStep
-    from drift.tracking.steps import arm_of, run_step
+    from drift.tracking.steps import arm_of, finite_metrics, run_step
     from drift.training.arm import run_arm
 
     inputs = {"training_set": Path(training_set.path), "deltas": Path(deltas.path), "start": Path(start.path)}
@@ -36,4 +36,4 @@ def arm(
         datasets=inputs,
         history=notes / "history.jsonl",
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))

@@ -14,7 +14,7 @@ def champion(step: str, metrics: Output[Metrics]) -> NamedTuple("Outputs", [("ch
     """The registry's champion with the hash of its contents, as JSON, and again if training starts from it; or ''."""
     from drift.config.plan import ChampionStep
     from drift.gate.champion import resolve
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
 
     found = run_step(
         "champion",
@@ -23,7 +23,7 @@ def champion(step: str, metrics: Output[Metrics]) -> NamedTuple("Outputs", [("ch
         lambda config: resolve(config.model, starts=config.starts),
         record=metrics.path,
     )
-    metrics.metadata.update(found.metrics())
+    metrics.metadata.update(finite_metrics(found))
     return found.outputs()
 
 
@@ -34,7 +34,7 @@ def evaluate_champion(step: str, champion: str, scores: Output[Artifact], metric
 
     from drift.config.evaluate import EvaluateConfig
     from drift.gate.champion import evaluate_champion as library
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
 
     report = run_step(
         "evaluate_champion",
@@ -44,7 +44,7 @@ def evaluate_champion(step: str, champion: str, scores: Output[Artifact], metric
         record=metrics.path,
         files=[Path(scores.path) / "champion.json"],
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))
 
 
 @dsl.component(base_image=image("start"), install_kfp_package=False)
@@ -53,7 +53,7 @@ def start(step: str, champion: str, model: Output[Model], metrics: Output[Metric
     from pathlib import Path
 
     from drift.config.plan import StartStep
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
     from drift.training.start import fetch_start
 
     out = Path(model.path)
@@ -65,4 +65,4 @@ def start(step: str, champion: str, model: Output[Model], metrics: Output[Metric
         record=metrics.path,
         files=[out / "start.json"],
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))

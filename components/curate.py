@@ -20,7 +20,7 @@ def curate(
 
     from drift.config.data import CurateConfig
     from drift.data.curation import curate as library
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
 
     source, chains, out = Path(problems.path), Path(generations.path), Path(training_set.path)
     report = run_step(
@@ -32,4 +32,4 @@ def curate(
         files=[out / "funnel.json"],
         datasets={"problems": source, "generations": chains},
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))

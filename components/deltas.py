@@ -7,20 +7,25 @@ from components._images import image
 
 
 @dsl.component(base_image=image("deltas"), install_kfp_package=False)
-def deltas(step: str, deltas: Output[Artifact], metrics: Output[Metrics], inputs: str = "") -> None:
-    """Every named prior Δ, in a folder of its name. `inputs`: the models' hashes."""
+def deltas(
+    step: str, deltas: Output[Artifact], statistics: Output[Artifact], metrics: Output[Metrics], inputs: str = ""
+) -> None:
+    """Every named prior Δ, in a folder of its name, and what is known of it without its weights, which are large.
+
+    `inputs`: the models' hashes.
+    """
     from pathlib import Path
 
     from drift.config.plan import DeltasStep
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
     from drift.weights.deltas import compute_deltas as library
 
-    out = Path(deltas.path)
+    out, told = Path(deltas.path), Path(statistics.path)
     report = run_step(
         "deltas",
         step,
         DeltasStep,
-        lambda config: library(config, out),
+        lambda config: library(config, out, told),
         record=metrics.path,
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))

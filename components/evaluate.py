@@ -13,7 +13,7 @@ def evaluate_vlm(step: str, scores: Output[Artifact], metrics: Output[Metrics], 
 
     from drift.config.plan import BaselineStep
     from drift.evaluate.evaluation import evaluate
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
 
     out = Path(scores.path)
     report = run_step(
@@ -24,7 +24,7 @@ def evaluate_vlm(step: str, scores: Output[Artifact], metrics: Output[Metrics], 
         record=metrics.path,
         files=[out / "scores.json"],
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))
 
 
 @dsl.component(base_image=image("evaluate_arm"), install_kfp_package=False)
@@ -34,7 +34,7 @@ def evaluate_arm(step: str, arm: str, model: Input[Model], scores: Output[Artifa
 
     from drift.config.evaluate import EvaluateConfig
     from drift.evaluate.evaluation import evaluate
-    from drift.tracking.steps import arm_of, run_step
+    from drift.tracking.steps import arm_of, finite_metrics, run_step
 
     name, out = arm_of(arm), Path(scores.path)
     report = run_step(
@@ -46,4 +46,4 @@ def evaluate_arm(step: str, arm: str, model: Input[Model], scores: Output[Artifa
         arm=name,
         files=[out / "scores.json"],
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))

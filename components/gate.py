@@ -16,14 +16,14 @@ def gate(
     gate: Output[Artifact],
     metrics: Output[Metrics],
 ) -> str:
-    """May the candidate be registered? Returns the winning arm, or ''; `gate` says where its model is."""
+    """May the candidate be registered? Returns where the winning arm's model is, or ''; `gate` says who won."""
     from pathlib import Path
 
     from drift.config.plan import GateStep
     from drift.gate.champion import champion_scores
     from drift.gate.decision import decide as library
     from drift.tracking.ledger import RegistryLedger
-    from drift.tracking.steps import labelled, model_uri, run_step
+    from drift.tracking.steps import finite_metrics, labelled, model_uri, run_step
 
     arms, out = labelled([one.path for one in scores], "scores.json", "label"), Path(gate.path)
     report = run_step(
@@ -41,7 +41,5 @@ def gate(
         record=metrics.path,
         files=[out / "gate.json", out / "gate.md"],
     )
-    metrics.metadata.update(report.metrics())
-    if report.winner:
-        gate.metadata["model_uri"] = model_uri(report.winner, [Path(one.path) for one in records])
-    return report.winner
+    metrics.metadata.update(finite_metrics(report))
+    return model_uri(report.winner, [Path(one.path) for one in records]) if report.winner else ""

@@ -13,7 +13,7 @@ def generate(step: str, problems: Input[Dataset], generations: Output[Dataset], 
 
     from drift.config.data import GenerateConfig
     from drift.data.distillation import generate as library
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
 
     source, out = Path(problems.path), Path(generations.path)
     report = run_step(
@@ -25,4 +25,4 @@ def generate(step: str, problems: Input[Dataset], generations: Output[Dataset], 
         files=[out / "generations.json"],
         datasets={"problems": source},
     )
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))

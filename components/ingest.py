@@ -13,8 +13,8 @@ def ingest(step: str, problems: Output[Dataset], metrics: Output[Metrics], input
 
     from drift.config.data import IngestConfig
     from drift.data.ingestion import ingest as library
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
 
     out = Path(problems.path)
     report = run_step("ingest", step, IngestConfig, lambda config: library(config, out), record=metrics.path)
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))

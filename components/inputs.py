@@ -13,8 +13,8 @@ def inputs(step: str, metrics: Output[Metrics]) -> NamedTuple("Out", [("pool", s
     """Hashes of what lies outside the pipeline and may change under its name; '' for what the hub has."""
     from drift.config.plan import InputsStep
     from drift.planning.inputs import look
-    from drift.tracking.steps import run_step
+    from drift.tracking.steps import finite_metrics, run_step
 
     report = run_step("inputs", step, InputsStep, look, record=metrics.path)
-    metrics.metadata.update(report.metrics())
+    metrics.metadata.update(finite_metrics(report))
     return report.outputs()

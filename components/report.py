@@ -14,7 +14,7 @@ def report(
     records: Input[list[Artifact]],
     gate: Input[Artifact],
     training_set: Input[Dataset],
-    deltas: Input[Artifact],
+    statistics: Input[Artifact],
     report: Output[Artifact],
     metrics: Output[Metrics],
 ) -> None:
@@ -23,11 +23,11 @@ def report(
 
     from drift.config.plan import ReportStep
     from drift.gate.report.page import Summary, summarize, write_report
-    from drift.tracking.steps import labelled, run_step
+    from drift.tracking.steps import finite_metrics, labelled, run_step
 
     scored = labelled([one.path for one in scores], "scores.json", "label")
     recorded = labelled([one.path for one in records], "arm.json", "arm")
-    inputs = {"baseline": baseline, "gate": gate, "training_set": training_set, "deltas": deltas}
+    inputs = {"baseline": baseline, "gate": gate, "training_set": training_set, "deltas": statistics}
     folders = {name: Path(artifact.path) for name, artifact in inputs.items()}
     arms, out = {name: (folder, recorded[name]) for name, folder in scored.items()}, Path(report.path)
 
@@ -44,4 +44,4 @@ def report(
         record=metrics.path,
         files=[out / "report.html", out / "summary.json"],
     )
-    metrics.metadata.update(summary.metrics())
+    metrics.metadata.update(finite_metrics(summary))

@@ -76,6 +76,7 @@ def require_valid(spec: Spec, platform: Spec | None) -> None:
             raise PipelineError(f"{name}: no executor {component['executorLabel']}")
     for name, dag in dags(spec):
         _require_references(name, dag, spec["components"])
+        _require_importable(name, dag, spec)
     if platform is not None:
         _parse("platform", platform, pipeline_spec_pb2.PlatformSpec())
         for name, config in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items():
@@ -104,6 +105,22 @@ def _require_references(name: str, dag: Spec, components: Spec) -> None:
             raise PipelineError(f"{where}: no task {missing} in this graph")
         for source in _sources(task):
             _require_output(where, source, tasks, components)
+
+
+def _require_importable(name: str, dag: Spec, spec: Spec) -> None:
+    """A cluster's importer looks for its address among the inputs of the graph it stands in, and nowhere else.
+
+    The local runner imports whatever it is given, an address too that comes from another task of the graph.
+    """
+    for task_name, task in dag["tasks"].items():
+        label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
+        address = spec["deploymentSpec"]["executors"].get(label, {}).get("importer", {}).get("artifactUri", {})
+        source = task.get("inputs", {}).get("parameters", {}).get(address.get("runtimeParameter"), {})
+        if "runtimeParameter" in address and "componentInputParameter" not in source:
+            raise PipelineError(
+                f"{name}/{task_name}: imports an address from a task beside it; on a cluster it finds only an input of "
+                "the graph it stands in: put the importer inside a condition on that address"
+            )
 
 
 def _require_output(where: str, source: Spec, tasks: Spec, components: Spec) -> None:

@@ -7,7 +7,10 @@
              └→ evaluate ──────────────────────────────────────────────────→ gate
 
 Two steps are never cached, since no parameter says what they ask: what lies on the volumes, who is champion.
-Their answers are parameters on which the steps after them are cached.
+Their answers are parameters on which the steps after them are cached. `report` is not either: it says of this run that
+it came to its end, and what the gate decided, also where the gate's answer is from the cache.
+The gate returns where the winner's model is; an importer gives `register` these files, which it copies into MLflow. It
+stands where `register` does: on a cluster an importer finds its address only among the inputs of its own graph.
 The unmodified VLM is measured before anything is trained: a number far from its published one shows a wrong set-up.
 Every argument is the JSON of one step (`drift.config.plan`). Into the loop go its item, artifacts and arguments of the
 pipeline, and never another task's parameter: Kubeflow's local runner would replace it by the item (`pipelines.check`).
@@ -73,20 +76,22 @@ def pipeline(resources: Resources, *, caching: bool = True) -> Any:
         with dsl.ExitHandler(placed(finalize()).set_caching_options(False)):
             seen = placed(inputs_step(step=inputs)).set_caching_options(False).outputs
             data = distilled(placed, seen, ingest, generate, curate)
-            priors = placed(deltas_step(step=deltas, inputs=seen["models"])).outputs["deltas"]
+            priors = placed(deltas_step(step=deltas, inputs=seen["models"])).outputs
             measured = placed(evaluate_vlm_step(step=evaluate_vlm, inputs=seen["models"]))
             begin, reigning = champions(placed, champion, start, evaluate_champion)
             with dsl.ParallelFor(arms) as item:
-                made = placed(arm(step=item, training_set=data, deltas=priors, start=begin)).after(measured)
+                made = placed(arm(step=item, training_set=data, deltas=priors["deltas"], start=begin)).after(measured)
                 scored = placed(evaluate_arm_step(step=evaluate_arm, arm=item, model=made.outputs["model"]))
             baseline = measured.outputs["scores"]
             decided = placed(
                 gate_step(step=gate, baseline=baseline, champion=reigning, **results(scored, made))
             ).outputs
-            used = {"baseline": baseline, "gate": decided["gate"], "training_set": data, "deltas": priors}
-            placed(report_step(step=report, **used, **results(scored, made)))
+            used = {"baseline": baseline, "gate": decided["gate"], "training_set": data}
+            told = report_step(step=report, statistics=priors["statistics"], **used, **results(scored, made))
+            placed(told).set_caching_options(False)
             with dsl.If(decided["Output"] != ""):
-                placed(register_step(step=register, gate=decided["gate"]))
+                winner = dsl.importer(artifact_uri=decided["Output"], artifact_class=dsl.Model).output
+                placed(register_step(step=register, model=winner, gate=decided["gate"]))
 
     return drift_sft
 

@@ -31,7 +31,7 @@ from drift.weights.hub import on_hub
 from pipelines.cluster.compile import compile_pipeline
 from pipelines.cluster.namespace import DEFAULT, cluster_checks
 from pipelines.cluster.needs import check_secret, claim_of, keys_of
-from pipelines.cluster.submit import Target, check_release
+from pipelines.cluster.server import Target, check_release
 from pipelines.local.run import Runner
 from pipelines.placement import NOTHING, Resources, read_resources
 

@@ -4,13 +4,18 @@ from kfp import dsl, kubernetes
 
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 CONFIG_MAP = "drift-mlflow"
-FROM_CONFIG_MAP = {"MLFLOW_TRACKING_URI": "DRIFT_MLFLOW_TRACKING_URI", "DRIFT_EXPERIMENT": "DRIFT_EXPERIMENT"}
-"""Variable of the pod by key. Kubeflow's MLflow plugin may give pods MLFLOW_TRACKING_URI; a pod that gets it twice,
-once from here, cannot start."""
+FROM_CONFIG_MAP = {
+    "MLFLOW_TRACKING_URI": "DRIFT_MLFLOW_TRACKING_URI",
+    "DRIFT_EXPERIMENT": "DRIFT_EXPERIMENT",
+    "DRIFT_PATIENCE_SECONDS": "DRIFT_PATIENCE_SECONDS",
+}
+"""Key of the ConfigMap, which may be absent: variable of the pod. None is called MLFLOW_…, since Kubeflow's own plugin
+may set those, and a cluster refuses a pod whose variable comes from two places. The step takes ours where it has no
+other."""
 
 
 def tracked(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """The pipeline run's id from the pod's label and MLflow's address from a ConfigMap.
+    """The pipeline run's id from the pod's label, MLflow's address and a step's patience from a ConfigMap.
 
     Neither is an argument of the task: a run id among the arguments would miss the cache every time, and an
     address there could send a pod's token to anyone.

@@ -17,11 +17,12 @@ from drift.cli.options import (
     ConfigFile,
     Fresh,
     Loaded,
-    Namespace,
     OnCluster,
+    OnServer,
     Output,
     ResourcesFile,
     RunnerKind,
+    Server,
     ServiceAccount,
     Shown,
     command,
@@ -144,7 +145,9 @@ def rehearse(
 
     target = cluster.target() if runner == "kubeflow" else None
     here: Literal["subprocess", "docker"] = "docker" if runner == "docker" else "subprocess"
-    findings = preflight(config, runner=here, resources=cluster.resources, namespace=cluster.namespace, target=target)
+    findings = preflight(
+        config, runner=here, resources=cluster.resources, namespace=cluster.server.namespace, target=target
+    )
     problems = any(finding.is_problem for finding in findings)
     if not shown.as_json:
         show_findings(findings)
@@ -164,19 +167,19 @@ def _rehearsed(
 
     with RunView(quiet=shown.silent) as view:
         if runner == "kubeflow":
-            return rehearse_(config, target=cluster.target(), on_event=view.event)
+            return rehearse_(config, target=cluster.target(), on_event=view.event, on_note=view.note)
         return rehearse_(config, runner=runner, on_event=view.event)
 
 
 @command(CHAIN)
 def doctor(
     config: Loaded,
+    server: OnServer,
     resources: ResourcesFile = None,
     pod: Annotated[
         list[str] | None,
         typer.Option(metavar="ROLE", help="Also look from a pod of this role, made for a moment; may be repeated."),
     ] = None,
-    namespace: Namespace = None,
     service_account: ServiceAccount = None,
     inside: Annotated[str | None, typer.Option(metavar="ROLE", hidden=True)] = None,
     folder: Annotated[list[Path] | None, typer.Option(hidden=True)] = None,
@@ -192,7 +195,7 @@ def doctor(
 
         findings = look_around(config, inside, tuple(folder or ()), tuple(writable or ()))
     else:
-        findings = _examined(config, resources, tuple(pod or ()), namespace, service_account)
+        findings = _examined(config, server, resources, tuple(pod or ()), service_account)
     if as_json:
         show_json(findings_as_json(findings))
     else:
@@ -202,7 +205,7 @@ def doctor(
 
 
 def _examined(
-    config: Config, resources: Path | None, pods: tuple[str, ...], namespace: str | None, account: str | None
+    config: Config, server: Server, resources: Path | None, pods: tuple[str, ...], account: str | None
 ) -> list[Finding]:
     if not (resources or pods or has_kubeflow()):
         from drift.planning import doctor as library
@@ -211,7 +214,15 @@ def _examined(
     need_kubeflow()
     from pipelines.doctor import examine
 
-    return examine(config, resources=resources, namespace=namespace, pods=pods, service_account=account)
+    return examine(
+        config,
+        resources=resources,
+        namespace=server.namespace,
+        pods=pods,
+        service_account=account,
+        host=server.host,
+        ca_cert=server.ca_cert,
+    )
 
 
 @command(CHAIN)

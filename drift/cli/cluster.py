@@ -1,35 +1,35 @@
-"""The panel `Cluster`: compile, submit, schedule."""
+"""The panel `Cluster`: compile, submit, and the runs that are there."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from drift.cli.options import (
     CLUSTER,
-    AsJson,
-    CaCert,
-    Experiment,
-    Host,
     Loaded,
-    Namespace,
     OnCluster,
+    OnServer,
     ResourcesFile,
     Shown,
-    app,
     command,
     need_kubeflow,
 )
-from drift.cli.run_view import RunView
-from drift.cli.show import show_record, show_records, show_text
+from drift.cli.run_view import RunView, show_cluster_run
+from drift.cli.show import show_text
 
-schedule_app = typer.Typer(help="Scheduled runs on a Kubeflow cluster.", no_args_is_help=True)
-app.add_typer(schedule_app, name="schedule", rich_help_panel=CLUSTER)
+if TYPE_CHECKING:
+    from pipelines.cluster.follow import ClusterRun
 
-Timezone = Annotated[str, typer.Option(help="The server's time zone (its CRON_SCHEDULE_TIMEZONE).")]
-ScheduleId = Annotated[str, typer.Argument(metavar="ID", help="As `drift schedule list` shows it.")]
+EXIT_INTERRUPTED = 130
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Its id, its name (the newest so called), or its page.")]
+StepName = Annotated[str, typer.Argument(metavar="[STEP]", help="Default: the first that failed, else the last.")]
 
 
 @command(CLUSTER, "compile")
@@ -65,68 +65,94 @@ def submit(
     target = cluster.target()
     from pipelines.cluster.submit import submit as submit_
 
-    with RunView(quiet=shown.silent) as view:
-        run = submit_(config, target, run_name=run_name, wait=wait, caching=not fresh, on_event=view.event)
-    show_record(run, shown.as_json)
+    with comes_back(), RunView(quiet=shown.silent) as view:
+        run = submit_(
+            config,
+            target,
+            run_name=run_name,
+            wait=wait,
+            caching=not fresh,
+            on_event=view.event,
+            on_note=view.note,
+        )
+    _close(run, as_json=shown.as_json)
 
 
-@command(CLUSTER, "create", of=schedule_app)
-def schedule_create(
-    cron: Annotated[str, typer.Option(help="Such as '0 0 3 * * MON': second minute hour day month weekday.")],
-    config: Loaded,
-    cluster: OnCluster,
-    name: Annotated[str | None, typer.Option(help="Default: the configuration's name.")] = None,
-    timezone: Timezone = "UTC",
-    as_json: AsJson = False,
+@command(CLUSTER)
+def watch(
+    run: RunName,
+    server: OnServer,
+    shown: Shown,
+    every: Annotated[float, typer.Option(min=0.0, help="Seconds from one look to the next.")] = 5.0,
 ) -> None:
-    """Run the chain at set times: one run at a time, none for times that have passed."""
-    target = cluster.target()
-    from pipelines.cluster.schedule import create
+    """Follow a run on the cluster to its end, from anywhere and as often as you like.
 
-    show_record(create(config, target, cron=cron, name=name, timezone=timezone), as_json)
+    Exit code 0 if it ended well, also with a refused gate; 2 if it failed or was canceled.
+    """
+    target = server.target()
+    from pipelines.cluster.follow import follow
+    from pipelines.cluster.runs import find
+
+    with comes_back(), RunView(quiet=shown.silent) as view:
+        run_id = find(target, run)
+        ended = follow(target, run_id, on_event=view.event, on_note=view.note, poll_seconds=every)
+    _close(ended, as_json=shown.as_json)
 
 
-@command(CLUSTER, "list", of=schedule_app)
-def schedule_list(
-    config: Loaded,
-    host: Host = "",
-    namespace: Namespace = None,
-    experiment: Experiment = None,
-    ca_cert: CaCert = None,
-    timezone: Timezone = "UTC",
-    as_json: AsJson = False,
+@command(CLUSTER)
+def logs(
+    run: RunName,
+    server: OnServer,
+    step: StepName = "",
+    arm: Annotated[str, typer.Option(help="Of a step in the loop.")] = "",
+    tail: Annotated[int, typer.Option(min=1, help="Lines.")] = 40,
 ) -> None:
-    """The experiment's schedules, and when they run next."""
-    need_kubeflow()
-    from pipelines.cluster.schedule import schedules
-    from pipelines.cluster.submit import Target
+    """Show the end of a step's log: of the first that failed, if none is named."""
+    target = server.target()
+    from pipelines.cluster.runs import find
+    from pipelines.cluster.runs import logs as logs_
 
-    target = Target(host, namespace, experiment, ca_cert=ca_cert)
-    show_records(schedules(config, target, timezone=timezone), as_json)
-
-
-@command(CLUSTER, "pause", of=schedule_app)
-def schedule_pause(id: ScheduleId, host: Host = "", ca_cert: CaCert = None) -> None:
-    """Let a schedule start no more runs; those at work go on."""
-    _on_schedule("pause", id, host, ca_cert)
+    said = logs_(target, find(target, run), step=step, arm=arm, tail=tail)
+    sys.stderr.write(f"{said.step} {said.arm}".strip() + f": {said.source}\n")
+    show_text(said.text)
 
 
-@command(CLUSTER, "resume", of=schedule_app)
-def schedule_resume(id: ScheduleId, host: Host = "", ca_cert: CaCert = None) -> None:
-    """Let a paused schedule start runs again."""
-    _on_schedule("resume", id, host, ca_cert)
+@command(CLUSTER)
+def cancel(run: RunName, server: OnServer) -> None:
+    """Stop a run on the cluster; its pods get a while to end."""
+    target = server.target()
+    from pipelines.cluster.runs import cancel as cancel_
+    from pipelines.cluster.runs import find
+
+    run_id = find(target, run)
+    cancel_(target, run_id)
+    show_text(f"{run_id}: canceling; `drift watch {run_id}` shows its end")
 
 
-@command(CLUSTER, "delete", of=schedule_app)
-def schedule_delete(id: ScheduleId, host: Host = "", ca_cert: CaCert = None) -> None:
-    """Remove a schedule; runs at work go on."""
-    _on_schedule("delete", id, host, ca_cert)
+@command(CLUSTER)
+def retry(run: RunName, server: OnServer) -> None:
+    """Start what failed in an ended run again; what was finished stays."""
+    target = server.target()
+    from pipelines.cluster.runs import find
+    from pipelines.cluster.runs import retry as retry_
+
+    run_id = find(target, run)
+    retry_(target, run_id)
+    show_text(f"{run_id}: started again; `drift watch {run_id}` follows it")
 
 
-def _on_schedule(action: str, id: str, host: str, ca_cert: Path | None) -> None:
-    need_kubeflow()
-    from pipelines.cluster import schedule
-    from pipelines.cluster.submit import Target
+@contextlib.contextmanager
+def comes_back() -> Iterator[None]:
+    """Ctrl-C ends the following and not the run: say how to come back."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not str(stop):
+            raise
+        sys.stderr.write(f"drift: {stop}\n")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
-    getattr(schedule, action)(Target(host, ca_cert=ca_cert), id)
-    show_text(f"{id}: {action}d")
+
+def _close(run: ClusterRun, *, as_json: bool) -> None:
+    show_cluster_run(run, as_json=as_json)
+    run.require_good()

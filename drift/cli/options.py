@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
@@ -22,7 +22,7 @@ from drift.config.section import SectionType
 from drift.ground.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.cluster.submit import Target
+    from pipelines.cluster.server import Target
 
 EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
@@ -152,26 +152,50 @@ Shown = Annotated[Output, Group(_output)]
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """A Kubeflow Pipelines server, and what its pods get."""
+class Server:
+    """A Kubeflow Pipelines server."""
 
     host: str
     namespace: str | None
+    ca_cert: Path | None
+
+    def target(self, experiment: str | None = None) -> Target:
+        """Raises ConfigError without a host."""
+        need_kubeflow()
+        from pipelines.cluster.server import Target
+
+        return Target(self.host, self.namespace, experiment, ca_cert=self.ca_cert)
+
+
+def _server(host: Host = "", namespace: Namespace = None, ca_cert: CaCert = None) -> Server:
+    return Server(host, namespace, ca_cert)
+
+
+OnServer = Annotated[Server, Group(_server)]
+"""The same options on every command that asks the server something."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Kubeflow Pipelines server, and what the pods of a run get."""
+
+    server: Server
     experiment: str | None
     service_account: str | None
-    ca_cert: Path | None
     resources: Path | None
     pipeline_root: str | None
 
     def target(self) -> Target:
-        """Raises ConfigError for a profile that cannot be read."""
-        need_kubeflow()
-        from pipelines.cluster.submit import Target
+        """Raises ConfigError without a host, or for a profile that cannot be read."""
+        target = self.server.target(self.experiment)
         from pipelines.placement import read_resources
 
-        profile = read_resources(self.resources)
-        where = (self.host, self.namespace, self.experiment, self.service_account, self.ca_cert)
-        return Target(*where, profile, self.pipeline_root)
+        return replace(
+            target,
+            resources=read_resources(self.resources),
+            service_account=self.service_account,
+            pipeline_root=self.pipeline_root,
+        )
 
 
 def _cluster(
@@ -183,10 +207,11 @@ def _cluster(
     resources: ResourcesFile = None,
     pipeline_root: PipelineRoot = None,
 ) -> Cluster:
-    return Cluster(host, namespace, experiment, service_account, ca_cert, resources, pipeline_root)
+    return Cluster(Server(host, namespace, ca_cert), experiment, service_account, resources, pipeline_root)
 
 
 OnCluster = Annotated[Cluster, Group(_cluster)]
+"""The same, and what a run's pods get, on every command that makes runs."""
 
 
 def need_kubeflow() -> None:

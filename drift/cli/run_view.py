@@ -53,8 +53,14 @@ class RunView:
             mark, colour = {"finished": ("✓", "green"), "cached": ("≡", "cyan"), "failed": ("✗", "red")}[event.state]
             duration = "cached" if event.state == "cached" else f"{event.seconds:.1f} s"
             self._live.console.print(f"[{colour}]{mark}[/] {name:<28} {duration:>8}")
+            if event.state == "failed" and event.message and event.log is None:  # here, the last line has it
+                self._live.console.print(f"  [red]{escape(event.message)}[/]", soft_wrap=True)
             for warning in event.warnings:
                 self._live.console.print(f"  [yellow]![/] {escape(warning)}", soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """What is not about a step: where the run is, a server that is away, a source that lags."""
+        self._live.console.print(f"[yellow]![/] {escape(text)}", soft_wrap=True)
 
     def close(self, result: Any, *, as_json: bool) -> None:
         """What the run found, and where everything is."""
@@ -106,7 +112,7 @@ def _table(summary: dict[str, Any], columns: dict[str, list[str]], caption: str)
 
 def _places(result: Any) -> dict[str, str]:
     if _on_cluster(result):
-        return {"run": result.url}
+        return {"run": result.url, **({"MLflow": result.mlflow} if result.mlflow else {})}
     registered = result.registered
     model = f"{registered['model']} version {registered['version']}" if registered else "none: the gate refused"
     alias = {"champion": registered["alias"]} if registered else {}
@@ -135,6 +141,27 @@ def _result_as_json(result: Any) -> dict[str, Any]:
         "steps": [asdict(step) for step in result.steps],
         "summary": result.summary,
     }
+
+
+def show_cluster_run(run: Any, *, as_json: bool) -> None:
+    """How a run on the cluster ended and what its gate said; every address whole."""
+    if as_json:
+        show_json(json.dumps(asdict(run)))
+        return
+    show_text(f"run {run.run_id} ({run.name}): {run.state}")
+    if run.unseen:
+        show_text(f"some steps could not be seen: {run.unseen}")
+    if run.gate:
+        winner = f"{run.winner} " if run.winner else ""
+        verb = "was refused" if run.gate == "refused" else "passed"
+        show_text(f"gate: {winner}{verb}{': ' + run.gate_reasons if run.gate_reasons else ''}")
+    elif run.state == "SUCCEEDED":
+        asked = "what the run told MLflow has none" if run.mlflow else "MLflow has it; set MLFLOW_TRACKING_URI"
+        show_text(f"gate: its verdict is not known here ({asked})")
+    if run.registered or run.gate == "refused":
+        show_text(f"registered model  {run.registered or 'none: the gate refused'}")
+    for name, place in _places(run).items():
+        show_text(f"{name:<17} {place}")
 
 
 def show_rehearsal(rehearsal: Any) -> None:

@@ -38,7 +38,7 @@ def show_json(text: str) -> None:
     out.print(json.dumps(json.loads(text), indent=2, ensure_ascii=False), markup=False, soft_wrap=True)
 
 
-def show_report(report: Report, folder: Path, as_json: bool) -> None:
+def show_report(report: Report, folder: Path | str, as_json: bool) -> None:
     """A step's numbers and where its output is."""
     numbers = report.metrics()
     if as_json:

@@ -348,7 +348,7 @@ def _named_scores(text: str) -> tuple[str, Path]:
 @command(STEPS)
 def register(
     section_from: SectionOf,
-    model: Annotated[Path, typer.Option(help="The model directory.")],
+    model: Annotated[str, typer.Option(help="The model directory, or an address that MLflow can fetch (s3://...).")],
     gate: Annotated[Path, typer.Option(help="Folder written by `drift gate`.")],
     name: Annotated[str | None, typer.Option(help="Name of the registered model.")] = None,
     promote: Annotated[bool | None, typer.Option(help="Move the alias champion to it.")] = None,
@@ -361,7 +361,7 @@ def register(
 
     use_store(runs)
     section = section_from.load(RegisterConfig, "register", {"model": name, "promote": promote})
-    show_report(step(section, model=str(model), gate=gate), model, as_json)
+    show_report(step(section, model=model, gate=gate), model, as_json)
 
 
 @command(STEPS)

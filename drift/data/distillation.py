@@ -23,9 +23,9 @@ from drift.data.prompts import user_text
 from drift.data.requests import Request, sample_seed
 from drift.data.teacher import open_teacher
 from drift.ground.artifacts import content_sha256, staged, write_json, write_provenance
-from drift.ground.errors import DataError, ServiceError
+from drift.ground.errors import DataError, ServiceError, UnavailableError
 from drift.inference.parts import Key, Parts, Row, sort_parts
-from drift.inference.reply import Reply
+from drift.inference.reply import Reply, for_now
 
 logger = logging.getLogger(__name__)
 
@@ -162,8 +162,9 @@ def _require_few_failed(config: GenerateConfig, errors: Counter[str], total: int
     if failed == 1:
         logger.warning("a request failed: %s", next(iter(errors)))
     if failed > config.max_failed * total:
-        raise ServiceError(
-            f"generate.max_failed: {failed} requests failed ({errors.most_common(1)[0][0]}), more than the share "
+        most = errors.most_common(1)[0][0]
+        raise (UnavailableError if for_now(most) else ServiceError)(
+            f"generate.max_failed: {failed} requests failed ({most}), more than the share "
             f"{config.max_failed:g} of {total}; what was drawn is kept, run again to go on"
         )
 

@@ -19,9 +19,9 @@ from drift.config.servers import EndpointConfig
 from drift.evaluate.benchmarks import Benchmark
 from drift.evaluate.questions import Question, batches, questions
 from drift.ground.artifacts import content_sha256
-from drift.ground.errors import ServiceError
+from drift.ground.errors import ServiceError, UnavailableError
 from drift.inference.parts import Parts, Row
-from drift.inference.reply import Reply
+from drift.inference.reply import Reply, for_now
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _require_few_failed(config: EvaluateConfig, benchmarks: Sequence[Benchmark],
         asked = benchmark.samples * len(benchmark.items)
         if count and count + benchmark.samples * len(benchmark.failed) > config.max_failed * asked:
             first = next(reply.error for (name, *_), reply in failures.items() if name == benchmark.name)
-            raise ServiceError(
+            raise (UnavailableError if for_now(str(first)) else ServiceError)(
                 f"evaluate.max_failed: {benchmark.name}: {count} requests failed ({first}), more than the share "
                 f"{config.max_failed:g} of {asked}; the other replies are kept, run again to go on"
             )

@@ -28,7 +28,8 @@ from drift.evaluate import rule, vlmevalkit
 from drift.evaluate.benchmarks import Benchmark, Item
 from drift.evaluate.formats import LETTERS
 from drift.evaluate.samples import JUDGE_FAILED, JUDGE_RANDOM, Sample, Status
-from drift.ground.errors import ConfigError, DataError, ServiceError
+from drift.ground.errors import ConfigError, DataError, ServiceError, UnavailableError
+from drift.ground.patience import service_error
 from drift.inference.endpoint import api_key, is_completion, no_completion
 from drift.inference.reply import Reply
 from drift.verdicts.extract import split_thinking
@@ -98,12 +99,12 @@ def check(judge: JudgeConfig) -> None:
         raise no_completion("evaluate.judge", judge.base_url) from None
     except openai.APIConnectionError as error:
         cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
-        raise ServiceError(
+        raise UnavailableError(
             f"evaluate.judge: {judge.base_url} does not answer{cause}; start the server or correct base_url"
         ) from None
     except openai.APIError as error:
         message = _scrubbed(f"{type(error).__name__}: {error}", key)
-        raise ServiceError(
+        raise service_error(error)(
             f"evaluate.judge: {judge.base_url} refuses '{judge.model}': {message}; check model, api_key_env and quota"
         ) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,12 @@ from drift.gate.rules import Check
 from drift.gate.statistics import Comparison
 from drift.gate.succession import Succession
 from drift.ground.artifacts import SCHEMA
+
+
+def verdict_tags(winner: str, reasons: Sequence[str]) -> dict[str, str]:
+    """A decision as tags of a run in MLflow: `winner` is empty where the gate refused."""
+    verdict = {"drift.gate": "passed" if winner else "refused", "drift.gate_reasons": " ".join(reasons)}
+    return verdict | ({"drift.winner": winner} if winner else {})
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,10 @@ class GateReport:
             | values
             | {f"gate/operating_{name}": value for name, value in dataclasses.asdict(self.operating).items() if value}
         )
+
+    def run_tags(self) -> dict[str, str]:
+        """What the whole run in MLflow is told."""
+        return verdict_tags(self.winner, self.reasons)
 
     def to_json(self, config: GateConfig) -> dict[str, Any]:
         """The content of `gate.json`."""

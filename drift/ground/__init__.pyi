@@ -21,3 +21,6 @@ from .errors import (
 from .errors import (
     ServiceError as ServiceError,
 )
+from .errors import (
+    UnavailableError as UnavailableError,
+)

@@ -6,7 +6,8 @@ DriftError
 ├── CheckpointError   a model directory or a tensor in it
 │   └── MissingCheckpointError   not here, and not to be had from the hub
 ├── PriorError        Δ does not fit the model, or nothing of it could be bound
-├── ServiceError      an endpoint or MLflow server that does not answer
+├── ServiceError      an endpoint or MLflow server that does not answer, or refuses
+│   └── UnavailableError   it may answer when asked again later
 └── PipelineError     a step of a pipeline run that failed, or was silently left out
 """
 
@@ -37,6 +38,10 @@ class PriorError(DriftError):
 
 class ServiceError(DriftError):
     """A server the run depends on cannot be reached or refuses."""
+
+
+class UnavailableError(ServiceError):
+    """A server that may answer when it is asked again later."""
 
 
 class PipelineError(DriftError):

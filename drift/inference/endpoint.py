@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import openai
 
 from drift.config.servers import EndpointConfig
-from drift.ground.errors import ConfigError, ServiceError
+from drift.ground.errors import ConfigError, ServiceError, UnavailableError
 from drift.inference.images import data_url
 from drift.inference.reply import Reply
 
@@ -165,7 +165,7 @@ class Endpoint(Generic[Asked]):
         where = f"{self.where}: {self.server.base_url}"
         if isinstance(error, openai.APIConnectionError):
             cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
-            return ServiceError(f"{where} does not answer{cause}; start the server or correct base_url")
+            return UnavailableError(f"{where} does not answer{cause}; start the server or correct base_url")
         hint = "correct model" if isinstance(error, openai.NotFoundError) else "check api_key_env"
         return ServiceError(f"{where} refuses '{self.model}': {self._message(error)}; {hint}")
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FOR_NOW = {"RateLimitError", "InternalServerError", "APIConnectionError", "APITimeoutError"}
+"""Errors of the client openai that say nothing about the request."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -18,3 +21,8 @@ class Reply:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     error: str | None = None
+
+
+def for_now(error: str) -> bool:
+    """Whether a reply's error may be gone later: the server was overloaded, broken or out of reach."""
+    return error.partition(":")[0] in FOR_NOW

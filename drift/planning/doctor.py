@@ -20,7 +20,7 @@ from drift.evaluate.judged import find_python
 from drift.ground.errors import ConfigError
 from drift.ground.findings import Check, Finding, Noted, find, optional
 from drift.planning.sizing import free_below
-from drift.tracking import registry, store
+from drift.tracking import rights, store
 
 PROJECT = "drift-mllm"
 NEEDED = ("torch", "transformers", "mlflow", "kfp")
@@ -45,6 +45,7 @@ def checks(config: Config) -> list[Check]:
         ("VLMEvalKit", partial(optional, _vlmevalkit)),
         ("MLflow", _mlflow),
         ("promotion", partial(_promotion, config.register_.model)),
+        ("MLflow artifacts", partial(_artifacts, config)),
     ]
 
 
@@ -104,10 +105,17 @@ def _mlflow() -> str:
 
 def _promotion(model: str) -> str:
     _server()
-    return registry.check_rights(model)
+    return rights.check_rights(model)
+
+
+def _artifacts(config: Config) -> str:
+    _server()
+    experiment = os.environ.get(store.EXPERIMENT) or config.tracking.experiment or config.name
+    return rights.check_artifacts(config.register_.model, experiment)
 
 
 def _server() -> str:
+    store.adopt_address()
     if not (uri := os.environ.get(store.URI)):
         raise Noted(f"{store.URI} is not set: a store in `runs` is used")
     return uri

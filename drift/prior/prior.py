@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from drift.config.train import PriorConfig
-from drift.ground.artifacts import content_sha256
 from drift.ground.errors import PriorError
 from drift.prior.bias import Bias
 from drift.prior.directions import LoraDirections, find_directions, require_trained
 from drift.prior.schedule import needs_total_steps, strength
 from drift.prior.shards import Layout, Shard, find_layout, require_float32_masters
-from drift.weights.deltafile import DELTA, DeltaFile, load_delta
+from drift.weights.deltafile import DeltaFile, load_delta
 from drift.weights.layout import layer_index
 
 __all__ = ["BindReport", "Prior", "PriorConfig", "load_delta"]
@@ -276,8 +275,7 @@ class Prior:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to keep: the step, and what must not change between the runs."""
-        sha256 = content_sha256(self.delta.folder / DELTA)
-        return {"step": self.step, "delta_sha256": sha256, "config": self.config.model_dump(mode="json")}
+        return {"step": self.step, "delta_sha256": self.delta.sha256(), "config": self.config.model_dump(mode="json")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``. Raises PriorError if it is of another Δ or another prior configuration."""

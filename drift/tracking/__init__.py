@@ -1,12 +1,14 @@
 """MLflow: the only place that knows it.
 
 A step writes what it does as lines (`steps` → `journal`); who runs the pipeline passes them on (`journal.Relay` →
-`runs`). On a cluster a step logs by itself.
+`runs`). On a cluster a step tells MLflow by itself (`steps` → `cluster` → `runs`).
 
-store       where MLflow is, that it answers, secrets taken out
-journal     events as JSON lines, delivered in order      steps      one step, as a component calls it
-runs        a parent and a child per step and arm         registry   registered models and the champions
-ledger      every look that a gate took
+store      where MLflow is, that it answers, secrets out   journal   events as JSON lines, delivered in order
+runs       a parent and a child per step and arm           steps     one step, as a component calls it
+cluster    a step in a pod: its runs, signs of life        plugin    what Kubeflow's own plugin for MLflow says
+ending     how a run ended                                 registry  registered models and the champions
+storage    files of a model, from any address              rights    what MLflow lets its user do
+ledger     every look that a gate took                     records   what a run told, read from elsewhere
 """
 
 import lazy_loader as lazy

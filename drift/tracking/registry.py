@@ -1,4 +1,5 @@
-"""MLflow's model registry: a version exists only for a model that passed the gate, and once per model.
+"""MLflow's model registry: a version exists only for a model that passed the gate, and once per model, whose files are
+MLflow's own: a run's bucket expires, and steps have no key to it.
 
 Order, safe to stop at any point and to repeat: the version with its fingerprint, alias `candidate`, then `previous` and
 `best`, and `champion` last. `best` is the best champion ever: no later one may be worse than it by more than a margin,
@@ -9,8 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256, read_json, staged, write_json
 from drift.ground.errors import ConfigError, DataError, DriftError, ServiceError
-from drift.tracking import store
+from drift.tracking import storage, store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 FINGERPRINT = "drift.fingerprint"
-CHECKED = "drift.checked"
 MODEL_TYPE = "vlm"
+RUN_ID = "DRIFT_RUN_ID"
 
 
 @dataclass(frozen=True)
@@ -48,28 +48,35 @@ class RegisterReport:
         """Flat numbers for MLflow."""
         return {"register/version": float(self.version), "register/created": float(self.created)}
 
+    def run_tags(self) -> dict[str, str]:
+        """What the whole run is found by in MLflow: the version that it gave."""
+        return {"drift.registered": self.uri}
+
 
 def register(
-    config: RegisterConfig, *, model: str, gate: Path, out: Path | None = None, tags: Mapping[str, str] | None = None
+    config: RegisterConfig, *, model: str, gate: Path, out: Path | None = None, source: str | None = None
 ) -> RegisterReport:
     """Put `model`, a directory or an address such as `s3://…`, into the registry at MLFLOW_TRACKING_URI.
 
-    A directory is copied into MLflow, an address is registered as it is. The same contents again give the same
-    version. Raises DriftError if `gate`, a folder with `gate.json`, refused, or decided on another model.
+    Its files are copied into MLflow. The same contents again give the same version. ``source``: where a directory came
+    from, for the version's tag. Raises DriftError if `gate`, a folder with `gate.json`, refused, or decided on another
+    model, and ServiceError for an address that cannot be fetched; then nothing is registered.
     """
     decision = read_json(gate / "gate.json")
-    fingerprint = _allowed(model, decision)
+    decided = _decided(model, decision)
     uri = os.environ.get(store.URI)
     if not uri:
         raise ServiceError(f"{store.URI} is not set; there is no registry to put {model} into")
     client = store.open_client(uri)
     try:
-        report = _register(client, config, model, decision, _tags(decision, fingerprint, model, tags or {}))
+        with storage.folder_of(model, uri) as folder:
+            _require_same(model, folder, decided)
+            report = _register(client, config, folder, decision, _tags(decision, source or model))
     except DriftError:
         raise
     except Exception as error:  # MLflow and the object store raise many kinds
         raise ServiceError(
-            f"{model}: MLflow at {store.redact(uri)} did not register it ({store.first_line(error)})"
+            f"{model}: MLflow at {store.redact(uri)} did not register it ({storage.cause(error)})"
         ) from error
     if out is not None:
         with staged(out) as folder:
@@ -140,66 +147,46 @@ def model_tags(model: str) -> dict[str, str]:
     """Tags of a registered model at MLFLOW_TRACKING_URI; none where it does not exist. Raises ServiceError."""
     from mlflow.exceptions import MlflowException
 
-    uri, client = _open(f"asked for the tags of {model}")
+    uri, client = open_registry(f"asked for the tags of {model}")
     try:
-        return dict(client.get_registered_model(model).tags) if _exists(client, model) else {}
+        return dict(client.get_registered_model(model).tags) if exists(client, model) else {}
     except MlflowException as error:
-        raise _refusal(model, uri, error) from error
+        raise refusal(model, uri, error) from error
 
 
 def tag_model(model: str, tag: str, value: str) -> None:
     """Set a tag of a registered model, which is made if need be. Raises ServiceError."""
     from mlflow.exceptions import MlflowException
 
-    uri, client = _open(f"given tags of {model}")
+    uri, client = open_registry(f"given tags of {model}")
     try:
         _ensure_model(client, model)
         client.set_registered_model_tag(model, tag, value)
     except MlflowException as error:
-        raise _refusal(model, uri, error) from error
+        raise refusal(model, uri, error) from error
 
 
 def _by_alias(model: str, alias: str) -> Champion | None:
     from mlflow.exceptions import MlflowException
 
-    uri, client = _open(f"asked for the {alias} of {model}")
+    uri, client = open_registry(f"asked for the {alias} of {model}")
     try:
         found = client.get_model_version_by_alias(model, alias)
     except MlflowException as error:
         # no such model, or a model without the alias
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise _refusal(model, uri, error) from error
+        raise refusal(model, uri, error) from error
     return Champion(model, int(found.version), found.tags.get(FINGERPRINT, ""))
 
 
-def _refusal(model: str, uri: str, error: Exception) -> ServiceError:
+def refusal(model: str, uri: str, error: Exception) -> ServiceError:
+    """What MLflow said about a model, as an error of one line."""
     return ServiceError(f"{model}: MLflow at {store.redact(uri)} {store.first_line(error)}")
 
 
-def check_rights(model: str) -> str:
-    """What the user of MLFLOW_TRACKING_URI may do with a registered model, by doing it and taking it back.
-
-    A tag is set and removed, which needs the same right as moving an alias; where the model does not exist yet, one of
-    another name is made and deleted. Raises ServiceError if MLflow refuses.
-    """
-    from mlflow.exceptions import MlflowException
-
-    uri, client = _open(f"asked about {model}")
-    try:
-        if _exists(client, model):
-            client.set_registered_model_tag(model, CHECKED, "now")
-            client.delete_registered_model_tag(model, CHECKED)
-            return f"{model} may be changed"
-        client.create_registered_model(made := f"{model}-{uuid.uuid4().hex[:8]}")
-        client.delete_registered_model(made)
-        return f"{model} may be made"
-    except MlflowException as error:
-        said = store.first_line(error)
-        raise ServiceError(f"{model}: MLflow at {store.redact(uri)} refuses ({said}); ask for the right") from error
-
-
-def _exists(client: MlflowClient, model: str) -> bool:
+def exists(client: MlflowClient, model: str) -> bool:
+    """Whether there is a registered model of that name."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -216,14 +203,10 @@ def fetch(champion: Champion, into: Path) -> Path:
 
     Raises ServiceError if it cannot be downloaded, DataError if its contents are not those that were registered.
     """
-    import mlflow
-
-    uri, _ = _open(f"asked for version {champion.version} of {champion.model}")
+    uri, client = open_registry(f"asked for version {champion.version} of {champion.model}")
     address = f"models:/{champion.model}/{champion.version}"
-    try:
-        path = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(into), tracking_uri=uri))
-    except Exception as error:  # MLflow and the object store raise many kinds
-        raise ServiceError(f"{address}: cannot be downloaded ({store.first_line(error)})") from error
+    _require_kept(client, champion)
+    path = storage.download(address, into, uri)
     if champion.fingerprint not in ("", found := content_sha256(path)):
         raise DataError(
             f"{address}: its contents are {found[:12]}, not {champion.fingerprint[:12]} as registered; move the alias "
@@ -232,55 +215,74 @@ def fetch(champion: Champion, into: Path) -> Path:
     return path
 
 
-def _open(what: str) -> tuple[str, MlflowClient]:
+def _require_kept(client: MlflowClient, champion: Champion) -> None:
+    """Raise ServiceError if the version is only an address, of a kind that MLflow cannot fetch."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        source = str(client.get_model_version(champion.model, str(champion.version)).source)
+    except MlflowException:  # the download says why
+        return
+    if storage.why_not(source):
+        raise ServiceError(
+            f"models:/{champion.model}/{champion.version}: only its address was registered, and MLflow does not know "
+            f"'{source.partition(':')[0]}://'; register its files anew (`drift register --model FOLDER`), or remove "
+            "the alias champion"
+        )
+
+
+def open_registry(what: str) -> tuple[str, MlflowClient]:
+    """The address and a client of MLFLOW_TRACKING_URI; ``what`` is to be done there. Raises ServiceError."""
     uri = os.environ.get(store.URI)
     if not uri:
         raise ServiceError(f"{store.URI} is not set; there is no registry to be {what}")
     return uri, store.open_client(uri)
 
 
-def _allowed(model: str, decision: Mapping[str, Any]) -> str:
-    """The fingerprint of `model`, if the gate passed it and no other."""
+def _decided(model: str, decision: Mapping[str, Any]) -> str:
+    """The fingerprint of what the gate passed."""
     if decision.get("passed") is not True or not decision.get("winner"):
         reason = next(iter(decision.get("reasons", [])), "no reason given")
         raise DriftError(f"{model}: the gate refused it ({reason}); nothing is registered")
-    if not Path(model).exists() and "://" not in model:
+    if not Path(model).exists() and ":/" not in model:
         raise DataError(f"{model}: no such model directory; nothing is registered")
-    decided = decision.get("model_sha256")
-    if not decided:
+    if not decision.get("model_sha256"):
         raise DataError(
             f"{model}: gate.json names no model_sha256, as for a served model; evaluate the directory, then the gate"
         )
-    if not Path(model).exists():
-        return str(decided)
-    if decided != (ours := content_sha256(Path(model))):
+    return str(decision["model_sha256"])
+
+
+def _require_same(model: str, folder: Path, decided: str) -> None:
+    if decided != (ours := content_sha256(folder)):
         raise DriftError(
-            f"{model}: the gate decided on another model (contents {str(decided)[:12]}, not {ours[:12]}); "
+            f"{model}: the gate decided on another model (contents {decided[:12]}, not {ours[:12]}); "
             "nothing is registered"
         )
-    return ours
 
 
-def _tags(decision: Mapping[str, Any], fingerprint: str, model: str, more: Mapping[str, str]) -> dict[str, str]:
-    run = os.environ.get("DRIFT_RUN_ID")
+def _tags(decision: Mapping[str, Any], source: str) -> dict[str, str]:
+    run = os.environ.get(RUN_ID)
     return {
-        FINGERPRINT: fingerprint,
-        "drift.source_uri": store.redact(model),
+        FINGERPRINT: str(decision["model_sha256"]),
+        "drift.source_uri": store.redact(source),
         "drift.gate": "passed",
         "drift.arm": str(decision["winner"]),
         **({"kfp.pipeline_run_id": run} if run else {}),
-        **more,
     }
 
 
 def _register(
-    client: MlflowClient, config: RegisterConfig, model: str, decision: Mapping[str, Any], tags: Mapping[str, str]
+    client: MlflowClient, config: RegisterConfig, model: Path, decision: Mapping[str, Any], tags: Mapping[str, str]
 ) -> RegisterReport:
     _ensure_model(client, config.model)
     fingerprint = tags[FINGERPRINT]
-    known = client.search_model_versions(f"name = '{config.model}' and tags.`{FINGERPRINT}` = '{fingerprint}'")
+    same = client.search_model_versions(f"name = '{config.model}' and tags.`{FINGERPRINT}` = '{fingerprint}'")
+    known = [version for version in same if str(version.source).startswith(storage.KEPT)]
     version = known[0] if known else _create(client, config.model, model, fingerprint, tags)
     number = int(version.version)
+    if not known:
+        _replace(client, config.model, [int(one.version) for one in same], number)
     client.set_registered_model_alias(config.model, "candidate", str(number))
     stays = _why_it_stays(client, config, decision, number)
     previous = None if stays else _promote(client, config.model, number, best=bool(decision.get("best_ever", True)))
@@ -320,14 +322,19 @@ def _fingerprint_of(client: MlflowClient, name: str, number: int) -> str:
     return str(client.get_model_version(name, str(number)).tags.get(FINGERPRINT, ""))
 
 
-def _create(client: MlflowClient, name: str, model: str, fingerprint: str, tags: Mapping[str, str]) -> ModelVersion:
+def _create(client: MlflowClient, name: str, model: Path, fingerprint: str, tags: Mapping[str, str]) -> ModelVersion:
     run = _pipeline_run(client)
-    if not Path(model).exists():
-        return client.create_model_version(name, source=model, run_id=run, tags=dict(tags))
-    logged = _logged_model(client, name, Path(model), fingerprint, run, tags)
+    logged = _logged_model(client, name, model, fingerprint, run, tags)
     return client.create_model_version(
         name, source=logged.model_uri, run_id=run, tags=dict(tags), model_id=logged.model_id
     )
+
+
+def _replace(client: MlflowClient, name: str, versions: Collection[int], number: int) -> None:
+    """The aliases of versions of the same contents, which were addresses only, go over to the copy."""
+    for alias, version in _aliases(client, name).items():
+        if version in versions:
+            client.set_registered_model_alias(name, alias, str(number))
 
 
 def _logged_model(
@@ -341,7 +348,8 @@ def _logged_model(
             return found
         client.finalize_logged_model(found.model_id, "FAILED")
     made = client.create_logged_model(experiment, name=name, source_run_id=run, tags=dict(tags), model_type=MODEL_TYPE)
-    client.log_model_artifacts(made.model_id, str(model))
+    with storage.patience():
+        client.log_model_artifacts(made.model_id, str(model))
     return client.finalize_logged_model(made.model_id, "READY")
 
 
@@ -379,8 +387,11 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
 
 def _pipeline_run(client: MlflowClient) -> str | None:
     """The MLflow run of the pipeline run this process belongs to, where it does."""
-    run = os.environ.get("DRIFT_MLFLOW_RUN_ID") or os.environ.get("MLFLOW_RUN_ID")
-    return run if run else None
+    run, key = os.environ.get("DRIFT_MLFLOW_RUN_ID") or os.environ.get("MLFLOW_RUN_ID"), os.environ.get(RUN_ID)
+    if run or not key:
+        return run or None
+    found = store.find_runs(client, _experiment(client), key)
+    return str(found[0].info.run_id) if found else None
 
 
 def _experiment(client: MlflowClient) -> str:

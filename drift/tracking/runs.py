@@ -1,6 +1,6 @@
 """The MLflow runs of one pipeline run: a parent, and a child per step and arm.
 
-On a cluster whose Kubeflow logs to MLflow itself (MLFLOW_RUN_ID is set), its run is used; nothing is made or closed.
+Where Kubeflow itself logs to MLflow, the parent, or even the step's run, is Kubeflow's (`plugin`).
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from drift.ground.errors import ServiceError
 from drift.tracking.journal import Event, step_key
 from drift.tracking.store import (
-    EXPERIMENT,
+    KEY,
     URI,
     ensure_experiment,
     ensure_run,
@@ -28,6 +29,7 @@ from drift.tracking.store import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -36,45 +38,79 @@ HEADLINES = ("gate", "report")
 DIGEST_CHARACTERS = 36
 """MLflow's limit for the digest of a dataset."""
 
+TAG_CHARACTERS = 5000
+"""MLflow's limit for the value of a tag, in releases before 2.15; 8000 since."""
+REOPENED = "drift.reopened"
+"""When a parent that was closed was opened again, in seconds since 1970."""
+CAUSE = "drift.error"
+"""Why a step failed: the first cause since the run was opened; a further one has its number behind it."""
+
 _FORBIDDEN_IN_NAMES = re.compile(r"[^\w\-. :/]")
 
 
 @dataclass
 class Tracker:
-    """The runs of one pipeline run. `parent` is its MLflow run; `attached`: every step logs into it."""
+    """The runs of one pipeline run. `parent` sums it up."""
 
     client: MlflowClient
     uri: str
     experiment_id: str
     run_id: str
     parent: str
-    attached: bool = False
+    task: str | None = None
+    """Kubeflow's own run of the task at work, if it gave one: the step logs into it, and its state is Kubeflow's."""
+    theirs: bool = False
+    """Kubeflow made the parent, and closes it."""
+    made: bool = False
+    """Whether this tracker made the parent, and did not find it."""
     _children: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, uri: str, *, experiment: str, run_id: str, name: str) -> Tracker:
-        """Find or make the experiment and the parent run of pipeline run `run_id`. Raises ServiceError."""
+    def open(
+        cls, uri: str, *, experiment: str, run_id: str, name: str, tags: Mapping[str, str] | None = None
+    ) -> Tracker:
+        """Find or make the experiment and the parent run of pipeline run `run_id`, made with `tags`.
+
+        Raises ServiceError.
+        """
         client = open_client(uri)
         try:
             experiment_id = ensure_experiment(client, uri, experiment)
-            tags = {"kfp.pipeline_run_id": run_id, "drift.step": "pipeline"}
-            parent = ensure_run(client, experiment_id, run_id, name, tags)
+            known = find_runs(client, experiment_id, run_id)
+            parent = ensure_run(client, experiment_id, run_id, name, parent_tags(run_id) | dict(tags or {}))
         except Exception as error:
             raise ServiceError(f"{URI}: MLflow at {redact(uri)} refuses ({first_line(error)})") from error
-        return cls(client, uri, experiment_id, run_id, parent)
+        return cls(client, uri, experiment_id, run_id, parent, made=not known)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the step logs into a run of Kubeflow's."""
+        return self.task is not None
 
     def begin(self, params: Mapping[str, str], config: Path) -> None:
         """The pipeline run goes on: RUNNING, also after a failed or killed attempt."""
         self._log_params(self.parent, params)
         self.client.log_artifact(self.parent, str(config))
-        self.client.update_run(self.parent, status="RUNNING")
+        self.reopen()
+
+    def reopen(self) -> bool:
+        """RUNNING again, if it was closed; whether it was."""
+        closed = self.client.get_run(self.parent).info.status != "RUNNING"
+        if closed:
+            self.client.update_run(self.parent, status="RUNNING")
+            self._set_tags(self.parent, {REOPENED: str(time.time())})
+        return closed
+
+    def was_reopened(self) -> bool:
+        """Whether it was closed before."""
+        return REOPENED in self.client.get_run(self.parent).data.tags
 
     def apply(self, event: Event) -> None:
         """Log one event of a step's journal. Applying it again changes nothing."""
         kind = event["event"]
         if kind == "pipeline":
             return
-        run = self._child(event["step"], event["arm"])
+        run = self.child(event["step"], event["arm"])
         if kind == "started":
             self._start(run, event)
         elif kind == "metrics":
@@ -84,23 +120,26 @@ class Tracker:
                 self.client.log_artifact(run, path)
         elif kind == "cached":
             self._link(run, event)
+        elif kind == "tags":
+            self._set_tags(self.parent, event["tags"])
+        elif kind == "repeated":
+            self._set_tags(run, {"drift.repeats": str(event["count"]), "drift.repeated": event["error"]})
         elif kind == "ended":
-            self._end(run, event["status"], event["error"])
-
-    def apply_or_warn(self, event: Event) -> None:
-        """`apply`, but tracking that breaks in the middle of a step does not stop the step."""
-        try:
-            self.apply(event)
-        except Exception as error:
-            log.warning("MLflow does not take '%s' of %s: %s", event["event"], event["key"], first_line(error))
+            self._end(run, event)
 
     def finalize(self, status: str) -> None:
-        """`status` for the parent, and KILLED for children that are still RUNNING."""
+        """`status` for the parent, and KILLED for children that are still RUNNING; what is Kubeflow's stays."""
         if self.attached:
             return
-        for child in self._running_children():
-            self.client.set_terminated(child, "KILLED")
-        self.client.set_terminated(self.parent, status)
+        for child in self.children():
+            if child.info.status == "RUNNING":
+                self.client.set_terminated(child.info.run_id, "KILLED")
+        if not self.theirs:
+            self.client.set_terminated(self.parent, status)
+
+    def children(self) -> list[Run]:
+        """The runs of this run's steps."""
+        return children_of(self.client, self.experiment_id, self.parent)
 
     def finalize_or_warn(self, status: str) -> None:
         """`finalize`, for the end of a run whose MLflow may be gone: the results are there all the same."""
@@ -109,26 +148,41 @@ class Tracker:
         except Exception as error:
             log.warning("MLflow at %s could not be told that the run is over: %s", redact(self.uri), first_line(error))
 
-    def _child(self, step: str, arm: str) -> str:
-        if self.attached:
-            return self.parent
+    def child(self, step: str, arm: str) -> str:
+        """Id of the run of a step, made if need be."""
+        if self.task is not None:
+            return self.task
         key = step_key(self.run_id, step, arm)
         if key not in self._children:
-            tags = {"drift.step": step, "mlflow.parentRunId": self.parent, "kfp.pipeline_run_id": self.run_id}
+            tags = self._tags_of(step, arm) | {"mlflow.parentRunId": self.parent}
             name = f"{step} {arm}".strip()
-            arm_tag = {"drift.arm": arm} if arm else {}
-            self._children[key] = ensure_run(self.client, self.experiment_id, key, name, tags | arm_tag)
+            self._children[key] = ensure_run(self.client, self.experiment_id, key, name, tags)
         return self._children[key]
 
+    def _tags_of(self, step: str, arm: str) -> dict[str, str]:
+        return {"drift.step": step, "kfp.pipeline_run_id": self.run_id, **({"drift.arm": arm} if arm else {})}
+
     def _start(self, run: str, event: Event) -> None:
+        """A new attempt; an old one's line, told again or late, changes nothing."""
         tags = self.client.get_run(run).data.tags
-        if tags.get("drift.started") != str(event["time"]):
+        last = started(tags)
+        if event["time"] > last:
+            self._forget_causes(run, tags, last)
             attempt = int(tags.get("drift.attempt", 0)) + 1
             self._set_tags(run, {"drift.attempt": str(attempt), "drift.started": str(event["time"])})
+        if pod := event.get("pod"):
+            self._set_tags(run, {"drift.pod": pod})
+        if self.attached:
+            self._set_tags(run, self._tags_of(event["step"], event["arm"]) | {KEY: event["key"]})
         self._log_params(run, event["params"])
         self._log_inputs(run, event["inputs"])
-        if not self.attached:
+        if not self.attached and event["time"] >= last:
             self.client.update_run(run, status="RUNNING")
+
+    def _forget_causes(self, run: str, tags: Mapping[str, str], last: float) -> None:
+        """A run that was opened again starts afresh: causes of attempts before that are past."""
+        if causes(tags) and last < float(self.client.get_run(self.parent).data.tags.get(REOPENED, 0.0)):
+            self._delete_tags(run, causes(tags))
 
     def _link(self, run: str, event: Event) -> None:
         """A step served from the cache: a finished run with a link to the run that did the work."""
@@ -137,20 +191,28 @@ class Tracker:
         where = did[0].info.run_id if did else upstream
         self._set_tags(run, {"drift.cached": "true", f"drift.upstream.{event['step']}": where})
         self._measure(run, event)
-        self._end(run, "FINISHED", None)
+        self._end(run, event | {"status": "FINISHED", "error": None})
 
     def _measure(self, run: str, event: Event) -> None:
         """The step's metrics; the headlines also on the parent, since MLflow's table of runs shows parents only."""
         self._log_metrics(run, event["metrics"])
-        if event["step"] in HEADLINES and not self.attached:
+        if event["step"] in HEADLINES and run != self.parent:
             self._log_metrics(self.parent, event["metrics"])
+        if dropped := event.get("not_finite"):
+            self._set_tags(run, {"drift.not_finite": ", ".join(dropped)})
 
-    def _end(self, run: str, status: str, error: str | None) -> None:
-        if error:
-            self._set_tags(run, {"drift.error": error})
-        elif "drift.error" in self.client.get_run(run).data.tags:
-            self.client.delete_tag(run, "drift.error")
-        if not self.attached:
+    def _end(self, run: str, event: Event) -> None:
+        """An attempt is over. Of several at once one that finishes is enough, and of those that do not only the newest
+        says how the step stands. To be stopped from outside is no cause."""
+        known, status = self.client.get_run(run), event["status"]
+        newest = started(known.data.tags)
+        if status == "FINISHED":
+            self._delete_tags(run, causes(known.data.tags))
+        elif known.info.status == "FINISHED":
+            return
+        elif status == "FAILED":
+            self._set_tags(run, cause(known.data.tags, event["error"]))
+        if not self.attached and (status == "FINISHED" or event.get("started", newest) >= newest):
             self.client.set_terminated(run, status)
 
     def _log_metrics(self, run: str, points: Sequence[Sequence[Any]]) -> None:
@@ -188,23 +250,39 @@ class Tracker:
     def _set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self.client.log_batch(run, tags=[RunTag(name, redact(value)) for name, value in tags.items()])
+        self.client.log_batch(run, tags=[RunTag(name, _fit(value)) for name, value in tags.items()])
 
-    def _running_children(self) -> Iterator[str]:
-        mine = f"tags.`mlflow.parentRunId` = '{self.parent}' and attributes.status = 'RUNNING'"
-        for run in self.client.search_runs([self.experiment_id], mine):
-            yield run.info.run_id
+    def _delete_tags(self, run: str, names: Iterable[str]) -> None:
+        for name in names:
+            self.client.delete_tag(run, name)
 
 
-def tracker_from_environment() -> Tracker | None:
-    """A step's tracker on a cluster: attached to Kubeflow's run, or to the run the keys say; None without MLflow."""
-    uri = os.environ.get(URI)
-    if not uri:
-        log.warning("no MLflow: %s is not set", URI)
-        return None
-    if attached := os.environ.get("MLFLOW_RUN_ID"):
-        client = open_client(uri)
-        experiment = client.get_run(attached).info.experiment_id
-        return Tracker(client, uri, experiment, os.environ.get("DRIFT_RUN_ID", attached), attached, attached=True)
-    run_id = os.environ.get("DRIFT_RUN_ID", "local")
-    return Tracker.open(uri, experiment=os.environ.get(EXPERIMENT, "drift"), run_id=run_id, name=run_id)
+def parent_tags(run_id: str) -> dict[str, str]:
+    """What a pipeline run's parent is known by, beside its key."""
+    return {"kfp.pipeline_run_id": run_id, "drift.step": "pipeline"}
+
+
+def children_of(client: MlflowClient, experiment_id: str, parent: str) -> list[Run]:
+    """The runs of the steps of a parent; Kubeflow's own runs of tasks under it are none."""
+    found = client.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
+    return [run for run in found if "drift.step" in run.data.tags]
+
+
+def causes(tags: Mapping[str, str]) -> dict[str, str]:
+    """The causes of failure among a step's tags, by the tag's name."""
+    return {name: text for name, text in tags.items() if name == CAUSE or name.startswith(f"{CAUSE}.")}
+
+
+def cause(tags: Mapping[str, str], error: str) -> dict[str, str]:
+    """The tag of a further cause; none if it is known."""
+    known = causes(tags)
+    return {} if _fit(error) in known.values() else {f"{CAUSE}.{len(known) + 1}" if known else CAUSE: error}
+
+
+def started(tags: Mapping[str, str]) -> float:
+    """When the newest attempt of a step started."""
+    return float(tags.get("drift.started", 0.0))
+
+
+def _fit(value: str) -> str:
+    return redact(value)[:TAG_CHARACTERS]

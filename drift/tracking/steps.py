@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -21,7 +22,8 @@ from typing import Any, Protocol, TypeVar
 
 from drift.config.section import SectionType, from_json
 from drift.ground.artifacts import content_sha256, read_json, write_json
-from drift.ground.errors import ConfigError, DataError, DriftError, ServiceError
+from drift.ground.errors import ConfigError, DataError, DriftError
+from drift.ground.patience import patience_seconds, patiently
 from drift.tracking.journal import Event, append, step_key
 
 log = logging.getLogger(__name__)
@@ -31,11 +33,17 @@ RUN_DIR = "DRIFT_RUN_DIR"
 LIFELINE = "DRIFT_LIFELINE"
 """File descriptor of a pipe whose other end the runner holds: it closes when the runner dies, however it dies."""
 
+POD = "KFP_POD_NAME"
+"""The name of a step's pod, as Kubeflow tells it."""
+
 TERMINATED = 128 + signal.SIGTERM
 
 
 class Report(Protocol):
-    """What every step function returns; it may have `warnings`, sentences that a person should see."""
+    """What every step function returns.
+
+    It may have `warnings`, sentences that a person should see, and `run_tags()`, what the whole run in MLflow is told.
+    """
 
     def metrics(self) -> dict[str, float]: ...
 
@@ -66,18 +74,23 @@ def run_step(
     journal.write("started", params=flatten(step, payload["config"]), inputs=_inputs(payload, datasets or {}))
     started = time.time()
     try:
-        with _terminable():
-            report = work(config)
+        with _terminable(), journal.alive():
+            report = journal.patiently(lambda: work(config))
     except BaseException as error:
         journal.write("ended", status=_status(error), error=_one_line(error), seconds=time.time() - started)
         raise
     seconds = time.time() - started
-    metrics = report.metrics()
-    journal.write("metrics", metrics=_points(metrics, history))
+    metrics = finite_metrics(report)
+    dropped = sorted(set(report.metrics()) - set(metrics))
+    if dropped:
+        log.warning("%s: no finite numbers, and not logged: %s", step, ", ".join(dropped))
+    journal.write("metrics", metrics=_points(metrics, history), not_finite=dropped)
+    if tags := _run_tags(report):
+        journal.write("tags", tags=tags)
     journal.write("files", paths=[str(Path(file).resolve()) for file in files])
     journal.write("ended", status="FINISHED", error=None, seconds=seconds)
     warnings = list(getattr(report, "warnings", ()))
-    write_json(Path(record), _record(journal, parameter, seconds, metrics) | {"warnings": warnings})
+    write_json(Path(record), _record(journal, parameter, seconds, metrics, dropped) | {"warnings": warnings})
     return report
 
 
@@ -86,10 +99,20 @@ def finish_pipeline(state: str) -> None:
     if os.environ.get(RUN_DIR):
         append(Path(os.environ[RUN_DIR]), _event("", "finalize", "", "pipeline", state=state))
         return
-    from drift.tracking.runs import tracker_from_environment
+    from drift.tracking.cluster import tracker_from_environment
+    from drift.tracking.ending import finish
 
-    if tracker := tracker_from_environment():
-        tracker.finalize({"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED"}.get(state, "FAILED"))
+    def close() -> None:
+        if tracker := tracker_from_environment():
+            finish(tracker, state)
+
+    patiently(close, patience_seconds(), what="closing the run in MLflow")
+
+
+def finite_metrics(report: Report) -> dict[str, float]:
+    """The report's numbers without NaN and infinities: Kubeflow reads what a component says as strict JSON, and fails a
+    step for them after its work is done."""
+    return {name: float(value) for name, value in report.metrics().items() if math.isfinite(value)}
 
 
 class StepJournal:
@@ -100,16 +123,35 @@ class StepJournal:
         self.key = step_key(os.environ.get(RUN_ID, "local"), step, arm)
         folder = os.environ.get(RUN_DIR)
         self._folder = Path(folder) if folder else None
-        self._events: list[Event] = []
-        self._tracker = None if folder else _tracker()
+        self._pod = None if folder else _pod()
+        self._started = 0.0
 
     def write(self, event: str, **content: Any) -> None:
         """Append one event; never raises because of MLflow."""
         line = _event(self.key, self.step, self.arm, event, **content)
+        if event == "started":
+            self._started = line["time"]
+            line |= {"pod": os.environ[POD]} if POD in os.environ else {}
+        elif event == "ended":
+            line["started"] = self._started
         if self._folder:
             append(self._folder, line)
-        elif self._tracker:
-            self._tracker.apply_or_warn(line)
+        elif self._pod:
+            self._pod.tell(line)
+
+    def alive(self) -> contextlib.AbstractContextManager[None]:
+        """On a cluster, signs of life while the block runs: nobody else knows whether this process lives."""
+        return self._pod.alive(self.step, self.arm) if self._pod else contextlib.nullcontext()
+
+    def patiently(self, work: Callable[[], ReportType]) -> ReportType:
+        """`work`; on a cluster, where nobody is there to run it again, repeated while it fails transiently."""
+        if not self._pod:
+            return work()
+
+        def told(count: int, error: BaseException) -> None:
+            self.write("repeated", count=count, error=_one_line(error))
+
+        return patiently(work, self._pod.patience, told=told, what=self.key)
 
 
 def arm_of(parameter: str) -> str:
@@ -175,7 +217,9 @@ def _points(metrics: Mapping[str, float], history: str | Path | None) -> list[tu
     return points
 
 
-def _record(journal: StepJournal, parameter: str, seconds: float, metrics: Mapping[str, float]) -> dict[str, Any]:
+def _record(
+    journal: StepJournal, parameter: str, seconds: float, metrics: Mapping[str, float], dropped: Sequence[str]
+) -> dict[str, Any]:
     return {
         "step": journal.step,
         "arm": journal.arm,
@@ -183,7 +227,14 @@ def _record(journal: StepJournal, parameter: str, seconds: float, metrics: Mappi
         "parameter_sha256": parameter_sha256(parameter),
         "seconds": round(seconds, 3),
         "metrics": metrics,
+        **({"not_finite": dropped} if dropped else {}),
     }
+
+
+def _run_tags(report: Report) -> dict[str, str]:
+    """What the report says of the whole run."""
+    tell: Callable[[], Mapping[str, str]] = getattr(report, "run_tags", dict)
+    return {name: str(value) for name, value in tell().items()}
 
 
 def _status(error: BaseException) -> str:
@@ -196,14 +247,10 @@ def _one_line(error: BaseException) -> str:
     return message if isinstance(error, DriftError) else f"{type(error).__name__}: {message}"
 
 
-def _tracker() -> Any:
-    from drift.tracking.runs import tracker_from_environment
+def _pod() -> Any:
+    from drift.tracking.cluster import Pod
 
-    try:
-        return tracker_from_environment()
-    except ServiceError as error:
-        log.warning("this step is not tracked: %s", error)
-        return None
+    return Pod()
 
 
 @contextlib.contextmanager

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "DRIFT_EXPERIMENT"
+OURS = "DRIFT_MLFLOW_TRACKING_URI"
+"""Our name of URI in a pod, where Kubeflow's plugin may set URI itself."""
+RUN = "DRIFT_MLFLOW_RUN_ID"
+"""The MLflow run that sums up the pipeline run of this process."""
 KEY = "drift.run_key"
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _POLITE = {
@@ -39,6 +43,12 @@ _POLITE = {
 def store_uri(runs: Path) -> str:
     """MLFLOW_TRACKING_URI, or the SQLite store in the folder `runs`."""
     return os.environ.get(URI) or f"sqlite:///{runs.resolve()}/mlflow.db"
+
+
+def adopt_address() -> None:
+    """What a pod calls DRIFT_MLFLOW_TRACKING_URI is MLFLOW_TRACKING_URI from now on, unless that is set."""
+    if not os.environ.get(URI) and (ours := os.environ.get(OURS)):
+        os.environ[URI] = ours
 
 
 def modules(uri: str) -> tuple[str, ...]:
@@ -86,9 +96,9 @@ def server_version(uri: str) -> str:
     return answer.text.strip()
 
 
-def open_client(uri: str, settings: dict[str, str] = _POLITE) -> MlflowClient:
+def open_client(uri: str, settings: Mapping[str, str] | None = None) -> MlflowClient:
     """A client of the store at `uri`. Opening an SQLite store for the first time is done by one process only."""
-    for name, value in (_POLITE | settings).items():
+    for name, value in {**_POLITE, **(settings or {})}.items():
         os.environ[name] = value
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)

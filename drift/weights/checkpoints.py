@@ -32,6 +32,8 @@ __all__ = [
     "Checkpoint",
     "TensorInfo",
     "fingerprint",
+    "indexed_files",
+    "indexed_tensors",
     "match_parameters",
     "original_vlm_sha256",
     "pair_decoders",
@@ -292,13 +294,30 @@ def _read_object(file: Path) -> dict[str, Any]:
     return content
 
 
+def indexed_files(index: Path) -> list[Path]:
+    """The safetensors files that an index names. Raises CheckpointError if one is missing."""
+    shards = sorted(set(_weight_map(index).values()))
+    for shard in shards:
+        if not (index.parent / shard).is_file():
+            raise CheckpointError(
+                f"{index.parent}: shard '{shard}' is missing, which {index.name} names; download it again"
+            )
+    return [index.parent / shard for shard in shards]
+
+
+def indexed_tensors(index: Path, headers: Mapping[str, Header]) -> dict[str, TensorInfo]:
+    """The tensors that an index names, in the headers of its files. Raises CheckpointError if one is not there."""
+    tensors = {}
+    for name, shard in _weight_map(index).items():
+        if name not in headers[shard].tensors:
+            raise CheckpointError(f"{index.parent}: {index.name} says that '{name}' is in '{shard}', but it is not")
+        tensors[name] = headers[shard].tensors[name]
+    return tensors
+
+
 def _weight_files(path: Path) -> list[Path]:
     if (path / INDEX).is_file():
-        shards = set(_weight_map(path).values())
-        for shard in sorted(shards):
-            if not (path / shard).is_file():
-                raise CheckpointError(f"{path}: shard '{shard}' is missing, which {INDEX} names; download it again")
-        return sorted(path / shard for shard in shards)
+        return indexed_files(path / INDEX)
     if (path / SINGLE).is_file():
         return [path / SINGLE]
     if other := sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.gguf")]):
@@ -306,20 +325,13 @@ def _weight_files(path: Path) -> list[Path]:
     raise CheckpointError(f"{path}: no weights ({SINGLE} or {INDEX})")
 
 
-def _weight_map(path: Path) -> dict[str, str]:
-    weight_map = _read_object(path / INDEX).get("weight_map")
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = _read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path / INDEX}: has no weight_map; download it again")
+        raise CheckpointError(f"{index}: has no weight_map; download it again")
     return weight_map
 
 
 def _read_tensors(path: Path, files: list[Path]) -> dict[str, TensorInfo]:
-    headers = {file.name: read_header(file).tensors for file in files}
-    if not (path / INDEX).is_file():
-        return headers[SINGLE]
-    tensors = {}
-    for name, shard in _weight_map(path).items():
-        if name not in headers[shard]:
-            raise CheckpointError(f"{path}: {INDEX} says that '{name}' is in '{shard}', but it is not")
-        tensors[name] = headers[shard][name]
-    return tensors
+    headers = {file.name: read_header(file) for file in files}
+    return indexed_tensors(path / INDEX, headers) if (path / INDEX).is_file() else headers[SINGLE].tensors

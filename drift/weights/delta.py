@@ -18,12 +18,23 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from drift.config.models import DeltaConfig
 from drift.ground.artifacts import content_sha256, hashing, staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
 from drift.weights.checkpoints import Checkpoint, original_vlm_sha256
-from drift.weights.deltafile import DELTA, FORMAT, STATS, LayerRow, TensorStats, layer_table, mean_cosine, relative_l2
+from drift.weights.deltafile import (
+    DELTA,
+    FORMAT,
+    INDEX,
+    STATS,
+    LayerRow,
+    TensorStats,
+    layer_table,
+    mean_cosine,
+    relative_l2,
+)
 from drift.weights.pairing import DeltaPlan, Source, check_same_base, plan
 from drift.weights.streaming import (
     PIECE_ELEMENTS,
@@ -41,6 +52,8 @@ from drift.weights.streaming import (
 FIGURE = "delta.svg"
 LAYERS = "layers.md"
 UNHASHED = "0" * 64
+SHARD_BYTES = 20 * 10**9
+"""Of tensors in one file: Kubeflow uploads in parts of 5 MiB, of which an object store takes 10,000."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +77,21 @@ class DeltaReport:
         return {f"delta/{name}": float(getattr(self, name)) for name in names}
 
 
-def compute_delta(config: DeltaConfig, *, expert: str, vlm: str, base: str | None, out: Path) -> DeltaReport:
+def compute_delta(
+    config: DeltaConfig,
+    *,
+    expert: str,
+    vlm: str,
+    base: str | None,
+    out: Path,
+    shard_bytes: int = SHARD_BYTES,
+) -> DeltaReport:
     """Δ = φ_reason − φ_other for the selected tensors, in the checkpoints' dtype, streamed into the folder `out`.
 
     With several experts Δ is their weighted mean in the sense of `mixing_factors`, tensor by tensor. Writes
-    `delta.safetensors`, `delta_stats.json`, the table `layers.md`, its picture `delta.svg`, and the provenance. Raises
-    CheckpointError if a tensor holds NaN or infinity, an expert is what is subtracted from it, or (without `force`) the
-    two do not look like fine-tunes of one base.
+    `delta.safetensors`, or several files of at most ``shard_bytes`` and their index, `delta_stats.json`, the table
+    `layers.md`, its picture `delta.svg`, and the provenance. Raises CheckpointError if a tensor holds NaN or infinity,
+    an expert is what is subtracted from it, or (without `force`) the two do not look like fine-tunes of one base.
     """
     started = time.monotonic()
     todo = plan(config, expert=expert, vlm=vlm, base=base)
@@ -87,8 +108,8 @@ def compute_delta(config: DeltaConfig, *, expert: str, vlm: str, base: str | Non
             require_space(folder, todo.size_bytes)
             _require_different(todo)
             with hashing(model.path for model in todo.checkpoints):
-                stats = _stream(todo, folder / DELTA)
-            _write_hashes(todo, folder / DELTA)
+                stats = _stream(todo, folder, shards := _shards(todo, shard_bytes))
+            _write_hashes(todo, folder, shards)
             _write_sidecars(folder, todo, stats, warnings)
     return _report(out, stats, time.monotonic() - started, warnings)
 
@@ -152,13 +173,43 @@ def _require_different(todo: DeltaPlan) -> None:
             )
 
 
-def _stream(todo: DeltaPlan, file: Path) -> dict[str, TensorStats]:
-    header = _header(todo, dict.fromkeys(todo.checkpoints, UNHASHED))
+Shards = Mapping[str, Sequence[Source]]
+"""The files of Δ, and which tensors go into each."""
+
+
+def _shards(todo: DeltaPlan, most_bytes: int) -> Shards:
+    """All tensors in one file, or in as many as it takes that none is larger; one large tensor has its own."""
+    groups: list[list[Source]] = [[]]
+    for source in todo.sources:
+        if groups[-1] and sum(one.size_bytes for one in (*groups[-1], source)) > most_bytes:
+            groups.append([])
+        groups[-1].append(source)
+    if len(groups) == 1:
+        return {DELTA: groups[0]}
+    stem, suffix = DELTA.split(".")
+    return {f"{stem}-{place:05}-of-{len(groups):05}.{suffix}": group for place, group in enumerate(groups, 1)}
+
+
+def _stream(todo: DeltaPlan, folder: Path, shards: Shards) -> dict[str, TensorStats]:
+    stats: dict[str, TensorStats] = {}
+    with progress("delta", todo.size_bytes) as bar:
+        for file, sources in shards.items():
+            stats |= _stream_file(todo, folder / file, sources, bar)
+    if not any(entry["l2"] for entry in stats.values()):
+        raise CheckpointError("the experts' weights cancel out: Δ = 0; give them other weights")
+    if len(shards) > 1:
+        names = {source.name: file for file, sources in shards.items() for source in sources}
+        write_json(folder / INDEX, {"metadata": {"total_size": todo.size_bytes}, "weight_map": names})
+    return stats
+
+
+def _stream_file(todo: DeltaPlan, file: Path, sources: Sequence[Source], bar: tqdm[None]) -> dict[str, TensorStats]:
+    header = _header(todo, sources, dict.fromkeys(todo.checkpoints, UNHASHED))
     weights = [pair.weight for pair in todo.pairs]
-    stats = {}
-    with created(file, len(header) + todo.size_bytes) as stream, progress("delta", todo.size_bytes) as bar:
+    stats: dict[str, TensorStats] = {}
+    with created(file, len(header) + sum(source.size_bytes for source in sources)) as stream:
         stream.write(header)
-        for source in todo.sources:
+        for source in sources:
             sums = torch.zeros(4 + 3 * len(weights), dtype=torch.float64)
             for delta, vlm, pairs in parts(todo, source):
                 sums += part_sums(delta, vlm, pairs)
@@ -166,13 +217,11 @@ def _stream(todo: DeltaPlan, file: Path) -> dict[str, TensorStats]:
                 bar.update(delta.nbytes)
             _require_finite(todo, source, sums)
             stats[source.name] = stats_from_sums(sums, weights, source.shape)
-    if not any(entry["l2"] for entry in stats.values()):
-        raise CheckpointError("the experts' weights cancel out: Δ = 0; give them other weights")
     return stats
 
 
-def _header(todo: DeltaPlan, hashes: Mapping[Checkpoint, str]) -> bytes:
-    """The header of the Δ file, which says what it is: direction, selection, and the models with their contents' hash.
+def _header(todo: DeltaPlan, sources: Sequence[Source], hashes: Mapping[Checkpoint, str]) -> bytes:
+    """The header of a Δ file, which says what it is: direction, selection, and the models with their contents' hash.
 
     Models are named without their place on this machine: the same Δ made elsewhere has the same bytes.
     """
@@ -186,13 +235,15 @@ def _header(todo: DeltaPlan, hashes: Mapping[Checkpoint, str]) -> bytes:
         "layers": config.layers or "all",
         "models": json.dumps(models),
     }
-    return encode_header({source.name: (source.dtype, source.shape) for source in todo.sources}, metadata)
+    return encode_header({source.name: (source.dtype, source.shape) for source in sources}, metadata)
 
 
-def _write_hashes(todo: DeltaPlan, file: Path) -> None:
-    """Put the models' hashes, which were taken while Δ was written, into the header in place of zeros."""
-    with file.open("r+b") as stream:
-        stream.write(_header(todo, {model: content_sha256(model.path) for model in todo.checkpoints}))
+def _write_hashes(todo: DeltaPlan, folder: Path, shards: Shards) -> None:
+    """Put the models' hashes, which were taken while Δ was written, into the headers in place of zeros."""
+    hashes = {model: content_sha256(model.path) for model in todo.checkpoints}
+    for file, sources in shards.items():
+        with (folder / file).open("r+b") as stream:
+            stream.write(_header(todo, sources, hashes))
 
 
 def parts(todo: DeltaPlan, source: Source) -> Iterator[tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]]:

@@ -5,6 +5,7 @@ Symbols: Δ the prior, φ_VL the original multimodal model's text decoder, φ_t 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from typing import Any, TypedDict
 from safetensors import safe_open
 from torch import Tensor
 
-from drift.ground.artifacts import PROVENANCE, read_json
+from drift.ground.artifacts import PROVENANCE, content_sha256, read_json
 from drift.ground.errors import CheckpointError, DataError, PriorError
-from drift.weights.checkpoints import Checkpoint, original_vlm_sha256, read_header
+from drift.weights.checkpoints import Checkpoint, indexed_files, indexed_tensors, original_vlm_sha256, read_header
 from drift.weights.layout import layer_index, match_parameters, module_of
 from drift.weights.streaming import dot, one_thread, progress
 
 DELTA = "delta.safetensors"
+INDEX = "delta.safetensors.index.json"
+"""Which file holds which tensor, where Δ is in several, `delta-00001-of-00002.safetensors` and on."""
 STATS = "delta_stats.json"
 FORMAT = "drift-delta"
 
@@ -46,6 +49,8 @@ class DeltaFile:
     modules: tuple[str, ...]
     original_vlm_sha256: str | None
     stats: dict[str, TensorStats]
+    files: dict[str, Path]
+    """Canonical name → file."""
 
     @property
     def names(self) -> list[str]:
@@ -66,27 +71,39 @@ class DeltaFile:
         """The raw Δ of one canonical name, on the CPU. Raises PriorError if Δ has no such tensor."""
         if name not in self.stats:
             raise PriorError(f"{self.folder}: Δ has no tensor '{name}'")
-        with safe_open(str(self.folder / DELTA), framework="pt") as file:
+        with safe_open(str(self.files[name]), framework="pt") as file:
             return file.get_tensor(name)
+
+    def sha256(self) -> str:
+        """The hash of its file's contents; of several files, of their names and hashes."""
+        files = sorted(set(self.files.values()))
+        if files == [self.folder / DELTA]:
+            return content_sha256(files[0])
+        lines = "".join(f"{file.name}\0{content_sha256(file)}\n" for file in files)
+        return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def load_delta(folder: Path) -> DeltaFile:
     """The Δ that `compute_delta` wrote into `folder`. Raises PriorError if it is absent, foreign or cut off."""
     try:
-        header, content = read_header(folder / DELTA), read_json(folder / STATS)
-        original = read_json(folder / PROVENANCE).get("original_vlm_sha256")
+        index = folder / INDEX if (folder / INDEX).is_file() else None
+        headers = {file.name: read_header(file) for file in (indexed_files(index) if index else [folder / DELTA])}
+        tensors = indexed_tensors(index, headers) if index else headers[DELTA].tensors
+        content, original = read_json(folder / STATS), read_json(folder / PROVENANCE).get("original_vlm_sha256")
     except (CheckpointError, DataError) as error:
         raise PriorError(f"{folder}: no usable Δ: {error}") from error
-    if header.metadata.get("format") != FORMAT or not isinstance(content, dict) or content.get("format") != FORMAT:
+    formats = {header.metadata.get("format") for header in headers.values()}
+    if formats != {FORMAT} or not isinstance(content, dict) or content.get("format") != FORMAT:
         raise PriorError(f"{folder / DELTA}: safetensors, but no Δ; make one with `drift delta`")
     try:
         stats = {name: _stats_entry(entry) for name, entry in content["tensors"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PriorError(f"{folder / STATS}: an entry is incomplete ({error}); compute Δ again") from error
-    stored = {name: info.shape for name, info in header.tensors.items()}
+    stored = {name: info.shape for name, info in tensors.items()}
     if not stored or stored != {name: entry["shape"] for name, entry in stats.items()}:
         raise PriorError(f"{folder}: {DELTA} and {STATS} do not hold the same tensors; compute Δ again")
-    return DeltaFile(folder, str(content.get("direction")), tuple(content.get("modules", ())), original, stats)
+    files = {name: info.file for name, info in tensors.items()}
+    return DeltaFile(folder, str(content.get("direction")), tuple(content.get("modules", ())), original, stats, files)
 
 
 def projection(model: Path, delta: Path) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from drift.config.plan import DeltasStep
-from drift.ground.artifacts import staged
+from drift.ground.artifacts import PROVENANCE, staged
 from drift.weights.delta import DeltaReport, compute_delta
+from drift.weights.deltafile import STATS
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,20 @@ class DeltasReport:
         }
 
 
-def compute_deltas(step: DeltasStep, out: Path) -> DeltasReport:
-    """Write each Δ of the section into its folder below ``out``. Raises what `compute_delta` raises."""
+def compute_deltas(step: DeltasStep, out: Path, statistics: Path | None = None) -> DeltasReport:
+    """Write each Δ of the section into its folder below ``out``, and its statistics and provenance also into its folder
+    below ``statistics``, for who needs no weights. Raises what `compute_delta` raises.
+    """
     models = step.models
     with staged(out) as folder:
         reports = {
             name: compute_delta(config, expert=models.expert, vlm=models.vlm, base=models.base, out=folder / name)
             for name, config in step.deltas.items()
         }
+    if statistics is not None:
+        with staged(statistics) as folder:
+            for name in reports:
+                (folder / name).mkdir()
+                for file in (STATS, PROVENANCE):
+                    shutil.copy(out / name / file, folder / name)
     return DeltasReport(reports)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from kfp import compiler
@@ -12,11 +15,14 @@ from drift.config.chain import Config
 from drift.config.plan import MODULES, plan
 from drift.ground.artifacts import staged
 from drift.ground.errors import PipelineError
-from pipelines.check import check_spec
+from pipelines.check import Spec, check_spec
 from pipelines.drift_sft import pipeline
 from pipelines.placement import NOTHING, Resources
 
 SUFFIXES = {".yaml", ".yml"}
+ARGUMENT_BYTES = 128 * 1024 - 1
+"""The longest argument of a program on Linux (MAX_ARG_STRLEN, less the byte that ends it). Kubeflow's driver gets the
+whole root of the pipeline, with the values of all parameters, as one (argocompiler/dag.go, `--component`)."""
 
 
 def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING, *, caching: bool = True) -> None:
@@ -25,7 +31,8 @@ def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING, 
     Without `caching` no step comes from Kubeflow's cache.
 
     The images are what DRIFT_IMAGE_PIPELINE, DRIFT_IMAGE_TRAIN and DRIFT_IMAGE_EVALUATE name; their digest stands
-    for the version of the code. Raises PipelineError if the result would not run, or ``out`` cannot be written.
+    for the version of the code. Raises PipelineError if the result would not run, its parameters are too long for a
+    cluster, or ``out`` cannot be written.
     """
     if out.suffix not in SUFFIXES:
         raise PipelineError(f"{out}: the compiled pipeline is YAML; give a name that ends in .yaml")
@@ -34,7 +41,7 @@ def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING, 
         aside.parent.mkdir(parents=True, exist_ok=True)
         arguments = plan(config, local=False).arguments()
         compiler.Compiler().compile(pipeline(resources, caching=caching), str(aside), pipeline_parameters=arguments)
-        check_file(aside)
+        require_short(check_file(aside)["root"], arguments)
         aside.replace(out)
     except OSError as error:
         raise PipelineError(f"{out}: cannot be written ({error.strerror})") from error
@@ -53,7 +60,26 @@ def compile_components(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def check_file(path: Path) -> None:
-    """Check a compiled pipeline strictly. Raises PipelineError."""
+def check_file(path: Path) -> Spec:
+    """A compiled pipeline, checked strictly. Raises PipelineError."""
     documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     check_spec(documents[0], documents[1] if len(documents) > 1 else None)
+    return documents[0]
+
+
+def require_short(root: Spec, arguments: Mapping[str, Any]) -> None:
+    """Raise PipelineError, naming the longest argument, if the pipeline's root is too long for a program's argument."""
+    if (size := _size(root)) <= ARGUMENT_BYTES:
+        return
+    longest = max(arguments, key=lambda name: _size(arguments[name]))
+    many = f" ({len(arguments[longest])} arms)" if longest == "arms" else ""
+    raise PipelineError(
+        f"{longest}{many}: {_size(arguments[longest]):,} of the {size:,} bytes that the pipeline's parameters take; a "
+        f"cluster passes at most {ARGUMENT_BYTES:,} on: shorten it, or split the run in two"
+    )
+
+
+def _size(content: Any) -> int:
+    """Bytes as Go writes JSON, with six for each of <, > and &."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return len(text.encode()) + 5 * sum(text.count(letter) for letter in "<>&")

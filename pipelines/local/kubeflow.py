@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kfp.local import (
     docker_task_handler,
     executor_input_utils,
     graph_utils,
+    importer_handler,
     logging_utils,
     pipeline_orchestrator,
     subprocess_task_handler,
@@ -39,6 +40,7 @@ LOG = "run.log"
 _CHATTY = (
     cache,
     enhanced_dag_orchestrator,
+    importer_handler,
     orchestrator_utils,
     pipeline_orchestrator,
     task_dispatcher,
@@ -84,6 +86,7 @@ def run_pipeline(
 @contextlib.contextmanager
 def _replaced_parts(chain: Chain, *, use_cache: bool) -> Iterator[None]:
     execute, sort = task_executor.execute_single_task, graph_utils.topological_sort_tasks
+    conditions = enhanced_dag_orchestrator.ConditionEvaluator
     with contextlib.ExitStack() as stack:
         chatter = stack.enter_context(_chatter(chain.folder / LOG))
         for module in _CHATTY:
@@ -95,6 +98,7 @@ def _replaced_parts(chain: Chain, *, use_cache: bool) -> Iterator[None]:
             (logging_utils, "color_text", lambda text, color: text),
             (executor_input_utils, "get_local_pipeline_resource_name", lambda name: TASKS),
             (graph_utils, "topological_sort_tasks", lambda tasks: sort(dict(sorted(tasks.items(), key=_rank)))),
+            (conditions, "_resolve_pipeline_channel", _quotable(conditions._resolve_pipeline_channel)),
             (subprocess_task_handler, "replace_python_executable", _with_executable),
             (subprocess_task_handler, "run_local_subprocess", chain.run_process),
             (docker_task_handler, "run_docker_container", chain.run_container),
@@ -124,6 +128,16 @@ def _rank(named_task: tuple[str, Any]) -> int:
     order = list(MODULES)
     step = named_task[0].replace("-", "_")
     return order.index(step) if step in order else len(order)
+
+
+def _quotable(resolve: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """Kubeflow evaluates a text between quotes: of a folder with an apostrophe in its name that would be false."""
+
+    def quotable(channel: str, store: Any) -> Any:
+        value = resolve(channel, store)
+        return value.replace("\\", "\\\\").replace("'", "\\'") if isinstance(value, str) else value
+
+    return quotable
 
 
 def _with_executable(full_command: list[str], executable: str) -> list[str]:

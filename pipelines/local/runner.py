@@ -28,7 +28,7 @@ from pipelines.local.work import ForkServer, Work
 
 LOG = "log.txt"
 EXIT_TASK = "finalize"
-ALWAYS_RUN = ("inputs", "champion", EXIT_TASK)
+ALWAYS_RUN = ("inputs", "champion", "report", EXIT_TASK)
 """Steps that no cache answers: that one of them runs does not say that others will."""
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL when a run is stopped."""
@@ -115,7 +115,7 @@ class Chain:
         self._thread.task = task
         try:
             outputs, status = execute(**arguments)
-            if status is Status.SUCCESS and task.step != EXIT_TASK:
+            if status is Status.SUCCESS and task.step != EXIT_TASK and not _imports(arguments):
                 self._finish(task, outputs)
         except Exception as error:  # a fault of the wiring; Kubeflow would only print it
             self._fail(task, f"{type(error).__name__}: {error}")
@@ -215,6 +215,12 @@ class Chain:
     def _signal(self, number: int) -> None:
         for work in list(self._at_work):
             work.send(number)
+
+
+def _imports(arguments: Mapping[str, Any]) -> bool:
+    """Whether a task only names an artifact that is there: no step, no process and no record."""
+    component = arguments["components"][arguments["task_spec"].component_ref.name]
+    return bool(arguments["executors"][component.executor_label].WhichOneof("spec") == "importer")
 
 
 def _task_folder(full_command: Sequence[str]) -> Path:

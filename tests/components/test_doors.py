@@ -62,10 +62,9 @@ def test_a_door_imports_nothing_but_the_library(name: str):
 
 @pytest.mark.parametrize("name", sorted(DOORS))
 def test_a_door_holds_no_logic(name: str):
-    allowed = 1 if name == "gate" else 0  # the gate leaves the model's address where it passed
     branching = ast.If | ast.For | ast.Try
     branches = [node for node in ast.walk(ast.Module(body(name), [])) if isinstance(node, branching)]
-    assert len(branches) <= allowed
+    assert branches == []
     assert len(body(name)) <= 13
 
 
@@ -115,8 +114,8 @@ def no_champion(folder: Path) -> dsl.Artifact:
     return made
 
 
-@pytest.mark.parametrize(("right", "winner"), [(50, "drift"), (10, "")])
-def test_the_door_of_the_gate_returns_the_winner_and_where_its_model_is(
+@pytest.mark.parametrize(("right", "winner"), [(50, "s3://bucket/drift"), (10, "")])
+def test_the_door_of_the_gate_returns_where_the_winners_model_is(
     at_work: Path, monkeypatch: pytest.MonkeyPatch, right: int, winner: str
 ):
     for name in ("sft", "drift"):
@@ -135,8 +134,7 @@ def test_the_door_of_the_gate_returns_the_winner_and_where_its_model_is(
         artifact(dsl.Metrics, at_work / "metrics"),
     )
     assert returned == winner
-    assert out.metadata == ({"model_uri": "s3://bucket/drift"} if winner else {})
     decided = json.loads((at_work / "gate" / "gate.json").read_text())
-    assert decided["passed"] is bool(winner)
+    assert (decided["passed"], decided["winner"]) == ((True, "drift") if winner else (False, ""))
     (look,) = RegistryLedger("drift-vlm").looks(read_scores(at_work / "vlm").data_fingerprint)
     assert look.passed is bool(winner), "it is counted under the name that a version would have"

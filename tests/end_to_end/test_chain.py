@@ -15,7 +15,7 @@ from tests.world import ASSETS
 
 ARMS = ("sft", "drift")
 STEPS = set(chain.IN_ORDER)
-ASKED = {("inputs", ""), ("champion", "")}
+ASKED = {("inputs", ""), ("champion", ""), ("report", "")}
 """What the inputs are and who is champion is asked in every run."""
 DECIDED = {("gate", ""), ("report", ""), ("register", "")}
 

@@ -9,15 +9,22 @@ import yaml
 
 from drift.config.chain import Config
 from drift.config.file import load
-from drift.ground.errors import ConfigError, PipelineError, ServiceError
+from drift.ground.errors import PipelineError, ServiceError
 from pipelines.check import check_spec, dags
-from pipelines.cluster.schedule import create, delete, next_times, pause, resume, schedules, six_fields
-from pipelines.cluster.submit import Target, submit
+from pipelines.cluster.server import Target
+from pipelines.cluster.submit import submit
 from tests.forked import drift
 from tests.kfp_server import KubeflowServer
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cret-token"
+
+
+@pytest.fixture(autouse=True)
+def nothing_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "KFP_EXISTING_TOKEN", "KF_PIPELINES_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -67,56 +74,9 @@ def test_a_run_that_fails_is_an_error_that_names_the_step_and_the_page(config: C
     tasks = {"ingest": ("SUCCEEDED",), "generate": ("RUNNING", "FAILED")}
     with (
         KubeflowServer(tasks=tasks, states=("RUNNING", "FAILED")) as server,
-        pytest.raises(PipelineError, match=r"ended as FAILED: generate; see http.*/#/runs/details/r1"),
+        pytest.raises(PipelineError, match=r"the run failed: generate; see http.*/#/runs/details/r1"),
     ):
-        submit(config, Target(server.url), poll_seconds=0.01)
-
-
-def test_a_schedule_is_made_listed_paused_resumed_and_deleted(config: Config) -> None:
-    with KubeflowServer() as server:
-        target = Target(server.url)
-        made = create(config, target, cron="0 3 * * MON", timezone="Europe/Berlin")
-        (sent,) = server.recurring.values()
-        assert sent["trigger"]["cron_schedule"]["cron"] == made.cron == "0 0 3 * * MON"
-        assert (sent["max_concurrency"], sent["no_catchup"]) == (1, True)
-        assert len(made.next_times) == 3 and made.next_times[0].endswith(("03:00+01:00", "03:00+02:00"))
-        assert [one.name for one in schedules(config, target)] == [config.name]
-        pause(target, made.id)
-        assert [(one.enabled, one.next_times) for one in schedules(config, target)] == [(False, ())]
-        resume(target, made.id)
-        assert schedules(config, target)[0].enabled
-        with pytest.raises(ConfigError, match="a schedule 'miniature' exists already"):
-            create(config, target, cron="0 3 * * MON")
-        delete(target, made.id)
-        assert schedules(config, target) == []
-        with pytest.raises(ServiceError, match="answers 404"):
-            delete(target, made.id)
-
-
-@pytest.mark.parametrize(
-    ("cron", "message"),
-    [
-        ("bad", "'bad' has no meaning"),
-        ("0 0 3 * *  * *", "has no meaning"),
-        ("0 3 * * 7", "has no meaning"),  # croniter's Sunday, and nothing to Kubeflow
-        ("0 0 3 L * ?", "has no meaning"),
-        ("0 61 3 * * *", "never fires"),
-        ("0 0 3 31 2 *", "never fires"),
-    ],
-)
-def test_a_cron_expression_that_would_never_fire_is_an_error_before_anything_is_sent(
-    config: Config, cron: str, message: str
-) -> None:
-    with KubeflowServer() as server:
-        with pytest.raises(ConfigError, match=message):
-            create(config, Target(server.url), cron=cron)
-        assert server.calls == []
-
-
-def test_five_fields_get_their_second_and_the_zone_is_checked() -> None:
-    assert six_fields("30 3 * * 1-5") == "0 30 3 * * 1-5"
-    with pytest.raises(ConfigError, match="no zone 'Mars/Olympus'"):
-        next_times("0 0 3 * * *", "Mars/Olympus")
+        submit(config, Target(server.url), poll_seconds=0.01).require_good()
 
 
 @pytest.mark.parametrize(
@@ -129,12 +89,22 @@ def test_a_refusing_server_is_an_error_of_one_line(config: Config, status: int, 
     assert "\n" not in str(error.value)
 
 
+def test_the_servers_own_reason_is_in_the_line_whatever_its_status(config: Config) -> None:
+    with (
+        KubeflowServer() as server,
+        pytest.raises(ServiceError, match=r"answers 500: .*Experiment.Name length cannot exceed 128$"),
+    ):
+        submit(config, Target(server.url, experiment="x" * 129))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["submit"], "drift: --host: no Kubeflow Pipelines server given"),
         (["submit", "--host", "http://127.0.0.1:9"], "drift: http://127.0.0.1:9 does not answer"),
         (["schedule", "list", "--host", "http://127.0.0.1:9"], "drift: http://127.0.0.1:9 does not answer"),
+        (["watch", "r1"], "drift: --host: no Kubeflow Pipelines server given"),
+        (["watch", "r1", "--host", "http://127.0.0.1:9"], "drift: http://127.0.0.1:9 does not answer"),
         (["schedule", "create", "--host", "http://127.0.0.1:9", "--cron", "x"], "drift: --cron: 'x' has no meaning"),
     ],
 )
@@ -152,7 +122,7 @@ def test_the_commands_show_what_they_made_and_no_token(tmp_path: Path) -> None:
         listed = mine("schedule", "list", "--host", server.url)
         assert "0 0 3 * * *" in listed.stdout
         submitted = mine("submit", "--host", server.url, "--no-wait")
-        assert "runs/details/r1" in submitted.stdout
+        assert f"{server.url}/#/runs/details/r1\n" in submitted.stdout
         expired = drift("submit", "--host", server.url, KFP_EXISTING_TOKEN="old")
         assert (expired.returncode, "401" in expired.stderr) == (2, True)
     for one in (made, listed, submitted, expired):

@@ -12,8 +12,10 @@ from kfp import compiler, dsl
 from drift.config.chain import Config
 from drift.config.section import validate
 from drift.ground.errors import PipelineError
-from pipelines.check import require_honest, require_valid
-from pipelines.cluster.compile import compile_pipeline
+from drift.tracking.plugin import CONFIG as PLUGIN
+from drift.tracking.plugin import INJECTED
+from pipelines.check import dags, require_honest, require_valid
+from pipelines.cluster.compile import ARGUMENT_BYTES, compile_pipeline, require_short
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "drift_sft.yaml"
 
@@ -60,12 +62,22 @@ def test_every_step_has_an_executor_and_the_run_id_is_no_argument(documents: lis
     assert set(executors) == {
         f"exec-{name}" for name in (
             "arm", "champion", "curate", "deltas", "evaluate-arm", "evaluate-champion", "evaluate-vlm", "finalize",
-            "gate", "generate", "ingest", "inputs", "register", "report", "start",
+            "gate", "generate", "importer", "ingest", "inputs", "register", "report", "start",
         )
     }  # fmt: skip
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(kubernetes) == set(executors) - {"exec-importer"}, "it runs none of our code"
     assert all(one["fieldPathAsEnv"][0]["name"] == "DRIFT_RUN_ID" for one in kubernetes.values())
     assert "pipeline_job" not in yaml.safe_dump(spec["root"]), "a run id among the arguments would miss every cache"
+
+
+def test_no_pod_has_a_variable_that_kubeflow_s_own_mlflow_plugin_may_set(documents: list[dict]):
+    """The cluster refuses a pod with a variable of two sources: seen with `injectUserEnvVars` on Kubeflow 2.17."""
+    kubernetes = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for one in kubernetes.values():
+        taken = {key["envVar"]: key["configMapKey"] for given in one["configMapAsEnv"] for key in given["keyToEnv"]}
+        assert taken["DRIFT_MLFLOW_TRACKING_URI"] == "MLFLOW_TRACKING_URI"
+        assert not {*taken, *(entry["name"] for entry in one["fieldPathAsEnv"])} & {PLUGIN, *INJECTED}
 
 
 def planted(documents: list[dict], change) -> list[dict]:
@@ -177,10 +189,56 @@ def test_our_own_pipeline_is_honest(documents: list[dict]):
     assert conditions == ["inputs.parameter_values['pipelinechannel--gate-Output'] != ''"]
 
 
+def test_the_winner_is_imported_where_a_cluster_finds_its_address(documents: list[dict]):
+    """KFP's importer looks for a runtime address among the inputs of the graph it stands in alone
+    (backend/src/v2/component/importer_launcher.go, ImportSpecToMLMDArtifact)."""
+    spec = documents[0]
+    (branch,) = [dag for name, dag in dags(spec) if "importer" in dag["tasks"]]
+    address = spec["deploymentSpec"]["executors"]["exec-importer"]["importer"]["artifactUri"]["runtimeParameter"]
+    source = branch["tasks"]["importer"]["inputs"]["parameters"][address]
+    assert source == {"componentInputParameter": "pipelinechannel--gate-Output"}
+    (condition,) = [one for one in spec["components"].values() if one.get("dag") == branch]
+    assert "pipelinechannel--gate-Output" in condition["inputDefinitions"]["parameters"]
+
+
+def test_an_importer_beside_the_task_that_names_its_address_is_refused(tmp_path: Path):
+    @dsl.component(base_image="python", install_kfp_package=False)
+    def read(model: dsl.Input[dsl.Model]):
+        pass
+
+    @dsl.pipeline(name="beside")
+    def beside():
+        address = decide(text="s3://bucket/model").outputs["Output"]
+        read(model=dsl.importer(artifact_uri=address, artifact_class=dsl.Model).output)
+
+    with pytest.raises(PipelineError, match="root/importer: imports an address from a task beside it; on a cluster"):
+        require_valid(spec_of(beside, tmp_path), None)
+
+
 @pytest.mark.parametrize("name", ["pipeline.json", "/proc/none/pipeline.yaml"])
 def test_an_output_that_cannot_be_written_is_named(name: str, tmp_path: Path):
     with pytest.raises(PipelineError, match=name):
         compile_pipeline(validate(Config, CONFIG), tmp_path / name)
+
+
+@pytest.mark.parametrize(("filler", "bytes_each"), [("a", 1), ("Δ", 2), ("<", 6)])
+def test_parameters_as_long_as_an_argument_may_be_pass_and_a_byte_more_is_refused(filler: str, bytes_each: int):
+    empty = len('{"step":""}')
+    rest, more = divmod(ARGUMENT_BYTES - empty, bytes_each)
+    value = filler * rest + "a" * more
+    require_short({"step": value}, {"generate": value, "gate": "{}"})
+    with pytest.raises(
+        PipelineError, match=r"^generate: [\d,]+ of the 131,072 bytes .* at most 131,071 on: shorten it"
+    ):
+        require_short({"step": value + "a"}, {"generate": value + "a", "gate": "{}"})
+
+
+def test_more_arms_than_a_cluster_passes_on_are_refused_before_anything_is_sent(tmp_path: Path):
+    arms = {f"arm-{place}": {"train": {}} for place in range(200)}
+    config = validate(Config, CONFIG | {"arms": arms, "gate": {"candidate": "arm-0"}})
+    with pytest.raises(PipelineError, match=r"^arms \(200 arms\): [\d,]+ of the [\d,]+ bytes"):
+        compile_pipeline(config, tmp_path / "many.yaml")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_images_come_from_the_environment(tmp_path: Path):
@@ -195,7 +253,8 @@ def test_the_images_come_from_the_environment(tmp_path: Path):
     environment = os.environ | {"DRIFT_IMAGE_TRAIN": "registry/train-python@sha256:1", "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     spec = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
-    images = {name: one["container"]["image"] for name, one in spec["deploymentSpec"]["executors"].items()}
+    executors = spec["deploymentSpec"]["executors"].items()
+    images = {name: one["container"]["image"] for name, one in executors if "container" in one}
     assert images["exec-arm"] == "registry/train-python@sha256:1"
     assert images["exec-gate"] == "drift-pipeline-python:0.1.0"
 
@@ -209,7 +268,9 @@ def test_the_local_runner_reads_the_same_specification(documents: list[dict]):
 
 def test_a_schedule_asks_anew_what_the_inputs_are_and_the_steps_are_cached_on_the_answer(documents: list[dict]):
     tasks = documents[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    assert {name for name, task in tasks.items() if task.get("cachingOptions") == {}} == {"inputs", "champion"}
+    uncached = {name for name, task in tasks.items() if task.get("cachingOptions") == {}}
+    assert uncached == {"inputs", "champion", "report"}, "and the report says of every run that it came to its end"
+    assert documents[0]["root"]["dag"]["tasks"]["finalize"]["cachingOptions"] == {}
     readers = {"ingest": "pool", "curate": "replay", "deltas": "models", "evaluate-vlm": "models"}
     for reader, what in readers.items():
         answer = {"taskOutputParameter": {"outputParameterKey": what, "producerTask": "inputs"}}

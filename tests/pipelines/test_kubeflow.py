@@ -82,6 +82,33 @@ def loop(one: str, arms: list[str]):
         second(step=item, result=made.outputs["result"])
 
 
+@dsl.component(base_image="python", install_kfp_package=False)
+def where(step: str, result: dsl.Input[dsl.Artifact], metrics: dsl.Output[dsl.Metrics]) -> str:
+    from drift.config.gate import RegisterConfig
+    from drift.tracking.steps import run_step
+
+    class Report:
+        def metrics(self):
+            return {}
+
+    run_step("where", step, RegisterConfig, lambda _: Report(), record=metrics.path)
+    return result.uri if "yes" in step else ""
+
+
+@dsl.component(base_image="python", install_kfp_package=False)
+def finalize():
+    pass
+
+
+@dsl.pipeline(name="imports")
+def imports(one: str, other: str):
+    with dsl.ExitHandler(finalize()):
+        found = where(step=other, result=first(step=one).outputs["result"]).outputs["Output"]
+        with dsl.If(found != ""):
+            again = dsl.importer(artifact_uri=found, artifact_class=dsl.Artifact).output
+            second(step=other, result=again)
+
+
 class Watched:
     """A chain in `folder`, with what it told."""
 
@@ -189,6 +216,22 @@ def test_one_arm_that_fails_stops_the_run_and_is_named(tmp_path: Path, server: F
         watched.run(loop, one=PARAMETER % "a", arms=arms)
     assert ("second", "wrong", "failed") in watched.told()
     assert ("second", "good", "finished") in watched.told()
+
+
+@pytest.mark.parametrize("says", ["yes", "no"])
+def test_an_address_is_imported_in_its_branch_and_is_no_step_also_in_a_folder_with_an_apostrophe(
+    tmp_path: Path, server: ForkServer, says: str
+):
+    (tmp_path / "Anne's").mkdir()
+    for name in ("r1", "r2"):
+        watched = Watched(tmp_path / "Anne's" / name, server, run_id=name)
+        watched.run(imports, one=PARAMETER % "a", other=PARAMETER % says)
+        steps = [one.record["step"] for one in watched.chain.done]
+        assert steps == ["first", "where", *(["second"] if says == "yes" else [])]
+        assert "importer" not in [event.step for event in watched.events]
+    assert all(one.cached for one in watched.chain.done), "an address that did not change is no new input"
+    if says == "yes":
+        assert watched.chain.done[-1].record["metrics"] == {"length": 1.0}
 
 
 def test_a_text_that_names_an_interpreter_reaches_the_step_unchanged(tmp_path: Path, server: ForkServer):

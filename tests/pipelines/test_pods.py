@@ -123,7 +123,8 @@ def test_a_step_that_is_started_again_has_the_time_of_all_its_attempts(profile: 
         label = pipeline["components"][task["componentRef"]["name"]].get("executorLabel")
         if label and (policy := task.get("retryPolicy")):
             timeout = int(executors[label].get("activeDeadlineSeconds", 0))
-            assert timeout, f"{name}: a profile that repeats a step says how long it may take"
+            several = name == "arm" and profile.of("arm").nodes > 1  # then it is the TrainJob that has the deadline
+            assert timeout or several, f"{name}: a profile that repeats a step says how long it may take"
             attempts, wait = policy["maxRetryCount"] + 1, _seconds(policy["backoffDuration"])
             assert policy["backoffFactor"] == 1, "else the waits double"
             assert _seconds(policy["backoffMaxDuration"]) >= attempts * (timeout + wait), name

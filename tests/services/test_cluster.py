@@ -15,10 +15,12 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from mlflow import MlflowClient
 
 import docker
+from components._images import IMAGES
 from drift.config.file import load
 from drift.config.plan import plan
 from drift.planning.rehearsal import IN_IMAGES, rehearsal_of
-from pipelines.cluster.submit import Target
+from pipelines.check import check_spec
+from pipelines.cluster.server import Target
 from pipelines.doctor import examine
 from pipelines.local.kubeflow import run_pipeline
 from pipelines.local.run import require_planned
@@ -71,7 +73,8 @@ def environment(platform: Body, config_map: dict[str, str]) -> dict[str, str]:
     """What the cluster puts into a step's pod: the run's id, and what the step takes of the ConfigMap."""
     pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-register"]
     (run_id,), (mapped,) = pod["fieldPathAsEnv"], pod["configMapAsEnv"]
-    return {run_id["name"]: RUN_ID, **{key["envVar"]: config_map[key["configMapKey"]] for key in mapped["keyToEnv"]}}
+    taken = {key["envVar"]: config_map.get(key["configMapKey"]) for key in mapped["keyToEnv"]}
+    return {run_id["name"]: RUN_ID, **{name: value for name, value in taken.items() if value is not None}}
 
 
 def test_the_images_hold_all_that_the_pods_of_a_rehearsal_need(tmp_path: Path, writable: Path) -> None:
@@ -113,3 +116,19 @@ def test_the_doctor_looks_from_pods_of_the_images(tmp_path: Path, monkeypatch: p
     assert [found[name].state for name in passed] == ["passed"] * 4, found
     assert found["evaluate pod: GPU"].state == "note"
     assert not [one for one in found.values() if one.is_problem and "pod" in one.check]
+
+
+def test_the_pipeline_image_alone_compiles_and_submits(tmp_path: Path) -> None:
+    """As a CI job or a pod has it: no checkout, a configuration from outside."""
+    config = tmp_path / "mine.yaml"
+    config.write_bytes((chain.ROOT / "configs" / "miniature.yaml").read_bytes())
+    config.chmod(0o644)
+    command = "drift compile -c /given.yaml --out /tmp/chain.yaml && drift submit -c /given.yaml --host $HOST --no-wait"
+    mounts = {str(config): {"bind": "/given.yaml", "mode": "ro"}}
+    with KubeflowServer() as server:
+        docker.from_env().containers.run(
+            IMAGES["pipeline"], ["sh", "-c", command], environment={"HOST": server.url}, volumes=mounts, remove=True,
+            working_dir="/tmp", **CONTAINED,
+        )  # fmt: skip
+        (sent,) = server.runs.values()
+    check_spec(sent["pipeline_spec"]["pipeline_spec"], sent["pipeline_spec"]["platform_spec"])

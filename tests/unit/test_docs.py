@@ -1,5 +1,6 @@
 """The documentation is true: its code runs as it stands there, and what it names exists."""
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -91,6 +92,14 @@ def anchors(page):
 def test_a_path_that_is_named_exists(page):
     named = {place for place in PLACES.findall(text(page)) if not PLACEHOLDER.search(place)}
     assert [place for place in sorted(named) if not any(Path().glob(place))] == []
+
+
+@of_pages(PAGES)
+def test_a_test_that_is_named_is_there(page):
+    named = re.findall(r"(tests/[\w/]+\.py)?::(\w+)", text(page))
+    places = itertools.accumulate((place for place, _ in named), lambda before, place: place or before)
+    for place, name in zip(places, (name for _, name in named), strict=True):
+        assert f"def {name}(" in text(Path(place)), f"{page}: {place}::{name}"
 
 
 @of_pages(PAGES)

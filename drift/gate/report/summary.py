@@ -51,6 +51,12 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
+    def run_tags(self) -> dict[str, str]:
+        """What the whole run is found by in MLflow: the gate's verdict, also of a gate whose answer was cached."""
+        won = {"drift.winner": self.winner} if self.winner else {}
+        said = {"drift.gate": "passed" if self.passed else "refused", "drift.gate_reasons": " ".join(self.reasons)}
+        return said | won
+
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow: `<arm>/reasoning` and `<arm>/perception`, means in percent."""
         return {

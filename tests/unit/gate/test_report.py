@@ -1,6 +1,7 @@
 """The summary, and the page with all and with the fewest of its inputs."""
 
 import base64
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -101,6 +102,15 @@ def test_the_summary_has_a_row_per_model_and_says_who_kept_perception(tmp_path: 
     assert (drift.projection, drift.train_seconds, merged.train_seconds) == ({"base": 0.8}, 12.5, None)
     assert summary.verdict.startswith("drift passed: ")
     assert summary.metrics()["merged/perception"] == 40
+
+
+def test_the_run_is_found_by_the_verdict_of_its_gate(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    summary = summarize(run.baseline, run.arms, run.gate)
+    reasons = " ".join(summary.reasons)
+    assert summary.run_tags() == {"drift.gate": "passed", "drift.gate_reasons": reasons, "drift.winner": "drift"}
+    refused = dataclasses.replace(summary, passed=False, winner="")
+    assert refused.run_tags() == {"drift.gate": "refused", "drift.gate_reasons": reasons}
 
 
 def test_the_page_shows_everything_it_was_given_and_needs_nothing_from_outside(tmp_path: Path) -> None:

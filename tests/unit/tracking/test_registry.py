@@ -1,6 +1,7 @@
 """The registry: a version only for a model that passed, once per model, and `champion` moves last."""
 
 import json
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -11,6 +12,7 @@ from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError, DriftError, ServiceError
 from drift.tracking.registry import Champion, Champions, fetch, find_champion, find_champions, parse_champions, register
+from drift.tracking.runs import Tracker
 from tests.mlflow_store import fresh_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -170,12 +172,82 @@ def test_what_was_evaluated_through_a_server_is_not_registered(client: MlflowCli
     assert client.search_registered_models() == []
 
 
-def test_a_model_elsewhere_is_registered_by_its_address(client: MlflowClient, tmp_path: Path):
-    decision = gate(tmp_path / "gate", "ab" * 32)
-    report = register(CONFIG, model="s3://bucket/run/model", gate=decision)
-    assert client.get_model_version("drift-vlm", "1").source == "s3://bucket/run/model"
-    assert report.fingerprint == "ab" * 32
-    assert register(CONFIG, model="s3://bucket/run/model", gate=decision).created is False
+def test_a_model_elsewhere_is_copied_into_mlflow_and_outlives_what_it_was_copied_from(
+    client: MlflowClient, tmp_path: Path
+):
+    made = model(tmp_path / "bucket")
+    sha, decision = content_sha256(made), gate(tmp_path / "gate", made)
+    report = register(CONFIG, model=made.as_uri(), gate=decision)
+    assert client.get_model_version("drift-vlm", "1").tags["drift.source_uri"] == made.as_uri()
+    assert register(CONFIG, model=made.as_uri(), gate=decision).created is False
+    shutil.rmtree(made)
+    (tmp_path / "into").mkdir()
+    assert content_sha256(fetch(Champion("drift-vlm", report.version, sha), tmp_path / "into")) == sha
+
+
+def test_other_contents_at_an_address_than_the_gate_decided_on_register_nothing(client: MlflowClient, tmp_path: Path):
+    with pytest.raises(DriftError, match="the gate decided on another model"):
+        register(CONFIG, model=model(tmp_path / "bucket").as_uri(), gate=gate(tmp_path / "gate", "ab" * 32))
+    assert client.search_registered_models() == []
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("minio://mlpipeline/v2/model", r"minio://mlpipeline/v2/model: .*does not know 'minio://'; give the model"),
+        ("file:///no/model", r"file:///no/model: cannot be downloaded \("),
+        ("models:/none/3", r"models:/none/3: cannot be downloaded \("),
+    ],
+)
+def test_an_address_that_cannot_be_fetched_registers_nothing(
+    client: MlflowClient, tmp_path: Path, address: str, said: str
+):
+    with pytest.raises(ServiceError, match=said):
+        register(CONFIG, model=address, gate=gate(tmp_path / "gate", "ab" * 32))
+    assert client.search_registered_models() == []
+
+
+def an_address_only(client: MlflowClient, made: Path, source: str) -> Champion:
+    """A champion as earlier versions of drift registered it on a cluster: Kubeflow's address, and no copy."""
+    client.create_registered_model("drift-vlm")
+    client.create_model_version("drift-vlm", source=source, tags={"drift.fingerprint": content_sha256(made)})
+    for alias in ("candidate", "champion", "best"):
+        client.set_registered_model_alias("drift-vlm", alias, "1")
+    return Champion("drift-vlm", 1, content_sha256(made))
+
+
+def test_a_champion_whose_address_mlflow_cannot_fetch_is_named_with_the_remedy(client: MlflowClient, tmp_path: Path):
+    champion = an_address_only(client, model(tmp_path / "model"), "minio://mlpipeline/v2/artifacts/run/model")
+    remedy = r"models:/drift-vlm/1: only its address .* 'minio://'; register its files anew \(`drift register --model"
+    with pytest.raises(ServiceError, match=remedy):
+        fetch(champion, tmp_path)
+
+
+def test_registering_the_files_of_such_a_champion_gives_a_version_that_takes_its_place(
+    client: MlflowClient, tmp_path: Path
+):
+    made = model(tmp_path / "model")
+    an_address_only(client, made, "s3://bucket/run/model")
+    report = register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made))
+    assert (report.version, report.created, report.champion) == (2, True, True)
+    assert aliases(client) == {"candidate": 2, "champion": 2, "best": 2}
+    (tmp_path / "into").mkdir()
+    champion = find_champion("drift-vlm")
+    assert champion is not None and content_sha256(fetch(champion, tmp_path / "into")) == content_sha256(made)
+
+
+def test_on_a_cluster_a_version_knows_the_run_that_it_came_from(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    uri = client.tracking_uri
+    tracker = Tracker.open(uri, experiment="drift", run_id="kubeflows-id", name="run")
+    monkeypatch.setenv("DRIFT_RUN_ID", "kubeflows-id")
+    made = model(tmp_path / "model")
+    at = "minio://mlpipeline/v2/artifacts/run/model"
+    report = register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made), source=at)
+    version = client.get_model_version("drift-vlm", "1")
+    assert (version.run_id, version.tags["drift.source_uri"]) == (tracker.parent, at)
+    assert report.run_tags() == {"drift.registered": "models:/drift-vlm/1"}
 
 
 def test_a_model_directory_that_does_not_exist_is_named(client: MlflowClient, tmp_path: Path):

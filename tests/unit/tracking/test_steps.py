@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from kfp import dsl
+from kfp.dsl import executor
 
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
-from drift.ground.errors import ConfigError, DataError
+from drift.ground.errors import ConfigError, DataError, UnavailableError
 from drift.tracking.journal import read, step_key
-from drift.tracking.steps import LIFELINE, flatten, labelled, model_uri, parameter_sha256, run_step
+from drift.tracking.steps import LIFELINE, finite_metrics, flatten, labelled, model_uri, parameter_sha256, run_step
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,56 @@ def test_a_step_writes_what_it_did_into_journal_and_record(run_folder: Path):
     record = json.loads((run_folder / "record.json").read_text())
     assert record["key"] == "r1/arm/sft" and record["metrics"] == {"train/final_loss": 0.5}
     assert record["parameter_sha256"] == parameter_sha256(parameter())
+
+
+@dataclass(frozen=True)
+class Diverged:
+    def metrics(self) -> dict[str, float]:
+        return {"train/final_loss": float("nan"), "prior/cos": float("-inf"), "train/steps": 3}
+
+    def run_tags(self) -> dict[str, str]:
+        return {"drift.gate": "refused"}
+
+
+def test_numbers_that_are_none_are_named_and_never_reach_kubeflow_which_would_fail_the_step(run_folder: Path, caplog):
+    report = run_step("arm", parameter(), RegisterConfig, lambda config: Diverged(), record=run_folder / "record.json")
+    assert finite_metrics(report) == {"train/steps": 3.0}
+    record = json.loads((run_folder / "record.json").read_text(), parse_constant=pytest.fail)
+    assert record["metrics"] == {"train/steps": 3.0} and record["not_finite"] == ["prior/cos", "train/final_loss"]
+    metrics = next(event for event in events(run_folder) if event["event"] == "metrics")
+    assert [name for name, *_ in metrics["metrics"]] == ["train/steps"]
+    assert metrics["not_finite"] == ["prior/cos", "train/final_loss"]
+    assert "arm: no finite numbers, and not logged: prior/cos, train/final_loss" in caplog.text
+
+
+def test_kubeflow_s_executor_writes_strict_json_of_numbers_that_are_none(tmp_path: Path):
+    """Its launcher reads this by protojson, which has no NaN (2.17.0, backend/src/v2/component/launcher_v2.go:1232)."""
+
+    def arm(metrics: dsl.Output[dsl.Metrics]) -> None:
+        metrics.metadata.update(finite_metrics(Diverged()))
+
+    artifact = {"name": "metrics", "type": {"schemaTitle": "system.Metrics"}, "uri": f"{tmp_path}/m", "metadata": {}}
+    outputs = {"artifacts": {"metrics": {"artifacts": [artifact]}}, "outputFile": f"{tmp_path}/out.json"}
+    executor.Executor(executor_input={"inputs": {}, "outputs": outputs}, function_to_execute=arm).execute()
+    said = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)
+    assert said["artifacts"]["metrics"]["artifacts"][0]["metadata"] == {"train/steps": 3.0}
+
+
+def test_what_a_report_says_of_the_whole_run_is_in_the_journal(run_folder: Path):
+    run_step("gate", parameter(), RegisterConfig, lambda config: Diverged(), record=run_folder / "record.json")
+    assert [event["tags"] for event in events(run_folder) if event["event"] == "tags"] == [{"drift.gate": "refused"}]
+
+
+def test_on_this_machine_a_step_is_not_repeated(run_folder: Path):
+    tries = []
+
+    def work(config: RegisterConfig) -> Report:
+        tries.append(1)
+        raise UnavailableError("the hub is away")
+
+    with pytest.raises(UnavailableError):
+        run_step("ingest", parameter(), RegisterConfig, work, record=run_folder / "record.json")
+    assert len(tries) == 1
 
 
 @pytest.mark.parametrize(

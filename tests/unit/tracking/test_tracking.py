@@ -9,7 +9,8 @@ from mlflow.entities import Run
 
 from drift.ground.errors import ServiceError
 from drift.tracking import store
-from drift.tracking.runs import Tracker, tracker_from_environment
+from drift.tracking.cluster import Pod, tracker_from_environment
+from drift.tracking.runs import Tracker
 from drift.tracking.store import check_server, redact, store_identity, store_uri, ui_command
 from tests.forked import begin
 from tests.mlflow_store import fresh_store
@@ -89,6 +90,55 @@ def test_a_retry_takes_up_the_same_run_and_clears_its_error(tracker: Tracker):
     assert child.info.status == "FINISHED"
     assert child.data.tags["drift.attempt"] == "2" and "drift.error" not in child.data.tags
     assert len(runs(again)) == 2
+
+
+def causes(tracker: Tracker) -> dict[str, str]:
+    return {name: text for name, text in runs(tracker)["arm sft"].data.tags.items() if name.startswith("drift.error")}
+
+
+def test_the_first_cause_stays_and_others_are_numbered_until_the_step_succeeds(tracker: Tracker):
+    for at, error in enumerate(["pod lost its disk", "no space", "no space", "port in use", "pod lost its disk"], 1):
+        tracker.apply(started(at=at))
+        tracker.apply(ended("FAILED", error))
+    assert causes(tracker) == {
+        "drift.error": "pod lost its disk",
+        "drift.error.2": "no space",
+        "drift.error.3": "port in use",
+    }
+    tracker.apply(started(at=9.0))
+    tracker.apply(ended())
+    assert causes(tracker) == {}
+
+
+def test_an_older_attempt_that_fails_says_nothing_about_the_newest(tracker: Tracker):
+    first, second = started(at=1.0), started(at=2.0)
+    lost = ended("FAILED", "connection lost") | {"started": 1.0}
+    for line in (first, second, lost):
+        tracker.apply(line)
+    assert runs(tracker)["arm sft"].info.status == "RUNNING", "its twin is at work"
+    assert causes(tracker) == {"drift.error": "connection lost"}
+    tracker.apply(ended() | {"started": 2.0})
+    tracker.apply(lost)
+    assert runs(tracker)["arm sft"].info.status == "FINISHED"
+    assert causes(tracker) == {}
+    tracker.apply(first)
+    assert runs(tracker)["arm sft"].data.tags["drift.attempt"] == "2", "an old line told again is no new attempt"
+    assert runs(tracker)["arm sft"].info.status == "FINISHED"
+
+
+def test_a_cause_longer_than_a_tag_is_cut_and_the_step_fails_all_the_same(tracker: Tracker):
+    tracker.apply(started())
+    tracker.apply(ended("FAILED", "x" * 10_000))
+    tracker.apply(ended("FAILED", "x" * 10_000))
+    assert runs(tracker)["arm sft"].info.status == "FAILED"
+    assert causes(tracker) == {"drift.error": "x" * 5000}
+
+
+def test_what_a_step_says_of_the_whole_run_and_of_its_repeats_is_kept(tracker: Tracker):
+    tracker.apply(event("tags", "gate", "", tags={"drift.gate": "refused"}))
+    tracker.apply(event("repeated", count=2, error="hub: 503"))
+    assert runs(tracker)["mini-1"].data.tags["drift.gate"] == "refused"
+    assert runs(tracker)["arm sft"].data.tags.items() >= {"drift.repeats": "2", "drift.repeated": "hub: 503"}.items()
 
 
 def test_applying_a_journal_twice_changes_nothing(tracker: Tracker):
@@ -182,8 +232,10 @@ def test_without_an_address_a_step_is_not_tracked(monkeypatch: pytest.MonkeyPatc
     assert "MLFLOW_TRACKING_URI is not set" in caplog.text
 
 
-def test_tracking_that_breaks_in_a_step_only_warns(tracker: Tracker, caplog):
-    tracker.apply_or_warn(event("metrics", metrics=[["x" * 300, 1.0, 1, 0]]))
+def test_tracking_that_breaks_in_a_step_only_warns(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    monkeypatch.setenv("DRIFT_MLFLOW_RUN_ID", "")
+    Pod().tell(event("metrics", metrics=[["x" * 300, 1.0, 1, 0]]))
     assert "MLflow does not take 'metrics' of r1/arm/sft" in caplog.text
 
 

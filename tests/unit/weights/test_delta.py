@@ -17,7 +17,7 @@ from drift.config.models import DeltaConfig, ExpertConfig, MergeConfig
 from drift.ground.artifacts import content_sha256, read_json, read_provenance, write_json, write_provenance
 from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftError, PriorError
 from drift.weights.checkpoints import INDEX, Checkpoint, fingerprint, read_header
-from drift.weights.delta import compute_delta, mixing_factors, part_sums, parts, stats_from_sums
+from drift.weights.delta import SHARD_BYTES, compute_delta, mixing_factors, part_sums, parts, stats_from_sums
 from drift.weights.deltafile import layer_table, load_delta, projection
 from drift.weights.merging import merge
 from drift.weights.pairing import plan, sampled_cosine
@@ -285,6 +285,33 @@ def test_a_sharded_expert_gives_the_same_delta(family: Family, tmp_path: Path) -
     compute_delta(DeltaConfig(), **{**family.references, "expert": str(expert)}, out=tmp_path / "sharded")
     compute_delta(DeltaConfig(), **family.references, out=tmp_path / "single")
     assert load_delta(tmp_path / "sharded").stats == load_delta(tmp_path / "single").stats
+
+
+def test_a_large_delta_is_several_files_and_reads_as_the_whole_one(family: Family, tmp_path: Path) -> None:
+    for name, limit in (("whole", SHARD_BYTES), ("parts", 20_000), ("again", 20_000)):
+        compute_delta(DeltaConfig(), **family.references, out=tmp_path / name, shard_bytes=limit)
+    whole, pieces, again = (load_delta(tmp_path / name) for name in ("whole", "parts", "again"))
+    files = sorted((tmp_path / "parts").glob("*.safetensors"))
+    numbers = range(1, len(files) + 1)
+    assert [file.name for file in files] == [f"delta-{i:05}-of-{len(files):05}.safetensors" for i in numbers]
+    held = {file: read_header(file) for file in files}
+    assert len(files) > 2
+    for header in held.values():
+        size = sum(info.size_bytes for info in header.tensors.values())
+        assert size <= 20_000 or len(header.tensors) == 1, "what is larger by itself has a file of its own"
+        assert json.loads(header.metadata["models"])[0]["sha256"] == content_sha256(family.vlm)
+    assert (pieces.names, pieces.stats) == (whole.names, whole.stats)
+    assert all(torch.equal(pieces.tensor(name), whole.tensor(name)) for name in whole.names)
+    assert pieces.sha256() == again.sha256() != whole.sha256()
+    assert whole.sha256() == content_sha256(tmp_path / "whole" / "delta.safetensors")
+    assert projection(family.expert, tmp_path / "parts") == projection(family.expert, tmp_path / "whole")
+
+
+def test_a_part_of_a_delta_that_is_missing_is_named(family: Family, tmp_path: Path) -> None:
+    compute_delta(DeltaConfig(), **family.references, out=tmp_path / "delta", shard_bytes=20_000)
+    sorted((tmp_path / "delta").glob("*.safetensors"))[0].unlink()
+    with pytest.raises(PriorError, match=r"no usable Δ: .*shard 'delta-00001-of-\d+\.safetensors' is missing"):
+        load_delta(tmp_path / "delta")
 
 
 def test_the_report_and_the_provenance_say_what_was_done(family: Family, tmp_path: Path) -> None:

@@ -1,0 +1,140 @@
+"""What the steps of a run on a cluster have told MLflow, read from elsewhere: the run's page, its steps and arms.
+
+Kubeflow's own plugin for MLflow may have made the page: then it alone carries the run's id, and the steps are below it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from drift.ground.errors import ServiceError
+from drift.tracking.store import KEY, URI, first_line, open_client, redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PIPELINE_RUN = "kfp.pipeline_run_id"
+PARENT = "mlflow.parentRunId"
+PAGE = 1000
+"""Runs that are asked for at once."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A step's last attempt. `status` is MLflow's: RUNNING, FINISHED, FAILED, KILLED."""
+
+    step: str
+    arm: str
+    status: str
+    start: datetime | None
+    end: datetime | None
+    error: str
+    cached: bool
+    pod: str = ""
+    """The pod that ran it, if it said so."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The page of a pipeline run: its status, address, tags (`drift.gate`, `drift.registered` ...) and steps."""
+
+    run_id: str
+    status: str
+    url: str
+    tags: Mapping[str, str]
+    steps: tuple[StepRecord, ...]
+
+
+class Records:
+    """A reader of the store at MLFLOW_TRACKING_URI."""
+
+    def __init__(self, client: MlflowClient, uri: str) -> None:
+        self._client, self._uri = client, uri
+
+    @classmethod
+    def open(cls) -> Records | None:
+        """None where MLFLOW_TRACKING_URI is not set. Raises ServiceError."""
+        uri = os.environ.get(URI)
+        return cls(open_client(uri), uri) if uri else None
+
+    def read(self, run_id: str) -> RunRecord | None:
+        """What is known of the pipeline run; None as long as that is nothing. Raises ServiceError."""
+        try:
+            return self._read(run_id)
+        except Exception as error:  # connection, authentication, a broken store: all kinds
+            raise ServiceError(f"{URI}: MLflow at {redact(self._uri)} does not answer ({first_line(error)})") from error
+
+    def _read(self, run_id: str) -> RunRecord | None:
+        experiments = [one.experiment_id for one in self._client.search_experiments()]
+        told = self._search(experiments, f"tags.`{PIPELINE_RUN}` = '{run_id}'")
+        pages = (run for run in told if run.data.tags.get(KEY) == run_id or PARENT not in run.data.tags)
+        roots = sorted(pages, key=lambda run: _rank(run, run_id))
+        if not roots:
+            return None
+        page = roots[0]
+        below = self._search(experiments, f"tags.`{PARENT}` = '{page.info.run_id}'")
+        runs = {run.info.run_id: run for run in [*told, *below]}
+        steps = tuple(_step(run) for run in sorted(runs.values(), key=_started) if _is_step(run))
+        return RunRecord(page.info.run_id, page.info.status, self._url(page), dict(page.data.tags), steps)
+
+    def _search(self, experiments: list[str], filter: str) -> list[Run]:
+        found: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(experiments, filter, max_results=PAGE, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _url(self, run: Run) -> str:
+        where = redact(self._uri).rstrip("/")
+        at = f"{where}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        return at if where.startswith("http") else f"{where} (run {run.info.run_id})"
+
+
+def read_run(run_id: str) -> RunRecord | None:
+    """What MLflow knows of a pipeline run; None if nothing, or without MLFLOW_TRACKING_URI. Raises ServiceError."""
+    records = Records.open()
+    return records.read(run_id) if records else None
+
+
+def latest(steps: Iterable[StepRecord]) -> dict[tuple[str, str], StepRecord]:
+    """The steps by step and arm; of several the one that began last."""
+    return {(step.step, step.arm): step for step in steps}
+
+
+def _rank(run: Run, run_id: str) -> tuple[bool, int]:
+    """Our own page before one that Kubeflow's plugin has made, the oldest first."""
+    return run.data.tags.get(KEY) != run_id, run.info.start_time or 0
+
+
+def _is_step(run: Run) -> bool:
+    return run.data.tags.get("drift.step", "pipeline") != "pipeline"
+
+
+def _started(run: Run) -> int:
+    return run.info.start_time or 0
+
+
+def _step(run: Run) -> StepRecord:
+    tags = run.data.tags
+    return StepRecord(
+        step=tags["drift.step"],
+        arm=tags.get("drift.arm", ""),
+        status=run.info.status,
+        start=_time(run.info.start_time),
+        end=_time(run.info.end_time) if run.info.status != "RUNNING" else None,
+        error=tags.get("drift.error", ""),
+        cached=tags.get("drift.cached") == "true",
+        pod=tags.get("drift.pod", ""),
+    )
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None

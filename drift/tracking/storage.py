@@ -1,0 +1,89 @@
+"""Files in MLflow's artifact store and at other addresses: a model's folder fetched, and time enough for large ones.
+
+A pipeline's bucket is read by Kubeflow with keys that no step has, and what lies there expires: what must be found
+again is copied into MLflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from drift.ground.errors import ServiceError
+from drift.tracking import store
+
+KEPT = ("models:/", "runs:/", "mlflow-artifacts:/")
+"""How addresses begin whose contents are MLflow's own."""
+TRANSFER_SECONDS = 3600
+"""A server that passes a file on to its bucket answers when it is there, or sends the first byte when it has it all."""
+REMEDIES = {
+    "boto3": "pip install 'drift-mllm[s3]'",
+    "botocore": "pip install 'drift-mllm[s3]'",
+    "google.cloud": "pip install google-cloud-storage",
+    "azure": "pip install azure-storage-blob azure-identity",
+}
+"""By what is missing where a bucket is not reached."""
+
+
+@contextlib.contextmanager
+def folder_of(model: str, uri: str) -> Iterator[Path]:
+    """`model`, a folder, or the contents of that address for as long as the block lasts.
+
+    Raises ServiceError if it cannot be fetched.
+    """
+    if Path(model).exists():
+        yield Path(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="drift-model-") as aside:
+        yield download(model, Path(aside), uri)
+
+
+def download(address: str, into: Path, uri: str) -> Path:
+    """What is at an address, such as `models:/NAME/1` or `s3://…`, in the empty folder ``into``; ``uri`` is MLflow's.
+
+    Raises ServiceError that says what is missing.
+    """
+    import mlflow
+
+    if no_way := why_not(address):
+        raise ServiceError(f"{store.redact(address)}: cannot be downloaded: {no_way}")
+    try:
+        with patience():
+            return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(into), tracking_uri=uri))
+    except Exception as error:  # MLflow and the object store raise many kinds
+        raise ServiceError(f"{store.redact(address)}: cannot be downloaded ({cause(error)})") from error
+
+
+def why_not(address: str) -> str:
+    """Why MLflow cannot fetch an address of this kind, whatever lies there, and the remedy; '' if it knows the kind."""
+    from mlflow.store.artifact.artifact_repository_registry import get_registered_artifact_repositories
+
+    scheme, colon, _ = address.partition(":/")
+    if not colon or scheme in get_registered_artifact_repositories():
+        return ""
+    return (
+        f"MLflow does not know '{scheme}://'; give the model's folder, or, of an S3 server of one's own, its s3:// "
+        "address with MLFLOW_S3_ENDPOINT_URL"
+    )
+
+
+def cause(error: BaseException) -> str:
+    """What an error of MLflow or of a bucket says, on one line, with the remedy where a package is missing."""
+    said = store.first_line(error)
+    remedy = next((remedy for name, remedy in REMEDIES.items() if f"'{name}" in said), "")
+    return f"{said}; {remedy}" if remedy and "No module named" in said else said
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Time for large files: else MLflow's client waits as short as everything that a step says of itself."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name)
+    os.environ[name] = str(TRANSFER_SECONDS)
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
