@@ -19,6 +19,8 @@ from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256, read_json, staged, write_json
 from drift.ground.errors import ConfigError, DataError, DriftError, ServiceError
 from drift.tracking import storage, store
+from drift.tracking.cluster import tracker_from_environment
+from drift.tracking.plugin import TASK
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -323,7 +325,7 @@ def _fingerprint_of(client: MlflowClient, name: str, number: int) -> str:
 
 
 def _create(client: MlflowClient, name: str, model: Path, fingerprint: str, tags: Mapping[str, str]) -> ModelVersion:
-    run = _pipeline_run(client)
+    run = _pipeline_run()
     logged = _logged_model(client, name, model, fingerprint, run, tags)
     return client.create_model_version(
         name, source=logged.model_uri, run_id=run, tags=dict(tags), model_id=logged.model_id
@@ -385,13 +387,12 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _pipeline_run(client: MlflowClient) -> str | None:
+def _pipeline_run() -> str | None:
     """The MLflow run of the pipeline run this process belongs to, where it does."""
-    run, key = os.environ.get("DRIFT_MLFLOW_RUN_ID") or os.environ.get("MLFLOW_RUN_ID"), os.environ.get(RUN_ID)
-    if run or not key:
-        return run or None
-    found = store.find_runs(client, _experiment(client), key)
-    return str(found[0].info.run_id) if found else None
+    if run := os.environ.get(store.RUN):
+        return run
+    tracker = tracker_from_environment() if os.environ.get(RUN_ID) or os.environ.get(TASK) else None
+    return tracker.parent if tracker else None
 
 
 def _experiment(client: MlflowClient) -> str:

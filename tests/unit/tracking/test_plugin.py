@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from drift.config.gate import RegisterConfig
 from drift.ground.errors import DataError
 from drift.tracking.plugin import CONFIG, INJECTED, plugin_from_environment, same_address
+from drift.tracking.registry import register
 from drift.tracking.store import KEY
 from tests.cluster_steps import Pods, Report, by_name, statuses
 from tests.mlflow_server import mlflow_server
 from tests.mlflow_store import fresh_store
+from tests.unit.tracking.test_registry import gate, model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -97,6 +100,20 @@ def test_on_our_steps_hang_under_kubeflow_s_root_in_one_tree(
     assert known[f"{run_id}/arm/sft"].data.tags["mlflow.parentRunId"] == kubeflow.root
     assert kubeflow.status(theirs) == "RUNNING", "Kubeflow's own run of the task is not ours"
     assert run_id not in statuses(address), "there is no second tree"
+
+
+@pytest.mark.parametrize("injects", [False, True])
+def test_a_version_that_is_registered_beside_the_plugin_belongs_to_kubeflow_s_root(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, injects: bool
+) -> None:
+    kubeflow = Kubeflow(address, run_id := f"registers-{injects}")
+    given = kubeflow.injected(kubeflow.task("register")) if injects else {CONFIG: kubeflow.config()}
+    for name, value in {"DRIFT_MLFLOW_TRACKING_URI": address, "MLFLOW_TRACKING_URI": address, **given}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DRIFT_RUN_ID", run_id)
+    made = model(tmp_path / "model", weights=run_id)
+    register(RegisterConfig(model=run_id), model=str(made), gate=gate(tmp_path / "gate", made))
+    assert kubeflow.client.get_model_version(run_id, "1").run_id == kubeflow.root
 
 
 def test_on_a_step_that_failed_is_not_reopened_or_closed_by_us(
