@@ -146,11 +146,16 @@ class Watch:
         if not failures:
             return
         first = failures[0]
-        known = self.failures.setdefault(first.attempt, first)
         if first.code == INPUT or first.in_place:
             raise self._because(first)
-        if known is first:
+        if self._is_news(first):
+            self.failures[first.attempt] = first
             log.warning("%s; all nodes start anew, if the runtime's maxRestarts lets them", _line(first))
+
+    def _is_news(self, failure: Failure) -> bool:
+        """The first of its attempt, or the cause of what only a node that noticed was seen of."""
+        known = self.failures.get(failure.attempt)
+        return known is None or (LOST in known.cause and LOST not in failure.cause)
 
     def _failed(self, condition: Body, pods: list[Pod]) -> PipelineError:
         if condition["reason"] == "DeadlineExceeded":
@@ -158,14 +163,12 @@ class Watch:
             none = "" if pods else f"; {self.said.get('pods') or 'no pod was started'}"
             late = f"TrainJob {self.name}: not done within timeout_seconds of the profile (DeadlineExceeded)"
             return PipelineError(f"{late}{waiting}{none}")
-        self._note(pods)
+        for failure in (pod.failure for pod in pods if pod.failure):
+            if self._is_news(failure):
+                self.failures[failure.attempt] = failure
         if self.failures:
             return self._because(next(iter(self.failures.values())))
         return PipelineError(f"TrainJob {self.name}: {condition['reason']}: {condition['message']}")
-
-    def _note(self, pods: list[Pod]) -> None:
-        for failure in (pod.failure for pod in pods if pod.failure):
-            self.failures.setdefault(failure.attempt, failure)
 
     def _because(self, failure: Failure) -> PipelineError:
         """The error, after the last lines of the node that failed."""
