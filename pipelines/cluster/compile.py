@@ -17,7 +17,7 @@ from drift.ground.artifacts import staged
 from drift.ground.errors import PipelineError
 from pipelines.check import Spec, check_spec
 from pipelines.drift_sft import pipeline
-from pipelines.placement import NOTHING, Resources
+from pipelines.placement import NOTHING, Resources, gpus_of
 
 SUFFIXES = {".yaml", ".yml"}
 ARGUMENT_BYTES = 128 * 1024 - 1
@@ -39,7 +39,7 @@ def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING, 
     aside = out.with_name(f".{out.stem}.partial{out.suffix}")
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
-        arguments = plan(config, local=False).arguments()
+        arguments = plan(with_ranks(config, resources), local=False).arguments()
         compiler.Compiler().compile(pipeline(resources, caching=caching), str(aside), pipeline_parameters=arguments)
         require_short(check_file(aside)["root"], arguments)
         aside.replace(out)
@@ -47,6 +47,17 @@ def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING, 
         raise PipelineError(f"{out}: cannot be written ({error.strerror})") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def with_ranks(config: Config, resources: Resources) -> Config:
+    """The configuration with the ranks that the profile's GPUs give a training, where it leaves them open.
+
+    They cut its batches, so a training on other machines is another one; Kubeflow's cache sees parameters alone.
+    """
+    ranks = gpus_of(resources)["arm"]
+    if not ranks or config.train.processes:
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update={"processes": ranks})})
 
 
 def compile_components(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """The step that trains, by a profile with several nodes: what its own pod gets, and what its nodes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,16 @@ def test_the_pod_that_watches_gets_no_gpu_no_queue_and_no_deadline(tmp_path: Pat
     assert {one["name"]: one["fieldPath"] for one in pod["fieldPathAsEnv"]}["DRIFT_NAMESPACE"] == "metadata.namespace"
     paths = [one["mountPath"] for one in pod["pvcMount"]]
     assert sorted(paths) == ["/models", "/more", "/scratch"]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_the_ranks_of_a_profile_are_in_the_steps_parameter_where_the_cache_sees_them(
+    tmp_path: Path, nodes: int
+) -> None:
+    compiled(tmp_path, {**EVERYTHING, "nodes": nodes})
+    pipeline, _ = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    arms = pipeline["root"]["inputDefinitions"]["parameters"]["arms"]["defaultValue"]
+    assert {json.loads(arm)["config"]["train"]["processes"] for arm in arms} == {8 * nodes}
 
 
 def test_all_that_a_profile_gives_a_training_is_in_a_trainjob_that_its_definition_allows(tmp_path: Path) -> None:
