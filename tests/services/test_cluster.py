@@ -62,7 +62,7 @@ def two_arms(folder: Path) -> Path:
 def submitted(config: Path) -> Body:
     """What the server gets."""
     planned = plan(load(config), local=False).tasks(registers=True)
-    tasks = {f"{step}/{arm}": ("SUCCEEDED",) for step, arm in planned}
+    tasks = {f"{step}/{arm}" if arm else step: ("SUCCEEDED",) for step, arm in planned}
     with KubeflowServer(tasks=tasks) as server:
         rehearse_on(load(config), Target(server.url), poll_seconds=0.01)
         (run,) = server.runs.values()
