@@ -83,6 +83,7 @@ def travelled(model: Path, deltas: Path) -> float:
 
 
 @pytest.mark.parametrize("adapters", [{}, {"lora": {"rank": 8}, "learning_rate": 2e-2}])
+@pytest.mark.slow
 def test_over_five_cycles_projection_and_provenance_stay_those_of_the_original_vlm(
     deltas: Path, tmp_path: Path, adapters: dict
 ):

@@ -125,6 +125,7 @@ def broken_row(world):
     return rows[5]["id"]
 
 
+@pytest.mark.slow
 def test_what_the_input_is_to_blame_for_ends_both_nodes_with_one_line_and_a_code_that_says_so(world, tmp_path):
     row = broken_row(world)
     message = tmp_path / "termination-log"
@@ -139,6 +140,7 @@ def test_what_the_input_is_to_blame_for_ends_both_nodes_with_one_line_and_a_code
     assert not (tmp_path / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_an_error_of_the_first_rank_is_said_by_every_rank_under_torchrun(world, tmp_path):
     nodes = drift_train(world, tmp_path, cutoff_tokens=5)
     assert 0 not in nodes.codes()
@@ -176,6 +178,7 @@ def kill_behind_a_checkpoint(process, checkpoints):
         one.kill()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_node_that_still_waits_for_the_others(world, tmp_path):
     variables = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_NODE_RANK": "0"}
     variables |= {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port())}

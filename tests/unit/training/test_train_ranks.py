@@ -40,6 +40,7 @@ def alone(world):
 
 
 @pytest.mark.parametrize("settings", [{"processes": 1, "gradient_accumulation": 4}, {}], ids=["one process", "DDP"])
+@pytest.mark.slow
 def test_the_weights_do_not_depend_on_how_the_batch_is_cut(world, alone, tmp_path, settings):
     run(world, tmp_path / "out", **settings)
     assert apart(load_file(tmp_path / "out" / "model.safetensors"), alone) <= 1e-5
@@ -79,6 +80,7 @@ def kill_ranks_behind_a_checkpoint(world, out, settings):
     return launcher.exitcode, errors.read_text()
 
 
+@pytest.mark.slow
 def test_an_image_that_does_not_decode_is_named_by_the_launcher_on_one_line(world, tmp_path):
     rows = pq.read_table(world / "data" / "train.parquet").to_pylist()
     rows[5]["images"][0]["bytes"] = b"no image"

@@ -388,6 +388,7 @@ def on_nodes(monkeypatch, claim, **changes):
     monkeypatch.setenv(NODES, to_json(machines(claim, **changes)))
 
 
+@pytest.mark.slow
 def test_a_training_in_a_pod_with_nodes_is_a_trainjobs_and_its_weights_are_one_processs(world, tmp_path, monkeypatch):
     claim, nodes = tmp_path / "claim", Machines(tmp_path)
     on_nodes(monkeypatch, claim)
