@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from drift.cli.browser import show_page
 from drift.cli.options import (
     CHAIN,
-    DEFAULT_CONFIG,
     EXIT_BAD_INPUT,
     AsJson,
     Cluster,
-    ConfigFile,
     Fresh,
     Loaded,
     OnCluster,
@@ -22,6 +21,7 @@ from drift.cli.options import (
     Output,
     ResourcesFile,
     RunnerKind,
+    RunsFolder,
     Server,
     ServiceAccount,
     Shown,
@@ -33,7 +33,6 @@ from drift.cli.plan_view import show_forecast
 from drift.cli.run_view import RunView, rehearsal_as_json, show_rehearsal
 from drift.cli.show import findings_as_json, show_findings, show_json, show_text, show_unchanged
 from drift.config.chain import Config
-from drift.config.file import load
 from drift.config.section import validate
 from drift.ground.errors import ConfigError
 
@@ -227,14 +226,23 @@ def _examined(
 
 @command(CHAIN)
 def ui(
-    config: ConfigFile = DEFAULT_CONFIG,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+    runs: RunsFolder,
+    port: Annotated[int | None, typer.Option(help="On 127.0.0.1; default: 5000, or one that is free.")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
 ) -> None:
-    """Open MLflow over the runs of this machine (Ctrl-C stops it)."""
-    import subprocess
+    """Open MLflow over the runs of this machine (Ctrl-C stops it), or the server that MLFLOW_TRACKING_URI names."""
+    from drift.tracking.ui import free_port, served, ui_address
 
-    from drift.tracking.store import ui_command
-
-    command = ui_command(Path(load(config).runs), port=port)
-    show_text(f"MLflow on http://127.0.0.1:{port} (Ctrl-C stops it)")
-    raise typer.Exit(subprocess.call(command))
+    if address := ui_address(runs):
+        show_text(f"MLflow on {address}")
+        if browser:
+            show_page(address)
+        return
+    chosen = free_port(port)
+    with served(runs.resolve(), chosen) as server:
+        address = f"http://127.0.0.1:{chosen}"
+        show_text(f"MLflow on {address} (Ctrl-C stops it)")
+        if browser:
+            show_page(address)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.wait()

@@ -28,7 +28,7 @@ EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
 DEFAULT_CONFIG = Path("configs/miniature.yaml")
 
-CHAIN, STEPS, CLUSTER, OTHER = "Whole chain", "Steps", "Cluster", "Other"
+CHAIN, RUNS, STEPS, CLUSTER, OTHER = "Whole chain", "Past runs", "Steps", "Cluster", "Other"
 
 app = typer.Typer(
     help="DRIFT: transfer reasoning from a text expert into a multimodal model.",
@@ -110,6 +110,19 @@ def _load(overrides: Overrides = None, config: ConfigFile = DEFAULT_CONFIG) -> C
 
 Loaded = Annotated[Config, Group(_load)]
 """The whole configuration: a file with overrides on top."""
+
+
+def _runs(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration that names the folder.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Folder of runs; a rehearsal's is RUNS/rehearsal.")
+    ] = None,
+) -> Path:
+    return runs or Path(load(config).runs if config else Config.model_fields["runs"].default)
+
+
+RunsFolder = Annotated[Path, Group(_runs)]
+"""The folder of runs: named, or a configuration's, or the default one."""
 
 
 @dataclass(frozen=True)

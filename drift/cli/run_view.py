@@ -64,16 +64,21 @@ class RunView:
 
     def close(self, result: Any, *, as_json: bool) -> None:
         """What the run found, and where everything is."""
-        if as_json:
-            show_json(json.dumps(_result_as_json(result)))
-            return
-        for table in _closing_tables(result.summary):
-            out.print(table)
-        out.print(f"gate: [bold]{result.gate['candidate']} {'passed' if result.passed else 'was refused'}[/]")
-        for check in result.gate["checks"]:
-            out.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {check['detail']}", soft_wrap=True)
-        for name, place in _places(result).items():
-            show_text(f"{name:<17} {place}")
+        show_result(result, as_json)
+
+
+def show_result(result: Any, as_json: bool) -> None:
+    """A finished run: the table, the gate's verdict and its reasons, and the places."""
+    if as_json:
+        show_json(json.dumps(_result_as_json(result)))
+        return
+    for table in _closing_tables(result.summary):
+        out.print(table)
+    out.print(f"gate: [bold]{result.gate['candidate']} {'passed' if result.passed else 'was refused'}[/]")
+    for check in result.gate["checks"]:
+        out.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {check['detail']}", soft_wrap=True)
+    for name, place in _places(result).items():
+        show_text(f"{name:<17} {place}")
 
 
 def _closing_tables(summary: dict[str, Any]) -> list[Table]:
@@ -119,7 +124,7 @@ def _places(result: Any) -> dict[str, str]:
     return {
         "report": str(result.report),
         "run": str(result.folder),
-        "MLflow": f"{result.mlflow_uri}  (drift ui)",
+        "MLflow": result.mlflow or f"{result.mlflow_uri}  (drift ui)",
         "registered model": model,
         **alias,
     }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from drift.cli.options import EXIT_REFUSED, STEPS, AsJson, DryRun, Out, SectionOf, command
+from drift.cli.options import EXIT_REFUSED, STEPS, AsJson, DryRun, Out, RunsFolder, SectionOf, command
+from drift.cli.runs import scores_named
 from drift.cli.show import show_comparison, show_plan, show_report, show_scores, show_text, show_verdicts
 from drift.config.catalog import KNOWN, SUITES, expand
 from drift.config.data import CurateConfig, GenerateConfig, IngestConfig
@@ -274,8 +275,9 @@ def _chosen(section: EvaluateConfig, suite: str) -> EvaluateConfig:
 
 @command(STEPS)
 def compare(
-    candidate: Annotated[Path, typer.Argument(metavar="A", help="Scores of a model.")],
-    baseline: Annotated[Path, typer.Argument(metavar="B", help="Scores of the model it is compared with.")],
+    candidate: Annotated[str, typer.Argument(metavar="A", help="Scores of a model: a folder, or RUN:ARM.")],
+    baseline: Annotated[str, typer.Argument(metavar="B", help="The same of the model it is compared with.")],
+    runs: RunsFolder,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; must not exist.")] = None,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of intervals and detectable effects.")] = 0.95,
     as_json: AsJson = False,
@@ -284,9 +286,10 @@ def compare(
     from drift.gate.comparison import compare as step
     from drift.gate.comparison import write_comparison
 
-    comparison = step(candidate, baseline, confidence=confidence)
+    ours, theirs = (scores_named(text, runs) for text in (candidate, baseline))
+    comparison = step(ours, theirs, confidence=confidence)
     if out:
-        write_comparison(comparison, candidate=candidate, baseline=baseline, out=out)
+        write_comparison(comparison, candidate=ours, baseline=theirs, out=out)
     show_comparison(comparison, as_json)
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from drift.ground.errors import ServiceError
-from drift.tracking.store import KEY, URI, first_line, open_client, redact
+from drift.tracking.store import KEY, URI, first_line, open_client, page_of, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,9 +93,8 @@ class Records:
                 return found
 
     def _url(self, run: Run) -> str:
-        where = redact(self._uri).rstrip("/")
-        at = f"{where}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-        return at if where.startswith("http") else f"{where} (run {run.info.run_id})"
+        page = page_of(self._uri, run.info.experiment_id, run.info.run_id)
+        return page or f"{redact(self._uri).rstrip('/')} (run {run.info.run_id})"
 
 
 def read_run(run_id: str) -> RunRecord | None:

@@ -11,7 +11,6 @@ import fcntl
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,16 +59,6 @@ def modules(uri: str) -> tuple[str, ...]:
 def use_store(runs: Path) -> None:
     """Make the store of `runs` the one that this process uses, unless MLFLOW_TRACKING_URI names another."""
     os.environ[URI] = store_uri(runs)
-
-
-def ui_command(runs: Path, port: int = 5000) -> list[str]:
-    """The command that shows the runs in a browser on 127.0.0.1. Raises ServiceError if a server does already."""
-    uri = store_uri(runs)
-    if not uri.startswith("sqlite:///"):
-        raise ServiceError(f"{URI}: the runs are at {redact(uri)}; open that address")
-    open_client(uri)
-    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    return [*server, "--backend-store-uri", uri, "--default-artifact-root", str(_artifacts(uri))]
 
 
 def check_server(uri: str) -> None:
@@ -138,6 +127,11 @@ def redact(text: str) -> str:
     return _CREDENTIALS.sub("", text)
 
 
+def page_of(uri: str, experiment_id: str, run_id: str) -> str:
+    """The address of a run's page in a browser; '' where no server shows it."""
+    return f"{redact(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}" if uri.startswith("http") else ""
+
+
 def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
     """The runs with the key, the oldest first."""
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
@@ -151,7 +145,7 @@ def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:
     known = client.get_experiment_by_name(name)
     if known is None:
         try:
-            return str(client.create_experiment(name, artifact_location=_artifacts(uri, name)))
+            return str(client.create_experiment(name, artifact_location=artifacts_of(uri, name)))
         except MlflowException:  # another process was quicker
             known = client.get_experiment_by_name(name)
             if known is None:
@@ -161,7 +155,7 @@ def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:
     return str(known.experiment_id)
 
 
-def _artifacts(uri: str, name: str = "") -> str | None:
+def artifacts_of(uri: str, name: str = "") -> str | None:
     """Artifacts of the embedded store lie beside it; a server decides itself."""
     if not uri.startswith("sqlite:///"):
         return None

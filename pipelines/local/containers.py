@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,8 +28,16 @@ from drift.tracking.steps import LIFELINE
 from pipelines.local.work import GPU
 
 LABEL = "drift.run"
-PASSED = ("HF_TOKEN", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-"""Variables of this process that every step gets; those that the configuration names for keys come on top."""
+PASSED = re.compile(
+    r"(HF_(TOKEN|HUB_OFFLINE)|OMP_NUM_THREADS|(AWS|MLFLOW)_\w+|(SSL_CERT_FILE|REQUESTS_CA_BUNDLE)|(HTTPS?|NO)_PROXY)$",
+    re.IGNORECASE,
+)
+"""Variables of this process that every step gets: what MLflow, S3 and the hub are reached with. Those that the
+configuration names for keys come on top."""
+OTHERS = re.compile(r"MLFLOW_(RUN_ID|EXPERIMENT_(ID|NAME)|TRACKING_URI)$")
+"""Which run a step logs into is ours to say."""
+FILES = re.compile(r".*(_FILE|_PATH|_BUNDLE)$")
+"""Variables whose value is a file, such as a certificate, which the step must be able to read."""
 
 
 READS = "import sys; from drift import config, validation; validation.from_json(config.Config, sys.argv[1])"
@@ -73,7 +82,9 @@ def settings(
     here = Path.cwd()
     cache = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     readable = [here, *([cache] if cache.is_dir() else [])]
-    passed = {name: os.environ[name] for name in (*PASSED, *keys) if name in os.environ}
+    passed = passed_variables(os.environ, keys)
+    certificates = {Path(value) for name, value in passed.items() if FILES.match(name) and Path(value).is_file()}
+    readable += [path for path in sorted(certificates) if not path.is_relative_to(here)]
     return {
         "user": f"{os.getuid()}:{os.getgid()}",
         "working_dir": str(here),
@@ -88,6 +99,12 @@ def settings(
         "stdin_open": True,
         "labels": {LABEL: run_id},
     }
+
+
+def passed_variables(environment: Mapping[str, str], keys: Iterable[str]) -> dict[str, str]:
+    """The variables that every step gets from ``environment``; ``keys``: names of some more."""
+    named = {name for name in environment if PASSED.match(name) and not OTHERS.match(name)}
+    return {name: environment[name] for name in sorted(named | set(keys)) if name in environment}
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ from drift.ground.errors import ConfigError, DataError, PipelineError
 from drift.tracking.journal import read
 
 STATE = "run.json"
+TASKS = "tasks"
+"""Of a run's folder: what its steps wrote."""
 OVER = ("finished", "superseded")
 
 
@@ -80,13 +82,18 @@ def measured_hours(runs: Path, name: str) -> dict[str, float]:
     return dict(hours)
 
 
+def all_runs(runs: Path) -> Iterator[RunFolder]:
+    """Runs of all names, the latest first; a folder whose `run.json` cannot be read is none."""
+    known = []
+    for path in runs.glob(f"*/{STATE}"):
+        with contextlib.suppress(DataError):
+            known.append(RunFolder(path.parent, read_json(path)))
+    yield from sorted(known, key=lambda run: (run.state["started"], run.path.name), reverse=True)
+
+
 def _runs_of(runs: Path, name: str) -> Iterator[RunFolder]:
     """Runs of that name, the latest first."""
-    for path in sorted(runs.glob(f"*/{STATE}"), key=lambda path: path.parent.name, reverse=True):
-        with contextlib.suppress(DataError):
-            state = read_json(path)
-            if state["name"] == name:
-                yield RunFolder(path.parent, state)
+    return (run for run in all_runs(runs) if run.state["name"] == name)
 
 
 @contextlib.contextmanager

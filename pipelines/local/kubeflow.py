@@ -32,9 +32,9 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from drift.config.plan import MODULES
 from drift.ground.errors import PipelineError
+from pipelines.local.folders import TASKS
 from pipelines.local.runner import Chain
 
-TASKS = "tasks"
 LOG = "run.log"
 
 _CHATTY = (

@@ -8,7 +8,6 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +28,8 @@ from pipelines.check import require_honest
 from pipelines.drift_sft import drift_sft
 from pipelines.local.folders import RunFolder, create_run, only_one, unfinished_runs
 from pipelines.local.kubeflow import run_pipeline
+from pipelines.local.past import link_outputs
+from pipelines.local.result import RunResult, StepResult
 from pipelines.local.runner import Chain, Done, StepEvent
 from pipelines.local.work import GPU, ForkServer
 
@@ -36,34 +37,6 @@ __all__ = ["RunResult", "Runner", "StepEvent", "StepResult", "parameters", "run"
 
 
 Runner = Literal["subprocess", "docker"]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One step of a finished run. `seconds` is how long the work took when it was done."""
-
-    step: str
-    arm: str
-    seconds: float
-    cached: bool
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run. `gate` is `gate.json`, `summary` is `summary.json`, `registered` is `registered.json`."""
-
-    folder: Path
-    steps: tuple[StepResult, ...]
-    gate: dict[str, Any]
-    summary: dict[str, Any]
-    registered: dict[str, Any] | None
-    report: Path
-    mlflow_uri: str
-    mlflow_run_id: str
-
-    @property
-    def passed(self) -> bool:
-        return bool(self.gate["passed"])
 
 
 def run(
@@ -89,6 +62,8 @@ def run(
         experiment = _experiment(config)
         folder = _folder(runs, config.name, planned, fresh=fresh, uri=uri, experiment=experiment)
         tracker = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
+        at = {"mlflow_uri": store.redact(uri), "mlflow_run_id": tracker.parent, "mlflow": _page(tracker)}
+        folder = folder.mark("running", **at)
         (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
         tracker.begin({"gate.candidate": config.gate.candidate, "seed": str(config.seed)}, folder.path / "config.yaml")
         environment = _environment(folder, tracker, experiment)
@@ -211,7 +186,7 @@ def _closed(folder: RunFolder, tracker: Tracker, chain: Chain) -> Iterator[None]
     finally:
         relay.finish()
         tracker.finalize_or_warn(status)
-        folder.mark(status.lower())
+        link_outputs(folder.mark(status.lower()))
         shutil.rmtree(_temporary(folder), ignore_errors=True)
 
 
@@ -272,7 +247,12 @@ def _result(planned: Plan, folder: Path, done: list[Done], tracker: Tracker) -> 
         report=report / "report.html",
         mlflow_uri=store.redact(tracker.uri),
         mlflow_run_id=tracker.parent,
+        mlflow=_page(tracker),
     )
+
+
+def _page(tracker: Tracker) -> str:
+    return store.page_of(tracker.uri, tracker.experiment_id, tracker.parent)
 
 
 def _yaml(config: Config) -> str:

@@ -11,7 +11,7 @@ from drift.ground.errors import ServiceError
 from drift.tracking import store
 from drift.tracking.cluster import Pod, tracker_from_environment
 from drift.tracking.runs import Tracker
-from drift.tracking.store import check_server, redact, store_identity, store_uri, ui_command
+from drift.tracking.store import check_server, redact, store_identity, store_uri
 from tests.forked import begin
 from tests.mlflow_store import fresh_store
 
@@ -260,14 +260,6 @@ def test_the_store_is_in_the_folder_of_runs_unless_an_address_is_set(tmp_path: P
     assert store_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
     assert store_uri(tmp_path) == "http://mlflow.example"
-    with pytest.raises(ServiceError, match="open that address"):
-        ui_command(tmp_path)
-
-
-def test_the_ui_shows_the_embedded_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    command = ui_command(Path(fresh_store(tmp_path).removeprefix("sqlite:///")).parent, port=5005)
-    assert f"sqlite:///{tmp_path}/mlflow.db" in command and "5005" in command and "127.0.0.1" in command
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "file:///tmp/mlruns", "nonsense://x"])

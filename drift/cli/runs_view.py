@@ -1,0 +1,171 @@
+"""Past runs as tables, and what a cleaning frees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from drift.cli.run_view import show_result
+from drift.cli.show import out, show_json, show_text
+
+if TYPE_CHECKING:
+    from pipelines.local.clean import Cleaned
+    from pipelines.local.difference import Difference
+    from pipelines.local.past import PastRun
+
+ROLES = ("reasoning", "perception")
+
+
+def show_runs(known: Sequence[PastRun], as_json: bool) -> None:
+    """A row per run: the candidate's numbers, and the version that it gave."""
+    rows = [_row(run) for run in known]
+    if as_json:
+        show_json(json.dumps(rows))
+        return
+    heads = ("run", "ended", "took", "reas.", "perc.", "ver.", "disk")
+    table = _table(heads, right=heads[2:])
+    for row in rows:
+        means = ("" if row[role] is None else f"{row[role]:.1f}" for role in ROLES)
+        ended = row["gate"] if row["status"] == "finished" else row["status"]
+        table.add_row(
+            row["run"], ended, duration(row["seconds"]), *means, str(row["version"] or ""), amount(row["bytes"])
+        )
+    out.print(table) if rows else show_text("no runs yet")
+
+
+def _row(run: PastRun) -> dict[str, Any]:
+    from pipelines.local.clean import size
+    from pipelines.local.difference import verdict
+
+    scored = {row["label"]: row for row in run.summary["rows"]} if run.summary else {}
+    candidate = scored.get(run.summary["candidate"]) if run.summary else None
+    made = run.registered
+    return {
+        "run": run.name,
+        "name": run.folder.state["name"],
+        "status": run.status,
+        "started": run.folder.state["started"],
+        "seconds": run.seconds(),
+        "gate": verdict(run),
+        "reasoning": candidate["reasoning"]["mean"] if candidate else None,
+        "perception": candidate["perception"]["mean"] if candidate else None,
+        "model": made["model"] if made else None,
+        "version": made["version"] if made else None,
+        "cleaned": run.folder.state.get("cleaned"),
+        "bytes": size(run.folder.path),
+        "mlflow": run.folder.state.get("mlflow", ""),
+    }
+
+
+def show_past(run: PastRun, as_json: bool) -> None:
+    """What the run found, or how far it came; its steps, and the folders of its arms."""
+    result = run.result()
+    if as_json:
+        found = {"run": _row(run), "steps": _steps(run), "arms": _arms(run)}
+        show_json(json.dumps(found | ({"gate": result.gate, "summary": result.summary} if result else {})))
+        return
+    if result:
+        show_result(result, False)
+    else:
+        show_text(f"{'run':<17} {run.folder.path}")
+    show_text(f"{'status':<17} {run.status}{'' if result else _failure(run)}")
+    for name, places in _arms(run).items():
+        for kind, place in places.items():
+            show_text(f"{kind + ' of ' + name:<27} {place}")
+    table = _table(("step", "seconds", "from"), right=("seconds",))
+    for step in _steps(run):
+        table.add_row(step["step"], f"{step['seconds']:.1f}", step["from"])
+    out.print(table)
+
+
+def _failure(run: PastRun) -> str:
+    """What the last step that failed said."""
+    from drift.tracking.journal import read
+
+    ends = [event for event, _ in read(run.folder.path) if event["event"] == "ended" and event.get("error")]
+    return f": {' '.join(filter(None, (ends[-1]['step'], ends[-1]['arm'])))}: {ends[-1]['error']}" if ends else ""
+
+
+def _steps(run: PastRun) -> list[dict[str, Any]]:
+    tasks = run.tasks.values()
+    return [
+        {
+            "step": f"{task.step} {task.arm}".strip(),
+            "seconds": task.seconds,
+            "cached": task.cached,
+            "from": run.origin(task),
+        }
+        for task in tasks
+    ]
+
+
+def _arms(run: PastRun) -> dict[str, dict[str, str]]:
+    """Where the model and the scores of each arm are: by the links in the run's folder, where it has them."""
+    return {
+        name: {kind: str(link if link.exists() else place) for kind, (link, place) in links.items() if place}
+        for name, links in run.links().items()
+    }
+
+
+def show_difference(found: Difference, as_json: bool) -> None:
+    """Keys that differ, then percent right of every model in both."""
+    if as_json:
+        scores = [{"model": model, "role": role, "percent": pair} for (model, role), pair in found.scores.items()]
+        show_json(json.dumps(asdict(found) | {"scores": scores}))
+        return
+    first, second = found.runs
+    keys = _table(("configuration", first, second))
+    for key, values in (found.config or {"no key differs": ("", "")}).items():
+        keys.add_row(escape(key), *map(escape, values))
+    out.print(keys)
+    out.print(_scores(found.scores, first, second))
+    for name, verdict in zip(found.runs, found.verdicts, strict=True):
+        show_text(f"gate of {name}: {verdict or 'not reached'}")
+
+
+def _scores(scores: Mapping[tuple[str, str], tuple[float | None, float | None]], first: str, second: str) -> Table:
+    table = _table(("percent right", "", first, second, "difference"), right=(first, second, "difference"))
+    for (model, role), (before, after) in scores.items():
+        change = f"{after - before:+.1f}" if before is not None and after is not None else ""
+        table.add_row(model, role, *("" if one is None else f"{one:.1f}" for one in (before, after)), change)
+    return table
+
+
+def show_cleaned(cleaned: Sequence[Cleaned], *, dry_run: bool, as_json: bool) -> None:
+    """What goes and stays of every run, and why it stays."""
+    freed = sum(one.freed_bytes for one in cleaned)
+    if as_json:
+        show_json(json.dumps({"freed_bytes": freed, "dry_run": dry_run, "runs": [asdict(one) for one in cleaned]}))
+        return
+    table = _table(("run", "freed", "kept", "why it is kept"), right=("freed", "kept"))
+    for one in cleaned:
+        table.add_row(one.run, amount(one.freed_bytes), amount(one.kept_bytes), escape("\n".join(one.why)))
+    out.print(table)
+    show_text(f"{amount(freed)} {'would be' if dry_run else 'were'} freed")
+
+
+def amount(count: int) -> str:
+    """Bytes as a person reads them."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _table(heads: Sequence[str], *, right: Sequence[str] = ()) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
+    for head in heads:
+        table.add_column(head, justify="right" if head in right else "left", overflow="fold")
+    return table

@@ -1,0 +1,37 @@
+"""What a finished run on this machine gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of a finished run. `seconds` is how long the work took when it was done."""
+
+    step: str
+    arm: str
+    seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run. `gate` is `gate.json`, `summary` is `summary.json`, `registered` is `registered.json`."""
+
+    folder: Path
+    steps: tuple[StepResult, ...]
+    gate: dict[str, Any]
+    summary: dict[str, Any]
+    registered: dict[str, Any] | None
+    report: Path
+    mlflow_uri: str
+    mlflow_run_id: str
+    mlflow: str = ""
+    """The run's page; '' in the embedded store, which `drift ui` serves."""
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.gate["passed"])

@@ -1,0 +1,91 @@
+"""Past runs: found by what a person calls them, their arms by name, wherever the cache has them."""
+
+from pathlib import Path
+
+import pytest
+
+from drift.ground.errors import ConfigError
+from pipelines.local.difference import difference
+from pipelines.local.folders import RunFolder
+from pipelines.local.past import find_run, link_outputs, past_runs, scores_of
+from tests.run_folders import past_run, task_folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def two(runs: Path) -> tuple[RunFolder, RunFolder]:
+    """A run, and a later one that took the arm `drift` from the cache."""
+    first = past_run(runs, started="2026-01-01T01:00:00+00:00")
+    taken = [(first, "arm", "drift"), (first, "evaluate_arm", "drift")]
+    return first, past_run(runs, started="2026-01-01T02:00:00+00:00", cached=taken)
+
+
+def test_a_cached_task_is_found_in_the_folder_of_the_run_that_did_it(runs: Path, two: tuple[RunFolder, RunFolder]):
+    first, second = two
+    later = past_runs(runs)[0]
+    assert later.folder.run_id == second.run_id
+    assert later.output("arm", "drift", "model") == task_folder(first.path, "arm", "drift") / "model"
+    assert later.output("arm", "sft", "model") == task_folder(second.path, "arm", "sft") / "model"
+    assert [later.origin(later.tasks["arm", arm]) for arm in ("drift", "sft")] == [first.path.name, ""]
+
+
+def test_links_by_arm_lead_to_models_and_scores_and_survive_a_move(
+    runs: Path, two: tuple[RunFolder, RunFolder], tmp_path_factory: pytest.TempPathFactory
+):
+    for run in two:
+        link_outputs(run)
+    moved = tmp_path_factory.mktemp("moved") / "runs"
+    runs.rename(moved)
+    for run in two:
+        for arm in ("sft", "drift"):
+            for kind in ("model", "scores"):
+                assert (moved / run.path.name / "arms" / arm / kind / "weights").is_file()
+    moved.rename(runs)
+
+
+def test_links_to_files_that_are_gone_are_removed(two: tuple[RunFolder, RunFolder]):
+    first, second = two
+    link_outputs(second)
+    task_folder(first.path, "arm", "drift").rename(first.path / "elsewhere")
+    link_outputs(second)
+    assert not (second.path / "arms" / "drift" / "model").is_symlink()
+    assert (second.path / "arms" / "drift" / "scores").is_dir()
+
+
+@pytest.mark.parametrize("what", ["name", "folder", "path", "id", "beginning"])
+def test_a_run_is_found_by_what_a_person_calls_it(runs: Path, two: tuple[RunFolder, RunFolder], what: str):
+    second = two[1]
+    said = {
+        "name": "mini",
+        "folder": second.path.name,
+        "path": str(second.path),
+        "id": second.run_id,
+        "beginning": second.run_id[:9],
+    }
+    assert find_run(runs, said[what]).folder.run_id == second.run_id
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("mimi", "mimi: no run of that name"),
+        ("", "no run of that name"),
+        ("mini:drfit", "has no scores of 'drfit'; did you mean 'drift'?"),
+    ],
+)
+def test_a_run_or_arm_that_does_not_exist_is_one_line(
+    runs: Path, two: tuple[RunFolder, RunFolder], wanted: str, said: str
+):
+    with pytest.raises(ConfigError, match=said.replace("?", r"\?")) as caught:
+        scores_of(runs, wanted) if ":" in wanted else find_run(runs, wanted)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_runs_differ_in_what_was_asked_for(two: tuple[RunFolder, RunFolder], runs: Path):
+    found = difference(*(find_run(runs, run.run_id) for run in two))
+    assert found.config == {"seed": ("01", "02")}
+    assert found.verdicts == ("drift passed", "drift passed")
