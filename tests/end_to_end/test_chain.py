@@ -10,6 +10,7 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.local.clean import clean
 from tests.end_to_end import chain
 from tests.world import ASSETS
 
@@ -67,14 +68,17 @@ def test_mlflow_has_one_parent_and_one_child_per_step_and_arm(whole):
 
 
 @pytest.mark.slow
-def test_a_second_run_measures_the_new_champion_and_a_third_takes_everything_from_the_cache(whole):
+def test_a_second_run_measures_the_new_champion_and_a_third_takes_everything_from_the_cache_of_cleaned_runs(whole):
     config, result = whole
     second = chain.run(config)
     assert chain.worked(second) == ASKED | {("evaluate_champion", "")} | DECIDED
     assert second["passed"], "the candidate is the champion itself, and no worse"
     assert second["summary"]["rows"] == result["summary"]["rows"]
+    (kept, freed) = clean(config.parent / "runs", 1)
+    assert (kept.run, freed.run) == (Path(second["run"]).name, Path(result["run"]).name)
     third = chain.run(config)
     assert chain.worked(third) == ASKED
+    assert (Path(third["run"]) / "arms" / "drift" / "model" / "config.json").is_file()
     assert third["summary"] == second["summary"] and third["registered"]["version"] == 1
     assert len(versions(config)) == 1
 

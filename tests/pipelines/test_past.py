@@ -1,9 +1,14 @@
 """Past runs: found by what a person calls them, their arms by name, wherever the cache has them."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+import drift.cli.app  # noqa: F401  # every command
+from drift.cli.options import app
 from drift.ground.errors import ConfigError
 from pipelines.local.difference import difference
 from pipelines.local.folders import RunFolder
@@ -83,6 +88,22 @@ def test_a_run_or_arm_that_does_not_exist_is_one_line(
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")) as caught:
         scores_of(runs, wanted) if ":" in wanted else find_run(runs, wanted)
     assert "\n" not in str(caught.value)
+
+
+def said(*arguments: str) -> Any:
+    ended = CliRunner().invoke(app, [*arguments, "--json"])
+    assert ended.exit_code == 0, ended.output
+    return json.loads(ended.stdout)
+
+
+def test_the_commands_say_it_as_json(runs: Path, two: tuple[RunFolder, RunFolder]):
+    first, second = two
+    where = ("--runs", str(runs))
+    listed = [(run["run"], run["gate"], run["status"]) for run in said("runs", "list", *where)]
+    assert listed == [(run.path.name, "drift passed", "finished") for run in (second, first)]
+    shown = said("runs", "show", "mini", *where)
+    assert [step["from"] for step in shown["steps"] if step["step"] == "arm drift"] == [first.path.name]
+    assert said("runs", "compare", first.run_id, second.run_id, *where)["config"] == {"seed": ["01", "02"]}
 
 
 def test_two_runs_differ_in_what_was_asked_for(two: tuple[RunFolder, RunFolder], runs: Path):
