@@ -1,7 +1,7 @@
 """One step of a pipeline run, as a component calls it: checked parameter in, journal and step record out.
 
 On this machine the step writes to the run's journal, and the runner passes it on to MLflow. On a cluster (no
-DRIFT_RUN_DIR) the step logs to MLflow itself.
+DRIFT_RUN_DIR) the step has a journal of its own and passes it on itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from drift.config.section import SectionType, from_json
 from drift.ground.artifacts import content_sha256, read_json, write_json
 from drift.ground.errors import ConfigError, DataError, DriftError
 from drift.ground.patience import patience_seconds, patiently
-from drift.tracking.journal import Event, append, step_key
+from drift.tracking.journal import append, make_event, step_key
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def run_step(
 def finish_pipeline(state: str) -> None:
     """What the exit handler does: on a cluster, close the pipeline's run in MLflow. Here the runner does."""
     if os.environ.get(RUN_DIR):
-        append(Path(os.environ[RUN_DIR]), _event("", "finalize", "", "pipeline", state=state))
+        append(Path(os.environ[RUN_DIR]), make_event("", "finalize", "", "pipeline", state=state))
         return
     from drift.tracking.cluster import tracker_from_environment
     from drift.tracking.ending import finish
@@ -121,23 +121,27 @@ class StepJournal:
     def __init__(self, step: str, arm: str) -> None:
         self.step, self.arm = step, arm
         self.key = step_key(os.environ.get(RUN_ID, "local"), step, arm)
-        folder = os.environ.get(RUN_DIR)
-        self._folder = Path(folder) if folder else None
-        self._pod = None if folder else _pod()
+        folder = os.environ.get(RUN_DIR, "")
+        self._pod = None if folder else _pod(self.key)
+        self.folder = Path(folder) if self._pod is None else self._pod.folder
         self._started = 0.0
 
     def write(self, event: str, **content: Any) -> None:
         """Append one event; never raises because of MLflow."""
-        line = _event(self.key, self.step, self.arm, event, **content)
+        line = make_event(self.key, self.step, self.arm, event, **content)
         if event == "started":
             self._started = line["time"]
             line |= {"pod": os.environ[POD]} if POD in os.environ else {}
         elif event == "ended":
             line["started"] = self._started
-        if self._folder:
-            append(self._folder, line)
-        elif self._pod:
+        if self._pod:
             self._pod.tell(line)
+        else:
+            append(self.folder, line)
+
+    def untold(self) -> dict[str, Any]:
+        """On a cluster, what MLflow does not have after the step's end."""
+        return self._pod.untold() if self._pod else {}
 
     def alive(self) -> contextlib.AbstractContextManager[None]:
         """On a cluster, signs of life while the block runs: nobody else knows whether this process lives."""
@@ -195,10 +199,6 @@ def _parse(step: str, parameter: str, section: type[SectionType]) -> tuple[Secti
     return from_json(section, json.dumps(payload["config"])), payload
 
 
-def _event(key: str, step: str, arm: str, event: str, **content: Any) -> Event:
-    return {"key": key, "step": step, "arm": arm, "event": event, "time": time.time(), "pid": os.getpid(), **content}
-
-
 def _inputs(payload: Mapping[str, Any], datasets: Mapping[str, str | Path]) -> list[dict[str, str]]:
     known = [{"name": name, "digest": digest, "uri": name} for name, digest in payload["inputs"].items()]
     read = [{"name": name, "digest": content_sha256(Path(path)), "uri": str(path)} for name, path in datasets.items()]
@@ -228,6 +228,7 @@ def _record(
         "seconds": round(seconds, 3),
         "metrics": metrics,
         **({"not_finite": dropped} if dropped else {}),
+        **({"untold": untold} if (untold := journal.untold()) else {}),
     }
 
 
@@ -247,10 +248,10 @@ def _one_line(error: BaseException) -> str:
     return message if isinstance(error, DriftError) else f"{type(error).__name__}: {message}"
 
 
-def _pod() -> Any:
+def _pod(key: str) -> Any:
     from drift.tracking.cluster import Pod
 
-    return Pod()
+    return Pod(key)
 
 
 @contextlib.contextmanager
