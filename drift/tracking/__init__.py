@@ -1,8 +1,8 @@
 """MLflow: the only place that knows it.
 
-A step writes what it does as lines (`steps` → `journal`); who runs the pipeline passes them on (`delivery` → `runs`). On
-a cluster a step has a journal of its own and passes it on itself (`cluster`). What MLflow refuses stays, and `resend`
-sends it later.
+A step writes what it does as lines (`steps`, `live` → `journal`); who runs the pipeline passes them on (`delivery` →
+`runs`). On a cluster a step has a journal of its own and passes it on itself (`cluster`). What MLflow refuses stays,
+and `resend` sends it later.
 
 store      where MLflow is, that it answers, secrets out   journal   events as JSON lines
 runs       a parent and a child per step and arm           delivery  a journal's way to MLflow, whatever breaks
@@ -11,7 +11,8 @@ cluster    a step in a pod: its runs, signs of life        plugin    what Kubefl
 ending     how a run ended                                 limits    how long a request may take
 registry   registered models and the champions             rights    what MLflow lets its user do
 storage    files of a model, from any address              ledger    every look that a gate took
-records    what a run told, read from elsewhere
+records    what a run told, read from elsewhere          live      numbers of a step, while it works
+progress   how far a step is: a bar, a log, numbers      machine   CPU, memory, disk, GPUs under a step
 """
 
 import lazy_loader as lazy

@@ -25,6 +25,8 @@ from drift.ground.artifacts import content_sha256, read_json, write_json
 from drift.ground.errors import ConfigError, DataError, DriftError
 from drift.ground.patience import patience_seconds, patiently
 from drift.tracking.journal import append, make_event, step_key
+from drift.tracking.live import Point, curves, milliseconds, telling, told
+from drift.tracking.machine import watched
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ def run_step(
     journal.write("started", params=flatten(step, payload["config"]), inputs=_inputs(payload, datasets or {}))
     started = time.time()
     try:
-        with _terminable(), journal.alive():
+        with _terminable(), journal.alive(), journal.telling(), watched():
             report = journal.patiently(lambda: work(config))
     except BaseException as error:
         journal.write("ended", status=_status(error), error=_one_line(error), seconds=time.time() - started)
@@ -84,7 +86,7 @@ def run_step(
     dropped = sorted(set(report.metrics()) - set(metrics))
     if dropped:
         log.warning("%s: no finite numbers, and not logged: %s", step, ", ".join(dropped))
-    journal.write("metrics", metrics=_points(metrics, history), not_finite=dropped)
+    journal.write("metrics", metrics=_points(journal, metrics, history), not_finite=dropped)
     if tags := _run_tags(report):
         journal.write("tags", tags=tags)
     journal.write("files", paths=[str(Path(file).resolve()) for file in files])
@@ -147,6 +149,10 @@ class StepJournal:
         """On a cluster, signs of life while the block runs: nobody else knows whether this process lives."""
         return self._pod.alive(self.step, self.arm) if self._pod else contextlib.nullcontext()
 
+    def telling(self) -> contextlib.AbstractContextManager[None]:
+        """What the step says of itself while the block runs comes here."""
+        return telling(self.folder, self.key, self.step, self.arm)
+
     def patiently(self, work: Callable[[], ReportType]) -> ReportType:
         """`work`; on a cluster, where nobody is there to run it again, repeated while it fails transiently."""
         if not self._pod:
@@ -205,15 +211,15 @@ def _inputs(payload: Mapping[str, Any], datasets: Mapping[str, str | Path]) -> l
     return [*known, *read]
 
 
-def _points(metrics: Mapping[str, float], history: str | Path | None) -> list[tuple[str, float, int, int]]:
-    """(name, value, milliseconds, training step) for every metric and every point of the history."""
-    now = int(time.time() * 1000)
-    points = [(name, float(value), now, 0) for name, value in metrics.items()]
+def _points(journal: StepJournal, metrics: Mapping[str, float], history: str | Path | None) -> list[Point]:
+    """Every metric as of now, and every point of the history that was not told while the step worked."""
+    now = milliseconds(time.time())
+    points: list[Point] = [(name, float(value), now, 0) for name, value in metrics.items()]
+    known = told(journal.folder, journal.key) if history else set()
     for line in Path(history).read_text(encoding="utf-8").splitlines() if history else ():
         row = json.loads(line)
-        step = int(row.pop("step"))
-        curves = {name: value for name, value in row.items() if isinstance(value, int | float)}
-        points += [(name if "/" in name else f"train/{name}", float(v), now, step) for name, v in curves.items()]
+        stamp, step = milliseconds(row["time"]) if row.get("time") else now, int(row["step"])
+        points += [(n, v, stamp, step) for n, v in curves(row).items() if (n, stamp, step) not in known]
     return points
 
 

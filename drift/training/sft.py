@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class TrainReport:
     weights_changed: float
     history: list[dict[str, float]]
     cosines: list[dict[str, Any]]
+    times: list[float] = field(default_factory=list)
+    """When each row of `history` was logged, in seconds since 1970."""
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow."""
