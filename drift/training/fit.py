@@ -31,6 +31,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
 CHECKPOINTS = "checkpoints"
+BOARD = "TENSORBOARD_LOGGING_DIR"
+"""Variable: transformers' own default lies among the checkpoints, which go."""
 COMPLETE = "complete"
 """An empty file that a checkpoint gets when every rank has written its part."""
 SEEN_WITHIN_SECONDS = 90
@@ -143,6 +145,9 @@ class Safeguards(TrainerCallback):
 
 def _trainer(job: Job) -> VlmTrainer:
     config = job.config
+    if "tensorboard" in config.report_to:
+        board = job.folder.with_name(f"{job.folder.name.removesuffix('.partial')}.tensorboard")
+        os.environ.setdefault(BOARD, str(board))
     arguments = _arguments(config, job.folder / CHECKPOINTS)  # first: they tell ZeRO-3 how to load the weights
     if _shards(config):
         _shard_on_processors()
@@ -197,7 +202,7 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,
         save_total_limit=KEPT_CHECKPOINTS,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
         fsdp=True if _shards(config) else None,  # type: ignore[arg-type]  # a word is transformers' old way
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -90,6 +90,12 @@ def test_a_training_tells_its_curves_while_it_goes_on_with_their_times(data, del
     assert f"step {report.steps} of {report.steps}, loss {report.final_loss:.3f}, " in caplog.text
 
 
+def test_a_reporter_that_is_not_installed_is_named(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^train.report_to: wandb is not installed; pip install wandb, or leave it"):
+        train(TrainConfig(**QUICK, report_to=["wandb"]), model=str(VLM), training_set=data, out=tmp_path / "x")
+
+
 def test_only_the_text_decoder_and_the_head_are_trained(data, delta, tmp_path):
     train(TrainConfig(**QUICK), model=str(VLM), training_set=data, out=tmp_path / "sft")
     before, after = load_file(VLM / "model.safetensors"), load_file(tmp_path / "sft" / "model.safetensors")
