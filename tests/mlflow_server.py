@@ -14,10 +14,19 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pytest
+
 from tests.mlflow_store import fresh_store
 
 READY_SECONDS = 120
 ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "a-password-of-tests"}
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's own settings, under which a server that is away costs no time."""
+    monkeypatch.setenv("DRIFT_MLFLOW_LIMITS", "")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 
 
 @contextlib.contextmanager

@@ -79,6 +79,8 @@ def show_result(result: Any, as_json: bool) -> None:
         out.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {check['detail']}", soft_wrap=True)
     for name, place in _places(result).items():
         show_text(f"{name:<17} {place}")
+    if missing := getattr(result, "missing", ""):
+        show_text(f"{'not in MLflow':<17} {missing}")
 
 
 def _closing_tables(summary: dict[str, Any]) -> list[Table]:
@@ -142,6 +144,7 @@ def _result_as_json(result: Any) -> dict[str, Any]:
         "passed": result.passed,
         **{name.replace(" ", "_").lower(): place for name, place in _places(result).items()},
         "mlflow_run_id": result.mlflow_run_id,
+        "not_in_mlflow": result.missing,
         "registered": result.registered,
         "steps": [asdict(step) for step in result.steps],
         "summary": result.summary,

@@ -109,6 +109,8 @@ class TrainConfig(Section):
     logging_steps: Count = 1
     save_steps: Count | None = None
     """Keep a checkpoint every so many steps, to go on from after a crash."""
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Also tell these of every logged step, where their packages are installed; MLflow is told in any case."""
     prior: PriorConfig | None = None
     """The gradient bias; null is plain SFT."""
 

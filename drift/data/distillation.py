@@ -14,8 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from drift.config.data import GenerateConfig, LocalTeacher
 from drift.data import tables
 from drift.data.generations import KEY
@@ -26,6 +24,7 @@ from drift.ground.artifacts import content_sha256, staged, write_json, write_pro
 from drift.ground.errors import DataError, ServiceError, UnavailableError
 from drift.inference.parts import Key, Parts, Row, sort_parts
 from drift.inference.reply import Reply, for_now
+from drift.tracking.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -110,15 +109,16 @@ def _draw(config: GenerateConfig, table: Path, keys: dict[Key, int], parts: Part
         return errors
     teacher = open_teacher(config)
     requests = _requests(config, table, parts.done.copy(), teacher.batch_size)
-    progress = tqdm(total=len(keys), initial=len(parts.done), desc="generate", unit="sample")
+    progress = Progress("generate", len(keys), done=len(parts.done), unit="sample")
     with progress, contextlib.closing(teacher.sample(requests)) as replies:
         for request, reply in replies:
             if (request.id, request.sample) in parts.done:
                 continue
             if reply.error is None:
                 parts.append(_row(request, reply, config.teacher.model, fingerprint))
-                progress.update()
+                progress.update(tokens=reply.completion_tokens)
             else:
+                progress.update(failed=True)
                 errors[reply.error] += 1
                 _require_few_failed(config, errors, len(keys))
     return errors

@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from drift.config.evaluate import EvaluateConfig
 from drift.config.servers import EndpointConfig
 from drift.evaluate.benchmarks import Benchmark
@@ -22,6 +20,7 @@ from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ServiceError, UnavailableError
 from drift.inference.parts import Parts, Row
 from drift.inference.reply import Reply, for_now
+from drift.tracking.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +69,12 @@ def _ask(
         return failures
     total = sum(len(batch) for batch in missing)
     with (
-        tqdm(total=total, unit="answer", leave=False) as progress,
+        Progress("evaluate", total, unit="answer") as progress,
         contextlib.closing(_answers(config, model, missing)) as answers,
     ):
         for question, reply in answers:
-            progress.set_description(question.benchmark, refresh=False)
-            progress.update()
+            progress.bar.set_description(question.benchmark, refresh=False)
+            progress.update(tokens=reply.completion_tokens, failed=reply.error is not None)
             if reply.error is not None:
                 failures[question.key] = reply
                 _require_few_failed(config, benchmarks, failures)

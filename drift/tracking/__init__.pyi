@@ -1,4 +1,4 @@
-from .journal import Relay as Relay
+from .delivery import Relay as Relay
 from .registry import find_champion as find_champion
 from .registry import register as register
 from .runs import Tracker as Tracker

@@ -9,18 +9,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from drift.ground.errors import ServiceError
-from drift.ground.patience import is_transient, patience_seconds, patiently
+from drift.config.nodes import SHARED
+from drift.ground.artifacts import write_json
+from drift.ground.errors import PipelineError, ServiceError
+from drift.ground.patience import is_transient, patience_seconds
+from drift.tracking.delivery import Missing, Relay
 from drift.tracking.ending import finish, finish_reopened
-from drift.tracking.journal import Event
+from drift.tracking.journal import Event, append, mend
+from drift.tracking.limits import NUMBERS, limit
 from drift.tracking.plugin import TASK, Plugin, link, plugin_from_environment, root_of, same_address
 from drift.tracking.runs import REOPENED, Tracker, parent_tags, started
-from drift.tracking.store import EXPERIMENT, KEY, RUN, URI, adopt_address, first_line, open_client, redact
+from drift.tracking.store import EXPERIMENT, KEY, OURS, RUN, URI, adopt_address, first_line, open_client, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,6 +45,10 @@ RUNNER = {"drift.runner": "kubeflow"}
 """On parents that are made here: only their steps give signs of life."""
 TELLING_SECONDS = 300.0
 """How long a step that has done its work waits, at most, for an MLflow that does not answer."""
+STOPPED_SECONDS = 15.0
+"""The same for a step that is stopped: Kubernetes gives it half a minute."""
+SPOOL = "DRIFT_SPOOL"
+"""Variable: a folder that outlives the pods, for the journals of their steps."""
 
 
 def tracker_from_environment() -> Tracker | None:
@@ -60,25 +71,37 @@ def tracker_from_environment() -> Tracker | None:
 
 
 class Pod:
-    """A step that tells MLflow itself. What MLflow does not take now is told with the next event, in order; at the
-    step's end it is waited for. MLflow never stops a step.
+    """A step that tells MLflow itself, from a journal of its own: at once what can be told, the rest while it works and
+    at its end. MLflow never stops a step.
 
-    `patience`: seconds that the step waits, in all, for what may pass. Raises ConfigError for no such number.
+    `folder`: of the journal; on a claim it outlives the pod. `patience`: seconds that the step waits, in all, for what
+    may pass. Raises ConfigError for no such number.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
         self.patience = patience_seconds()
-        self._untold: list[Event] = []
+        self.missing = Missing(0, 0)
         self._tracker: Tracker | None = None
         self._tracked = True
+        self.folder, self._relay = _spool(key, self._apply, self._answers)
 
     def tell(self, event: Event) -> None:
-        self._untold.append(event)
-        seconds = min(self.patience, TELLING_SECONDS) if event["event"] == "ended" else 0.0
-        try:
-            patiently(self._deliver, seconds, what="telling MLflow of this step")
-        except Exception as error:  # a broken tracking server has many faces
-            log.warning("MLflow does not take '%s' of %s: %s", event["event"], event["key"], first_line(error))
+        """Write it down, and tell it as soon as can be."""
+        append(self.folder, event)
+        if event["event"] == "started":
+            self._relay.deliver()
+            self._relay.start()
+        elif event["event"] == "ended":
+            longest = STOPPED_SECONDS if event["status"] == "KILLED" else TELLING_SECONDS
+            self.missing = self._relay.finish(min(self.patience, longest))
+            if self.missing:
+                log.warning("MLflow: %s of %s", self.missing, event["key"])
+            else:
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def untold(self) -> dict[str, Any]:
+        """What MLflow does not have, with whose it is; nothing if that is nothing. It goes with the step's outputs."""
+        return {"about": _about(), "events": self._relay.untold()} if self.missing else {}
 
     @contextlib.contextmanager
     def alive(self, step: str, arm: str) -> Iterator[None]:
@@ -87,7 +110,7 @@ class Pod:
 
         def show(tracker: Tracker) -> None:
             while not over.wait(ALIVE_SECONDS):
-                with contextlib.suppress(Exception):  # no sign is no fault of the step's
+                with contextlib.suppress(Exception), limit(NUMBERS):  # no sign is no fault of the step's
                     tracker.client.set_tag(tracker.child(step, arm), ALIVE, str(int(time.time())))
 
         if self._tracker is not None:
@@ -97,29 +120,44 @@ class Pod:
         finally:
             over.set()
 
-    def _deliver(self) -> None:
+    def _answers(self) -> bool:
+        return self._tracker is not None and self._tracker.answers()
+
+    def _apply(self, event: Event) -> None:
         if self._tracked and self._tracker is None:
             self._tracker = tracker_from_environment()
             self._tracked = self._tracker is not None
-        if self._tracker is None:
-            self._untold.clear()
+        if (tracker := self._tracker) is None:
             return
-        os.environ[RUN] = self._tracker.parent
-        while self._untold:
-            self._apply(self._tracker, self._untold[0])
-            self._untold.pop(0)
+        os.environ[RUN] = tracker.parent
+        if event["event"] == "started" and not tracker.theirs:
+            tracker.reopen()
+        tracker.apply(event)
+        if event["event"] == "ended":
+            finish_reopened(tracker, event["status"])
 
-    def _apply(self, tracker: Tracker, event: Event) -> None:
+
+def _spool(key: str, apply: Callable[[Event], None], answers: Callable[[], bool]) -> tuple[Path, Relay]:
+    """A step's journal, on the claim where there is one that can be written and nobody else tells."""
+    claim = os.environ.get(SPOOL) or (os.environ[SHARED] + "/spool" if os.environ.get(SHARED) else None)
+    if claim:
         try:
-            if event["event"] == "started" and not tracker.theirs:
-                tracker.reopen()
-            tracker.apply(event)
-            if event["event"] == "ended":
-                finish_reopened(tracker, event["status"])
-        except Exception as error:
-            if is_transient(error):
-                raise
-            log.warning("MLflow does not take '%s' of %s: %s", event["event"], event["key"], first_line(error))
+            folder = Path(claim) / key
+            folder.mkdir(parents=True, exist_ok=True)
+            mend(folder)
+            write_json(folder / "spool.json", _about())
+            return folder, Relay(folder, apply, answers)
+        except (OSError, PipelineError) as error:
+            log.warning("%s: what MLflow does not take is not kept there: %s", claim, error)
+    folder = Path(tempfile.mkdtemp(prefix="drift-spool-"))
+    return folder, Relay(folder, apply, answers)
+
+
+def _about() -> dict[str, str]:
+    """Whose events they are and where they are told, for who sends them later."""
+    run_id = os.environ.get("DRIFT_RUN_ID", "local")
+    uri = redact(os.environ.get(URI) or os.environ.get(OURS, ""))
+    return {"run_id": run_id, "name": run_id, "experiment": os.environ.get(EXPERIMENT, "drift"), "mlflow": uri}
 
 
 def _attached(task: str, run_id: str, plugin: Plugin | None) -> Tracker:

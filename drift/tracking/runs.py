@@ -6,7 +6,6 @@ Where Kubeflow itself logs to MLflow, the parent, or even the step's run, is Kub
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from drift.ground.errors import ServiceError
 from drift.tracking.journal import Event, step_key
+from drift.tracking.limits import NUMBERS, for_file, limit
 from drift.tracking.store import (
     KEY,
     URI,
@@ -29,7 +29,7 @@ from drift.tracking.store import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Run, RunInfo
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,12 @@ DIGEST_CHARACTERS = 36
 
 TAG_CHARACTERS = 5000
 """MLflow's limit for the value of a tag, in releases before 2.15; 8000 since."""
+PARAM_CHARACTERS = 6000
+"""MLflow's limit for the value of a parameter."""
+PIPELINE = "pipeline"
+"""The step of events that are of the whole run."""
+TRACKED = "drift.tracking"
+"""On the parent: `complete`, or what MLflow lacks of what the run told."""
 REOPENED = "drift.reopened"
 """When a parent that was closed was opened again, in seconds since 1970."""
 CAUSE = "drift.error"
@@ -87,18 +93,30 @@ class Tracker:
         """Whether the step logs into a run of Kubeflow's."""
         return self.task is not None
 
-    def begin(self, params: Mapping[str, str], config: Path) -> None:
-        """The pipeline run goes on: RUNNING, also after a failed or killed attempt."""
-        self._log_params(self.parent, params)
-        self.client.log_artifact(self.parent, str(config))
-        self.reopen()
+    def answers(self) -> bool:
+        """Whether MLflow is there and lets this process in."""
+        try:
+            with limit(NUMBERS):
+                self.client.get_run(self.parent)
+        except Exception:  # of what kind does not matter
+            return False
+        return True
 
-    def reopen(self) -> bool:
-        """RUNNING again, if it was closed; whether it was."""
-        closed = self.client.get_run(self.parent).info.status != "RUNNING"
+    def note_missing(self, missing: object) -> None:
+        """Say on the parent whether MLflow has everything that the run told; a warning if not even that can be said."""
+        try:
+            with limit(NUMBERS):
+                self._set_tags(self.parent, {TRACKED: str(missing)})
+        except Exception as error:
+            log.warning("MLflow at %s: %s", redact(self.uri), first_line(error))
+
+    def reopen(self, since: float | None = None) -> bool:
+        """RUNNING again, if it was closed, before `since` if that is given; whether it was."""
+        info = self.client.get_run(self.parent).info
+        closed = info.status != "RUNNING" and not _is_past(info, since)
         if closed:
             self.client.update_run(self.parent, status="RUNNING")
-            self._set_tags(self.parent, {REOPENED: str(time.time())})
+            self._set_tags(self.parent, {REOPENED: str(since or time.time())})
         return closed
 
     def was_reopened(self) -> bool:
@@ -106,18 +124,26 @@ class Tracker:
         return REOPENED in self.client.get_run(self.parent).data.tags
 
     def apply(self, event: Event) -> None:
-        """Log one event of a step's journal. Applying it again changes nothing."""
-        kind = event["event"]
-        if kind == "pipeline":
+        """Log one event of a journal. Applied again, it changes nothing; applied late, nothing of what came since."""
+        if event["event"] == "pipeline":
             return
-        run = self.child(event["step"], event["arm"])
-        if kind == "started":
+        if event["event"] == "files":
+            self._keep_files(self._run_of(event), event["paths"])
+            return
+        with limit(NUMBERS):
+            self._apply(event)
+
+    def _apply(self, event: Event) -> None:
+        kind, run = event["event"], self._run_of(event)
+        if kind == "begun":
+            self.reopen(event["time"])
+            self._log_params(run, event["params"])
+        elif kind == "closed":
+            self.finalize(event["status"], event["time"])
+        elif kind == "started":
             self._start(run, event)
         elif kind == "metrics":
             self._measure(run, event)
-        elif kind == "files":
-            for path in filter(os.path.exists, event["paths"]):
-                self.client.log_artifact(run, path)
         elif kind == "cached":
             self._link(run, event)
         elif kind == "tags":
@@ -127,36 +153,38 @@ class Tracker:
         elif kind == "ended":
             self._end(run, event)
 
-    def finalize(self, status: str) -> None:
-        """`status` for the parent, and KILLED for children that are still RUNNING; what is Kubeflow's stays."""
-        if self.attached:
+    def finalize(self, status: str, at: float | None = None) -> None:
+        """`status` for the parent, and KILLED for children that are still RUNNING; what is Kubeflow's stays.
+
+        ``at``: when that was, in seconds since 1970; nothing if the run was opened again or closed since.
+        """
+        run = self.client.get_run(self.parent)
+        if self.attached or (at and (float(run.data.tags.get(REOPENED, 0.0)) > at or _is_past(run.info, at))):
             return
         for child in self.children():
             if child.info.status == "RUNNING":
                 self.client.set_terminated(child.info.run_id, "KILLED")
         if not self.theirs:
-            self.client.set_terminated(self.parent, status)
+            self.client.set_terminated(self.parent, status, int(at * 1000) if at else None)
 
     def children(self) -> list[Run]:
         """The runs of this run's steps."""
         return children_of(self.client, self.experiment_id, self.parent)
 
-    def finalize_or_warn(self, status: str) -> None:
-        """`finalize`, for the end of a run whose MLflow may be gone: the results are there all the same."""
-        try:
-            self.finalize(status)
-        except Exception as error:
-            log.warning("MLflow at %s could not be told that the run is over: %s", redact(self.uri), first_line(error))
+    def _run_of(self, event: Event) -> str:
+        """Of a step, as of when it began, or of the whole run."""
+        began = event.get("started") or event["time"]
+        return self.parent if event["step"] == PIPELINE else self.child(event["step"], event["arm"], began)
 
-    def child(self, step: str, arm: str) -> str:
-        """Id of the run of a step, made if need be."""
+    def child(self, step: str, arm: str, began: float | None = None) -> str:
+        """Id of the run of a step, made if need be, as of `began`."""
         if self.task is not None:
             return self.task
         key = step_key(self.run_id, step, arm)
         if key not in self._children:
             tags = self._tags_of(step, arm) | {"mlflow.parentRunId": self.parent}
             name = f"{step} {arm}".strip()
-            self._children[key] = ensure_run(self.client, self.experiment_id, key, name, tags)
+            self._children[key] = ensure_run(self.client, self.experiment_id, key, name, tags, began)
         return self._children[key]
 
     def _tags_of(self, step: str, arm: str) -> dict[str, str]:
@@ -164,7 +192,8 @@ class Tracker:
 
     def _start(self, run: str, event: Event) -> None:
         """A new attempt; an old one's line, told again or late, changes nothing."""
-        tags = self.client.get_run(run).data.tags
+        known = self.client.get_run(run)
+        tags = known.data.tags
         last = started(tags)
         if event["time"] > last:
             self._forget_causes(run, tags, last)
@@ -176,7 +205,7 @@ class Tracker:
             self._set_tags(run, self._tags_of(event["step"], event["arm"]) | {KEY: event["key"]})
         self._log_params(run, event["params"])
         self._log_inputs(run, event["inputs"])
-        if not self.attached and event["time"] >= last:
+        if not self.attached and event["time"] >= last and not _is_past(known.info, event["time"]):
             self.client.update_run(run, status="RUNNING")
 
     def _forget_causes(self, run: str, tags: Mapping[str, str], last: float) -> None:
@@ -213,7 +242,22 @@ class Tracker:
         elif status == "FAILED":
             self._set_tags(run, cause(known.data.tags, event["error"]))
         if not self.attached and (status == "FINISHED" or event.get("started", newest) >= newest):
-            self.client.set_terminated(run, status)
+            self.client.set_terminated(run, status, max(int(event["time"] * 1000), known.info.start_time))
+
+    def _keep_files(self, run: str, paths: Iterable[str]) -> None:
+        """Each file, whatever becomes of the others. One that is gone will never come, and is said."""
+        refused: list[Exception] = []
+        for path in paths:
+            if not Path(path).exists():
+                log.warning("%s: is gone before MLflow had it", path)
+                continue
+            try:
+                with limit(for_file(Path(path).stat().st_size)):
+                    self.client.log_artifact(run, path)
+            except Exception as error:  # MLflow and the object store raise many kinds
+                refused.append(error)
+        if refused:
+            raise refused[0]
 
     def _log_metrics(self, run: str, points: Sequence[Sequence[Any]]) -> None:
         from mlflow.entities import Metric
@@ -229,6 +273,10 @@ class Tracker:
         from mlflow.entities import Param
 
         wanted = {_FORBIDDEN_IN_NAMES.sub("_", name): redact(value) for name, value in params.items()}
+        cut = sorted(name for name, value in wanted.items() if len(value) > PARAM_CHARACTERS)
+        if cut:
+            self._set_tags(run, {"drift.params_cut": ", ".join(cut)})
+        wanted = {name: value[:PARAM_CHARACTERS] for name, value in wanted.items()}
         known = self.client.get_run(run).data.params
         changed = sorted(name for name in wanted if name in known and known[name] != wanted[name])
         if changed:
@@ -282,6 +330,11 @@ def cause(tags: Mapping[str, str], error: str) -> dict[str, str]:
 def started(tags: Mapping[str, str]) -> float:
     """When the newest attempt of a step started."""
     return float(tags.get("drift.started", 0.0))
+
+
+def _is_past(info: RunInfo, at: float | None) -> bool:
+    """Whether a run has ended since."""
+    return at is not None and info.end_time is not None and info.end_time >= int(at * 1000)
 
 
 def _fit(value: str) -> str:

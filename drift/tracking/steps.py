@@ -1,7 +1,7 @@
 """One step of a pipeline run, as a component calls it: checked parameter in, journal and step record out.
 
 On this machine the step writes to the run's journal, and the runner passes it on to MLflow. On a cluster (no
-DRIFT_RUN_DIR) the step logs to MLflow itself.
+DRIFT_RUN_DIR) the step has a journal of its own and passes it on itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from drift.config.section import SectionType, from_json
 from drift.ground.artifacts import content_sha256, read_json, write_json
 from drift.ground.errors import ConfigError, DataError, DriftError
 from drift.ground.patience import patience_seconds, patiently
-from drift.tracking.journal import Event, append, step_key
+from drift.tracking.journal import append, make_event, step_key
+from drift.tracking.live import Point, curves, milliseconds, telling, told
+from drift.tracking.machine import watched
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ def run_step(
     journal.write("started", params=flatten(step, payload["config"]), inputs=_inputs(payload, datasets or {}))
     started = time.time()
     try:
-        with _terminable(), journal.alive():
+        with _terminable(), journal.alive(), journal.telling(), watched():
             report = journal.patiently(lambda: work(config))
     except BaseException as error:
         journal.write("ended", status=_status(error), error=_one_line(error), seconds=time.time() - started)
@@ -84,7 +86,7 @@ def run_step(
     dropped = sorted(set(report.metrics()) - set(metrics))
     if dropped:
         log.warning("%s: no finite numbers, and not logged: %s", step, ", ".join(dropped))
-    journal.write("metrics", metrics=_points(metrics, history), not_finite=dropped)
+    journal.write("metrics", metrics=_points(journal, metrics, history), not_finite=dropped)
     if tags := _run_tags(report):
         journal.write("tags", tags=tags)
     journal.write("files", paths=[str(Path(file).resolve()) for file in files])
@@ -97,7 +99,7 @@ def run_step(
 def finish_pipeline(state: str) -> None:
     """What the exit handler does: on a cluster, close the pipeline's run in MLflow. Here the runner does."""
     if os.environ.get(RUN_DIR):
-        append(Path(os.environ[RUN_DIR]), _event("", "finalize", "", "pipeline", state=state))
+        append(Path(os.environ[RUN_DIR]), make_event("", "finalize", "", "pipeline", state=state))
         return
     from drift.tracking.cluster import tracker_from_environment
     from drift.tracking.ending import finish
@@ -121,27 +123,35 @@ class StepJournal:
     def __init__(self, step: str, arm: str) -> None:
         self.step, self.arm = step, arm
         self.key = step_key(os.environ.get(RUN_ID, "local"), step, arm)
-        folder = os.environ.get(RUN_DIR)
-        self._folder = Path(folder) if folder else None
-        self._pod = None if folder else _pod()
+        folder = os.environ.get(RUN_DIR, "")
+        self._pod = None if folder else _pod(self.key)
+        self.folder = Path(folder) if self._pod is None else self._pod.folder
         self._started = 0.0
 
     def write(self, event: str, **content: Any) -> None:
         """Append one event; never raises because of MLflow."""
-        line = _event(self.key, self.step, self.arm, event, **content)
+        line = make_event(self.key, self.step, self.arm, event, **content)
         if event == "started":
             self._started = line["time"]
             line |= {"pod": os.environ[POD]} if POD in os.environ else {}
         elif event == "ended":
             line["started"] = self._started
-        if self._folder:
-            append(self._folder, line)
-        elif self._pod:
+        if self._pod:
             self._pod.tell(line)
+        else:
+            append(self.folder, line)
+
+    def untold(self) -> dict[str, Any]:
+        """On a cluster, what MLflow does not have after the step's end."""
+        return self._pod.untold() if self._pod else {}
 
     def alive(self) -> contextlib.AbstractContextManager[None]:
         """On a cluster, signs of life while the block runs: nobody else knows whether this process lives."""
         return self._pod.alive(self.step, self.arm) if self._pod else contextlib.nullcontext()
+
+    def telling(self) -> contextlib.AbstractContextManager[None]:
+        """What the step says of itself while the block runs comes here."""
+        return telling(self.folder, self.key, self.step, self.arm)
 
     def patiently(self, work: Callable[[], ReportType]) -> ReportType:
         """`work`; on a cluster, where nobody is there to run it again, repeated while it fails transiently."""
@@ -195,25 +205,21 @@ def _parse(step: str, parameter: str, section: type[SectionType]) -> tuple[Secti
     return from_json(section, json.dumps(payload["config"])), payload
 
 
-def _event(key: str, step: str, arm: str, event: str, **content: Any) -> Event:
-    return {"key": key, "step": step, "arm": arm, "event": event, "time": time.time(), "pid": os.getpid(), **content}
-
-
 def _inputs(payload: Mapping[str, Any], datasets: Mapping[str, str | Path]) -> list[dict[str, str]]:
     known = [{"name": name, "digest": digest, "uri": name} for name, digest in payload["inputs"].items()]
     read = [{"name": name, "digest": content_sha256(Path(path)), "uri": str(path)} for name, path in datasets.items()]
     return [*known, *read]
 
 
-def _points(metrics: Mapping[str, float], history: str | Path | None) -> list[tuple[str, float, int, int]]:
-    """(name, value, milliseconds, training step) for every metric and every point of the history."""
-    now = int(time.time() * 1000)
-    points = [(name, float(value), now, 0) for name, value in metrics.items()]
+def _points(journal: StepJournal, metrics: Mapping[str, float], history: str | Path | None) -> list[Point]:
+    """Every metric as of now, and every point of the history that was not told while the step worked."""
+    now = milliseconds(time.time())
+    points: list[Point] = [(name, float(value), now, 0) for name, value in metrics.items()]
+    known = told(journal.folder, journal.key) if history else set()
     for line in Path(history).read_text(encoding="utf-8").splitlines() if history else ():
         row = json.loads(line)
-        step = int(row.pop("step"))
-        curves = {name: value for name, value in row.items() if isinstance(value, int | float)}
-        points += [(name if "/" in name else f"train/{name}", float(v), now, step) for name, v in curves.items()]
+        stamp, step = milliseconds(row["time"]) if row.get("time") else now, int(row["step"])
+        points += [(n, v, stamp, step) for n, v in curves(row).items() if (n, stamp, step) not in known]
     return points
 
 
@@ -228,6 +234,7 @@ def _record(
         "seconds": round(seconds, 3),
         "metrics": metrics,
         **({"not_finite": dropped} if dropped else {}),
+        **({"untold": untold} if (untold := journal.untold()) else {}),
     }
 
 
@@ -247,10 +254,10 @@ def _one_line(error: BaseException) -> str:
     return message if isinstance(error, DriftError) else f"{type(error).__name__}: {message}"
 
 
-def _pod() -> Any:
+def _pod(key: str) -> Any:
     from drift.tracking.cluster import Pod
 
-    return Pod()
+    return Pod(key)
 
 
 @contextlib.contextmanager

@@ -7,18 +7,16 @@ again is copied into MLflow.
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from drift.ground.errors import ServiceError
-from drift.tracking import store
+from drift.tracking import limits, store
 
 KEPT = ("models:/", "runs:/", "mlflow-artifacts:/")
 """How addresses begin whose contents are MLflow's own."""
-TRANSFER_SECONDS = 3600
-"""A server that passes a file on to its bucket answers when it is there, or sends the first byte when it has it all."""
 REMEDIES = {
     "boto3": "pip install 'drift-mllm[s3]'",
     "botocore": "pip install 'drift-mllm[s3]'",
@@ -77,13 +75,6 @@ def cause(error: BaseException) -> str:
     return f"{said}; {remedy}" if remedy and "No module named" in said else said
 
 
-@contextlib.contextmanager
-def patience() -> Iterator[None]:
-    """Time for large files: else MLflow's client waits as short as everything that a step says of itself."""
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    before = os.environ.get(name)
-    os.environ[name] = str(TRANSFER_SECONDS)
-    try:
-        yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
+def patience() -> AbstractContextManager[None]:
+    """Time for a model's files, where the user did not say how long a request may take."""
+    return limits.limit(limits.MODEL)

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drift.ground.errors import ServiceError
+from drift.ground.errors import ConfigError, ServiceError
+from drift.ground.patience import is_transient
+from drift.tracking import limits
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,17 +33,25 @@ KEY = "drift.run_key"
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _POLITE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""MLflow's own settings are 7 retries of 120 s, which would stop a training while a server is away."""
+"""Where the user did not say otherwise."""
+_NO_PATH = re.compile(r"\?|%[0-9a-fA-F]{2}")
+"""What an address of SQLite takes for something else than a part of the path."""
 
 
 def store_uri(runs: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the SQLite store in the folder `runs`."""
-    return os.environ.get(URI) or f"sqlite:///{runs.resolve()}/mlflow.db"
+    """MLFLOW_TRACKING_URI, or the SQLite store in the folder `runs`. Raises ConfigError for a folder that cannot be in
+    such an address."""
+    if uri := os.environ.get(URI):
+        return uri
+    if found := _NO_PATH.search(str(runs.resolve())):
+        raise ConfigError(
+            f"runs: {runs.resolve()} has '{found.group()}' in it, which the embedded MLflow store would take for "
+            f"something else; choose another folder, or set {URI}"
+        )
+    return f"sqlite:///{runs.resolve()}/mlflow.db"
 
 
 def adopt_address() -> None:
@@ -62,14 +72,13 @@ def use_store(runs: Path) -> None:
 
 
 def check_server(uri: str) -> None:
-    """Raise ServiceError within about five seconds if no MLflow answers at `uri`."""
-    client = open_client(uri, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"})
+    """Raise ServiceError if no MLflow answers at `uri`, or it refuses: within seconds where nothing is there."""
+    client = open_client(uri)
     try:
         client.search_experiments(max_results=1)
     except Exception as error:  # connection, host check, authentication: all kinds
-        raise ServiceError(f"{URI}: MLflow at {redact(uri)} does not answer ({first_line(error)})") from error
-    finally:
-        os.environ.update(_POLITE)
+        what = "does not answer" if is_transient(error) else "refuses"
+        raise ServiceError(f"{URI}: MLflow at {redact(uri)} {what} ({first_line(error)})") from error
 
 
 def server_version(uri: str) -> str:
@@ -85,10 +94,14 @@ def server_version(uri: str) -> str:
     return answer.text.strip()
 
 
-def open_client(uri: str, settings: Mapping[str, str] | None = None) -> MlflowClient:
+def open_client(uri: str) -> MlflowClient:
     """A client of the store at `uri`. Opening an SQLite store for the first time is done by one process only."""
-    for name, value in {**_POLITE, **(settings or {})}.items():
-        os.environ[name] = value
+    limits.begin()
+    for name, value in _POLITE.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("urllib3.connectionpool").setLevel(
+        logging.ERROR
+    )  # it warns of each retry; we say what came of it
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -110,12 +123,16 @@ def store_identity(uri: str, experiment: str) -> str:
     return f"{redact(uri)}#{known.experiment_id}@{known.creation_time}"
 
 
-def ensure_run(client: MlflowClient, experiment_id: str, key: str, name: str, tags: Mapping[str, str]) -> str:
-    """The run with the key, made if there is none. Of two made at once the oldest stays, in every process."""
+def ensure_run(
+    client: MlflowClient, experiment_id: str, key: str, name: str, tags: Mapping[str, str], began: float | None = None
+) -> str:
+    """The run with the key, made if there is none, as of `began`. Of two made at once the oldest stays, in every
+    process."""
     found = find_runs(client, experiment_id, key)
     if found:
         return str(found[0].info.run_id)
-    made = str(client.create_run(experiment_id, run_name=name, tags={KEY: key, **tags}).info.run_id)
+    start = None if began is None else int(began * 1000)
+    made = str(client.create_run(experiment_id, start, run_name=name, tags={KEY: key, **tags}).info.run_id)
     first = str(find_runs(client, experiment_id, key)[0].info.run_id)
     if first != made:
         client.delete_run(made)

@@ -104,11 +104,17 @@ def _delta(step: ArmStep, deltas: Sequence[Path]) -> Path | None:
     raise DataError(f"arm '{step.name}': no delta '{step.delta}' among {known}; compute it with `drift delta`")
 
 
+def _timed(report: TrainReport) -> list[dict[str, float]]:
+    """The history, each row with the time at which it was logged."""
+    times = report.times or [0.0] * len(report.history)
+    return [{**row, "time": at} for row, at in zip(report.history, times, strict=True)]
+
+
 def _write_record(step: ArmStep, report: ArmReport, record: Path, model_uri: str, out: Path) -> None:
     with staged(record) as folder:
         if (out / "cosines.svg").exists():
             shutil.copy(out / "cosines.svg", folder)
-        history = report.train.history if report.train else []
+        history = _timed(report.train) if report.train else []
         (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
         write_json(
             folder / "arm.json",

@@ -20,6 +20,8 @@ from typing import Any
 from drift.config.nodes import Nodes
 from drift.ground.artifacts import read_json
 from drift.ground.errors import DriftError, PipelineError
+from drift.tracking.journal import read
+from drift.tracking.live import Live
 from drift.training.kube import Api, Failure, Pod
 from drift.training.launch import LOST
 from drift.training.node import INPUT, write_job
@@ -109,15 +111,22 @@ class Watch:
     api: Api
     name: str
     result: Path
+    live: Live = field(default_factory=Live)
     failures: dict[str, Failure] = field(default_factory=dict)
     """The first of each attempt."""
     said: dict[str, str] = field(default_factory=dict)
     logged: str = ""
+    read: int = 0
+    """How far the journal of the first rank was read."""
 
     def to_the_end(self) -> None:
         """Return when the result is there; raise for every other end."""
-        while not self._look():
-            time.sleep(POLL_SECONDS)
+        try:
+            while not self._look():
+                time.sleep(POLL_SECONDS)
+        finally:
+            self._pass_on()
+            self.live.flush()
 
     def _look(self) -> bool:
         """Look once; whether it is complete."""
@@ -127,6 +136,7 @@ class Watch:
         suspended = job["spec"].get("suspend") or _condition(job, "Suspended")
         pods = [] if suspended else self.api.pods(self.name)
         self._follow(pods)
+        self._pass_on()
         if failed := _condition(job, "Failed"):
             raise self._failed(failed, pods)
         if _condition(job, "Complete"):
@@ -185,6 +195,12 @@ class Watch:
                     " on every node?"
                 )
             time.sleep(1)
+
+    def _pass_on(self) -> None:
+        """The curves that the first rank has written beside its job since."""
+        for event, position in read(self.result.parent, self.read):
+            self.live.pass_on((name, value, stamp, step) for name, value, stamp, step in event["metrics"])
+            self.read = position
 
     def _follow(self, pods: list[Pod]) -> None:
         """Pass on what the first node has logged since."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import time
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list
-from tqdm.auto import tqdm
 
 from drift.config.train import KEPT_CHECKPOINTS, TrainConfig
 from drift.ground.errors import ConfigError, DataError
@@ -25,16 +23,16 @@ from drift.prior.prior import BindReport, Prior
 from drift.prior.shards import require_float32_masters
 from drift.training.collate import AnswerCollator, TrainingRows
 from drift.training.network import reloaded, trainable_network, trained_elements
+from drift.training.telling import Curves, StepProgress
 from drift.weights.deltafile import load_delta
 from drift.weights.modeling import load_processor, load_vlm, stored_dtype
 
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
-logger = logging.getLogger(__name__)
-
-TOLD_EVERY_SECONDS = 30
 CHECKPOINTS = "checkpoints"
+BOARD = "TENSORBOARD_LOGGING_DIR"
+"""Variable: transformers' own default lies among the checkpoints, which go."""
 COMPLETE = "complete"
 """An empty file that a checkpoint gets when every rank has written its part."""
 SEEN_WITHIN_SECONDS = 90
@@ -75,6 +73,7 @@ def fit(job: Job) -> dict[str, Any]:
         "guided_elements": bound.elements,
         "left_out": bound.left_out,
         "history": history,
+        "times": [trainer.curves.times.get(int(row["step"]), 0.0) for row in history],
         "cosines": guidance.cosines if guidance else [],
     }
 
@@ -114,9 +113,11 @@ class VlmTrainer(Trainer):
     """
 
     guidance: PriorCallback | None = None
+    curves: Curves
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.curves = Curves()
         self.model_accepts_loss_kwargs = True
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -126,37 +127,6 @@ class VlmTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             network.load_state_dict(load_vlm(resume_from_checkpoint, dtype="float32").state_dict())
-
-
-class StepProgress(TrainerCallback):
-    """One bar over the optimizer steps, with the loss beside it (transformers' own prints a line a step).
-
-    In a log, where there is no bar, a line now and then.
-    """
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar on the first rank, where the training goes on from."""
-        hidden = None if state.is_world_process_zero else True
-        start = state.global_step
-        self.told = time.monotonic()
-        self.bar = tqdm(total=state.max_steps, initial=start, desc="train", unit="step", leave=False, disable=hidden)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One step further."""
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Show the newest loss."""
-        if "loss" not in logs:
-            return
-        self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-        if state.is_world_process_zero and self.bar.disable and time.monotonic() - self.told > TOLD_EVERY_SECONDS:
-            self.told = time.monotonic()
-            logger.info("step %d of %d, loss %.3f", state.global_step, state.max_steps, float(logs["loss"]))
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        self.bar.close()
 
 
 class Safeguards(TrainerCallback):
@@ -175,6 +145,9 @@ class Safeguards(TrainerCallback):
 
 def _trainer(job: Job) -> VlmTrainer:
     config = job.config
+    if "tensorboard" in config.report_to:
+        board = job.folder.with_name(f"{job.folder.name.removesuffix('.partial')}.tensorboard")
+        os.environ.setdefault(BOARD, str(board))
     arguments = _arguments(config, job.folder / CHECKPOINTS)  # first: they tell ZeRO-3 how to load the weights
     if _shards(config):
         _shard_on_processors()
@@ -198,6 +171,7 @@ def _trainer(job: Job) -> VlmTrainer:
         trainer.add_callback(trainer.guidance)
     trainer.add_callback(Safeguards())
     trainer.add_callback(StepProgress())
+    trainer.add_callback(trainer.curves)
     return trainer
 
 
@@ -228,7 +202,7 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,
         save_total_limit=KEPT_CHECKPOINTS,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
         fsdp=True if _shards(config) else None,  # type: ignore[arg-type]  # a word is transformers' old way
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),

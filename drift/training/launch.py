@@ -17,6 +17,7 @@ import torch
 
 from drift.ground import errors
 from drift.ground.errors import DriftError, PipelineError, first_line
+from drift.tracking.live import LIVE
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,9 @@ def prepare_deepspeed() -> None:
 
 
 def _rank(work: Callable[[Any], Result], job: Any, deepspeed: bool) -> Result:
+    if LIVE in os.environ:  # a step of a pipeline, whose log is all that is seen of a rank
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("drift").setLevel(logging.INFO)
     with process_group(deepspeed):
         return work(job)
 

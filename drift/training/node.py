@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 from drift.config.train import TrainConfig
 from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import DriftError, PipelineError, ServiceError
+from drift.tracking.live import telling
 from drift.training.shared import RESULT
 
 TERMINATION = "DRIFT_TERMINATION_FILE"
@@ -90,7 +90,8 @@ def _train(path: Path) -> None:
 
     job = read_job(path)
     try:
-        results = run_agent(_from_environment(), _fit, job, deepspeed=job.config.deepspeed is not None)
+        with telling(path.parent, "", "arm", ""):  # the pod of the step knows whose numbers these are
+            results = run_agent(_from_environment(), _fit, job, deepspeed=job.config.deepspeed is not None)
     except SignalException:
         sys.exit(TERMINATED)
     if 0 in results:
@@ -98,11 +99,9 @@ def _train(path: Path) -> None:
 
 
 def _fit(job: Any) -> dict[str, Any]:
-    """`fit`, on a rank whose log is all that is seen of it."""
+    """`fit`, imported where a rank needs it."""
     from drift.training.fit import fit
 
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("drift").setLevel(logging.INFO)
     return fit(job)
 
 

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class TrainReport:
     weights_changed: float
     history: list[dict[str, float]]
     cosines: list[dict[str, Any]]
+    times: list[float] = field(default_factory=list)
+    """When each row of `history` was logged, in seconds since 1970."""
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow."""
@@ -101,6 +103,7 @@ def train(
         raise PriorError("train.prior and --delta go together; set both (DRIFT) or neither (SFT)")
     check_deepspeed(config)
     _check_liger(config)
+    _check_reporters(config)
     inputs = Inputs(resolve(model), training_set, delta)
     if delta is not None:
         require_made_from(load_delta(delta), inputs.model)
@@ -168,10 +171,16 @@ def _check_liger(config: TrainConfig) -> None:
         raise ConfigError("train.liger: true needs a GPU; set it to false")
 
 
+def _check_reporters(config: TrainConfig) -> None:
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"train.report_to: {name} is not installed; pip install {name}, or leave it out")
+
+
 def _identity(config: TrainConfig, inputs: Inputs, ranks: int) -> dict[str, Any]:
     """What must be the same for a training to go on from a checkpoint."""
     return {
-        **{f"train.{key}": value for key, value in config.model_dump(mode="json").items()},
+        **{f"train.{key}": value for key, value in config.model_dump(mode="json", exclude={"report_to"}).items()},
         "train.processes": ranks,
         "model": content_sha256(inputs.model),
         "training set": content_sha256(inputs.training_set),

@@ -31,6 +31,8 @@ class RunResult:
     mlflow_run_id: str
     mlflow: str = ""
     """The run's page; '' in the embedded store, which `drift ui` serves."""
+    missing: str = ""
+    """What MLflow does not have of what the run told, and how it gets it; empty if it has everything."""
 
     @property
     def passed(self) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +23,9 @@ from drift.ground.artifacts import read_json
 from drift.ground.errors import DriftError, PipelineError
 from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
-from drift.tracking.journal import Relay, mend
-from drift.tracking.runs import Tracker
+from drift.tracking.delivery import Missing, Relay
+from drift.tracking.journal import append, make_event, mend
+from drift.tracking.runs import PIPELINE, Tracker
 from drift.tracking.steps import RUN_DIR, RUN_ID, parameter_sha256
 from pipelines.check import require_honest
 from pipelines.drift_sft import drift_sft
@@ -35,6 +38,8 @@ from pipelines.local.work import GPU, ForkServer
 
 __all__ = ["RunResult", "Runner", "StepEvent", "StepResult", "parameters", "run"]
 
+
+log = logging.getLogger(__name__)
 
 Runner = Literal["subprocess", "docker"]
 
@@ -63,15 +68,18 @@ def run(
         folder = _folder(runs, config.name, planned, fresh=fresh, uri=uri, experiment=experiment)
         tracker = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
         at = {"mlflow_uri": store.redact(uri), "mlflow_run_id": tracker.parent, "mlflow": _page(tracker)}
+        at["experiment"] = experiment
         folder = folder.mark("running", **at)
         (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
-        tracker.begin({"gate.candidate": config.gate.candidate, "seed": str(config.seed)}, folder.path / "config.yaml")
+        _tell(folder, "begun", params={"gate.candidate": config.gate.candidate, "seed": str(config.seed)})
+        _tell(folder, "files", paths=[str(folder.path / "config.yaml")])
         environment = _environment(folder, tracker, experiment)
         chain = Chain(folder.path, folder.run_id, list(planned.arms), environment, on_event, server)
-        with _closed(folder, tracker, chain), _containers(config, chain, runner) as settings:
+        with _closed(folder, tracker, chain) as relay, _containers(config, chain, runner) as settings:
             cache = runs / "cache"
             run_pipeline(spec, planned.arguments(), chain, cache_root=cache, use_cache=not fresh, containers=settings)
-            return _result(planned, folder.path, chain.done, tracker)
+            result = _result(planned, folder.path, chain.done, tracker)
+        return replace(result, missing=_said(folder, relay.missing()))
 
 
 def parameters(config: Config, uri: str, runner: Runner) -> Plan:
@@ -142,8 +150,10 @@ def _folder(runs: Path, name: str, planned: Plan, *, fresh: bool, uri: str, expe
             chosen = folder
             continue
         left = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
-        Relay(folder.path, left.apply).deliver()
-        left.finalize("FAILED" if folder.state["status"] == "failed" else "KILLED")
+        _tell(folder, "closed", status="FAILED" if folder.state["status"] == "failed" else "KILLED")
+        with contextlib.closing(Relay(folder.path, left.apply, left.answers)) as relay:
+            relay.deliver(everything=True)
+            left.note_missing(relay.missing())
         folder.mark("superseded")
         shutil.rmtree(_temporary(folder), ignore_errors=True)
     if chosen is None:
@@ -171,23 +181,35 @@ def _temporary(folder: RunFolder) -> Path:
 
 
 @contextlib.contextmanager
-def _closed(folder: RunFolder, tracker: Tracker, chain: Chain) -> Iterator[None]:
+def _closed(folder: RunFolder, tracker: Tracker, chain: Chain) -> Iterator[Relay]:
     """MLflow hears of the steps while they work; however the block ends, no run stays RUNNING."""
-    relay = Relay(folder.path, tracker.apply)
+    relay = Relay(folder.path, tracker.apply, tracker.answers)
     relay.start()
     status = "KILLED"
     try:
         with _interruptible(chain):
-            yield
+            yield relay
         status = "FINISHED"
     except DriftError:
         status = "FAILED"
         raise
     finally:
-        relay.finish()
-        tracker.finalize_or_warn(status)
+        _tell(folder, "closed", status=status)
+        missing = relay.finish()
+        tracker.note_missing(missing)
+        if missing and status != "FINISHED":  # else the closing table says so
+            log.warning("MLflow: %s", _said(folder, missing))
         link_outputs(folder.mark(status.lower()))
         shutil.rmtree(_temporary(folder), ignore_errors=True)
+
+
+def _tell(folder: RunFolder, event: str, **content: Any) -> None:
+    """An event of the whole run."""
+    append(folder.path, make_event(folder.run_id, PIPELINE, "", event, **content))
+
+
+def _said(folder: RunFolder, missing: Missing) -> str:
+    return f"{missing}; send them with `drift track {folder.path}`" if missing else ""
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from drift.ground.errors import ConfigError, DataError, ServiceError, UnavailableError
 from drift.tracking.store import OURS, RUN
 from tests.cluster_steps import Pods, Report, by_name, statuses
-from tests.mlflow_server import mlflow_server
+from tests.mlflow_server import impatient, mlflow_server
 from tests.mlflow_store import fresh_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drift.ground.patience.FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setenv("DRIFT_PATIENCE_SECONDS", "2")
-    impatient = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-    monkeypatch.setattr("drift.tracking.store._POLITE", impatient)
+    monkeypatch.setattr("drift.tracking.delivery.FIRST_WAIT_SECONDS", 0.01)
+    impatient(monkeypatch)
 
 
 def failing(times: int, error: Exception) -> Callable[[object], Report]:

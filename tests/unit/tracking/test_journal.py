@@ -2,9 +2,15 @@
 
 import json
 import threading
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from drift.tracking.journal import JOURNAL, Relay, append, last_error, mend, read
+import pytest
+
+from drift.ground.errors import PipelineError
+from drift.tracking.delivery import Relay
+from drift.tracking.journal import JOURNAL, append, last_error, mend, read
 
 
 def event(key: str, kind: str = "metrics", **content) -> dict:
@@ -58,29 +64,93 @@ def test_the_relay_passes_everything_on_once_and_goes_on_where_it_was(tmp_path: 
         append(tmp_path, event(f"k{number}"))
     relay = Relay(tmp_path, lambda line: passed.append(line["key"]))
     relay.start()
-    assert relay.finish()
+    assert not relay.finish()
     append(tmp_path, event("k3"))
-    assert Relay(tmp_path, lambda line: passed.append(line["key"])).deliver()
+    with closing(Relay(tmp_path, lambda line: passed.append(line["key"]))) as again:
+        assert again.deliver()
     assert passed == ["k0", "k1", "k2", "k3"]
 
 
-def test_a_refused_event_is_kept_and_tried_again_in_order(tmp_path: Path, caplog):
-    passed: list[str] = []
-    broken = True
+def refusing(passed: list[str], *keys: str, error: Exception) -> Callable[[dict], None]:
+    """Takes every line but those of `keys`, for as long as they are in the list."""
 
     def apply(line: dict) -> None:
-        if broken and line["key"] == "k1":
-            raise ConnectionError("server went away")
+        if line["key"] in keys:
+            raise error
+        passed.append(line["key"])
+
+    return apply
+
+
+def test_a_refused_event_is_kept_and_told_again_while_the_others_go_on(tmp_path: Path, caplog):
+    passed: list[str] = []
+    for number in range(3):
+        append(tmp_path, event(f"k{number}", "files"))
+    with closing(Relay(tmp_path, refusing(passed, "k1", error=ValueError("no right")))) as relay:
+        assert not relay.deliver()
+        assert passed == ["k0", "k2"]
+        assert str(relay.missing()) == "1 of 3 events are missing (files of k1: no right)"
+        assert not relay.deliver(everything=True)
+    assert caplog.text.count("MLflow does not take 'files' of k1: no right") == 1, "said once"
+    with closing(Relay(tmp_path, refusing(passed, error=ValueError()))) as again:
+        assert again.deliver() and not again.missing()
+    assert passed == ["k0", "k2", "k1"], "none twice"
+
+
+def test_where_nobody_answers_nothing_is_told_and_nothing_is_lost(tmp_path: Path, caplog):
+    passed: list[str] = []
+    there = False
+
+    def apply(line: dict) -> None:
+        if not there:
+            raise ConnectionError("refused")
         passed.append(line["key"])
 
     for number in range(3):
         append(tmp_path, event(f"k{number}"))
-    relay = Relay(tmp_path, apply)
-    assert not relay.deliver()
-    assert passed == ["k0"] and "server went away" in caplog.text
-    broken = False
-    assert relay.deliver()
+    with closing(Relay(tmp_path, apply, lambda: there)) as relay:
+        assert not relay.deliver() and not relay.deliver()
+        assert str(relay.missing()).startswith("3 of 3 events are missing (metrics of k0: refused; ")
+        there = True
+        assert relay.deliver()
     assert passed == ["k0", "k1", "k2"]
+    assert caplog.text.count("MLflow does not take") == 1 and "answers again" in caplog.text
+
+
+def test_what_hangs_is_tried_once_a_round_and_not_once_an_event(tmp_path: Path):
+    tried: list[str] = []
+
+    def apply(line: dict) -> None:
+        tried.append(line["key"])
+        if line["event"] == "metrics":
+            raise TimeoutError("20 s")
+
+    for number in range(5):
+        append(tmp_path, event(f"m{number}"))
+        append(tmp_path, event(f"f{number}", "files"))
+    with closing(Relay(tmp_path, apply)) as relay:
+        assert not relay.deliver()
+        assert tried == ["m0", "f0", "f1", "f2", "f3", "f4"]
+        assert not relay.deliver(everything=True)
+        assert tried[-1] == "m1", "one that never passes keeps no other of its kind back"
+
+
+def test_two_processes_cannot_tell_one_journal(tmp_path: Path):
+    with (
+        closing(Relay(tmp_path, lambda line: None)),
+        pytest.raises(PipelineError, match="another process tells MLflow of it"),
+    ):
+        Relay(tmp_path, lambda line: None)
+
+
+def test_the_position_of_an_earlier_release_is_understood(tmp_path: Path):
+    passed: list[str] = []
+    for number in range(3):
+        append(tmp_path, event(f"k{number}"))
+    (tmp_path / "events.position").write_text(str(next(read(tmp_path))[1]))
+    with closing(Relay(tmp_path, lambda line: passed.append(line["key"]))) as relay:
+        assert relay.deliver()
+    assert passed == ["k1", "k2"]
 
 
 def test_the_journal_is_plain_json_lines(tmp_path: Path):

@@ -18,7 +18,7 @@ from drift.tracking.plugin import CONFIG, INJECTED, plugin_from_environment, sam
 from drift.tracking.registry import register
 from drift.tracking.store import KEY
 from tests.cluster_steps import Pods, Report, by_name, statuses
-from tests.mlflow_server import mlflow_server
+from tests.mlflow_server import impatient, mlflow_server
 from tests.mlflow_store import fresh_store
 from tests.unit.tracking.test_registry import gate, model
 
@@ -183,7 +183,7 @@ def test_a_plugin_with_another_server_makes_two_trees_that_lead_to_each_other(
 def test_a_plugin_whose_server_is_out_of_reach_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("drift.tracking.store._POLITE", {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
+    impatient(monkeypatch)
     mine = fresh_store(tmp_path)
     pods = Pods(tmp_path, monkeypatch, mine)
     said = {"endpoint": "http://127.0.0.1:9", "parentRunId": "ab" * 16, "experimentId": "7", "authType": "none"}

@@ -1,14 +1,11 @@
-"""Files at addresses: what is said where one cannot be had, and time enough for large ones."""
+"""Files at addresses: what is said where one cannot be had."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from drift.ground.errors import ServiceError
-from drift.tracking.storage import TRANSFER_SECONDS, cause, download, patience, why_not
-
-TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+from drift.tracking.storage import cause, download, why_not
 
 
 @pytest.mark.parametrize("address", ["/models/a", "file:///models/a", "s3://bucket/a", "models:/a/1", "runs:/a/b"])
@@ -25,14 +22,3 @@ def test_one_of_another_kind_is_refused_with_its_kind_and_without_the_password_i
 def test_a_package_that_a_bucket_needs_is_named_with_how_to_get_it():
     assert cause(ModuleNotFoundError("No module named 'boto3'")).endswith("; pip install 'drift-mllm[s3]'")
     assert cause(ValueError("the bucket 'boto3' is not there")) == "the bucket 'boto3' is not there"
-
-
-@pytest.mark.parametrize("before", ["20", None])
-def test_large_files_get_more_time_than_what_a_step_says_of_itself(before: str | None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv(TIMEOUT, raising=False)
-    if before:
-        monkeypatch.setenv(TIMEOUT, before)
-    with pytest.raises(KeyError), patience():
-        assert os.environ[TIMEOUT] == str(TRANSFER_SECONDS)
-        raise KeyError
-    assert os.environ.get(TIMEOUT) == before

@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from drift.ground.errors import ServiceError
+from drift.ground.errors import ConfigError, ServiceError
 from drift.tracking import store
 from drift.tracking.cluster import Pod, tracker_from_environment
 from drift.tracking.runs import Tracker
@@ -166,7 +166,8 @@ def test_a_continued_run_runs_again(tracker: Tracker, tmp_path: Path):
     (tmp_path / "config.yaml").write_text("name: mini")
     tracker.finalize("KILLED")
     again = Tracker.open(tracker.uri, experiment="mini", run_id="r1", name="mini-1")
-    again.begin({"seed": "0"}, tmp_path / "config.yaml")
+    again.apply(event("begun", "pipeline", "", at=time.time(), params={"seed": "0"}))
+    again.apply(event("files", "pipeline", "", paths=[str(tmp_path / "config.yaml")]))
     assert again.parent == tracker.parent
     assert runs(again)["mini-1"].info.status == "RUNNING"
 
@@ -235,8 +236,46 @@ def test_without_an_address_a_step_is_not_tracked(monkeypatch: pytest.MonkeyPatc
 def test_tracking_that_breaks_in_a_step_only_warns(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
     monkeypatch.setenv("DRIFT_MLFLOW_RUN_ID", "")
-    Pod().tell(event("metrics", metrics=[["x" * 300, 1.0, 1, 0]]))
+    monkeypatch.setenv("DRIFT_RUN_ID", "r1")
+    monkeypatch.setenv("DRIFT_EXPERIMENT", "mini")
+    pod = Pod("r1/arm/sft")
+    pod.tell(started())
+    pod.tell(event("metrics", metrics=[["x" * 300, 1.0, 1, 0]]))
+    pod.tell(ended())
     assert "MLflow does not take 'metrics' of r1/arm/sft" in caplog.text
+    assert runs(tracker)["arm sft"].info.status == "FINISHED", "one refused event keeps no other back"
+    assert [one["event"] for one in pod.untold()["events"]] == ["metrics"]
+
+
+def test_what_comes_late_changes_nothing_of_what_came_since(tracker: Tracker):
+    tracker.apply(ended())
+    tracker.apply(started(at=0.5, seed="0"))
+    child = runs(tracker)["arm sft"]
+    assert (child.info.status, child.data.params, child.info.start_time) == ("FINISHED", {"seed": "0"}, 1000)
+    closed = {"key": "r1", "step": "pipeline", "arm": "", "event": "closed", "status": "FAILED", "time": 5.0}
+    tracker.apply(closed | {"status": "FINISHED", "time": 9.0})
+    tracker.apply(closed)
+    tracker.apply(closed | {"event": "begun", "params": {"a": "1"}, "time": 4.0})
+    parent = runs(tracker)["mini-1"]
+    assert (parent.info.status, parent.info.end_time, parent.data.params) == ("FINISHED", 9000, {"a": "1"})
+
+
+def test_a_parameter_longer_than_mlflow_keeps_is_cut_and_no_change_later(tracker: Tracker):
+    tracker.apply(started(at=1.0, prompt="x" * 7000))
+    tracker.apply(started(at=2.0, prompt="x" * 7000))
+    child = runs(tracker)["arm sft"]
+    assert child.data.params == {"prompt": "x" * 6000} and child.data.tags["drift.params_cut"] == "prompt"
+    assert "drift.params_changed" not in child.data.tags
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b"])
+def test_a_folder_that_the_embedded_store_would_misread_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match=r"^runs: .*; choose another folder, or set MLFLOW_TRACKING_URI$"):
+        store_uri(tmp_path / name)
+    assert store_uri(tmp_path / "100% ä#;&").endswith("/100% ä#;&/mlflow.db")
 
 
 def test_a_deleted_experiment_comes_back(tracker: Tracker):

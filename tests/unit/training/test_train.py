@@ -1,5 +1,6 @@
 """Training on the miniature world: DRIFT and SFT, exact repeats, resuming after a kill, refusals."""
 
+import logging
 import re
 import shutil
 import time
@@ -15,6 +16,8 @@ from drift.config.train import TrainConfig
 from drift.ground.artifacts import read_json, read_provenance
 from drift.ground.errors import ConfigError, DataError, DriftError, PriorError
 from drift.inference.images import conversation, decode_image
+from drift.tracking.journal import read
+from drift.tracking.live import telling
 from drift.training.sft import train
 from drift.weights.delta import compute_delta
 from drift.weights.modeling import load_processor, load_vlm
@@ -64,6 +67,35 @@ def test_the_prior_moves_the_model_towards_the_expert_and_twice_the_same_way(dat
     assert [row["loss"] for row in reports[0].history] == [row["loss"] for row in reports[1].history]
 
 
+def test_a_training_tells_its_curves_while_it_goes_on_with_their_times(data, delta, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with telling(spool, "r1/arm/drift", "arm", "drift"):
+        guided = TrainConfig(**QUICK, prior={})
+        report = train(guided, model=str(VLM), training_set=data, delta=delta, out=tmp_path / "drift")
+    points = [point for event, _ in read(spool) for point in event["metrics"] if not point[0].startswith("system/")]
+    assert {name for name, *_ in points} >= {
+        "train/loss",
+        "train/learning_rate",
+        "train/grad_norm",
+        "train/tokens_per_second",
+        "train/projection",
+        "train/cos_mean",
+    }
+    losses = [(value, stamp, step) for name, value, stamp, step in points if name == "train/loss"]
+    rows = zip(report.history, report.times, strict=True)
+    assert losses == [(row["loss"], round(at * 1000), row["step"]) for row, at in rows]
+    assert len(set(report.times)) == len(report.history), "each has its own"
+    assert f"step {report.steps} of {report.steps}, loss {report.final_loss:.3f}, " in caplog.text
+
+
+def test_a_reporter_that_is_not_installed_is_named(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^train.report_to: wandb is not installed; pip install wandb, or leave it"):
+        train(TrainConfig(**QUICK, report_to=["wandb"]), model=str(VLM), training_set=data, out=tmp_path / "x")
+
+
 def test_only_the_text_decoder_and_the_head_are_trained(data, delta, tmp_path):
     train(TrainConfig(**QUICK), model=str(VLM), training_set=data, out=tmp_path / "sft")
     before, after = load_file(VLM / "model.safetensors"), load_file(tmp_path / "sft" / "model.safetensors")
@@ -109,6 +141,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(data,
         guided(other, out=killed)
     report = guided(TrainConfig(**settings), out=killed)
     assert report.steps == 24
+    assert len(report.times) == 24 and report.times == sorted(report.times) and all(report.times)
     assert weights(killed) == weights(tmp_path / "whole")
 
 
