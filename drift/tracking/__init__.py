@@ -9,6 +9,8 @@ cluster    a step in a pod: its runs, signs of life        plugin    what Kubefl
 ending     how a run ended                                 registry  registered models and the champions
 storage    files of a model, from any address              rights    what MLflow lets its user do
 ledger     every look that a gate took                     records   what a run told, read from elsewhere
+registration  a model that passed becomes a version        copies    its files in MLflow
+promotion  which version serves; what stands against it
 """
 
 import lazy_loader as lazy
