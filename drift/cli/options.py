@@ -28,7 +28,7 @@ EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
 DEFAULT_CONFIG = Path("configs/miniature.yaml")
 
-CHAIN, STEPS, CLUSTER, OTHER = "Whole chain", "Steps", "Cluster", "Other"
+CHAIN, STEPS, CLUSTER, REGISTRY, OTHER = "Whole chain", "Steps", "Cluster", "Registry", "Other"
 
 app = typer.Typer(
     help="DRIFT: transfer reasoning from a text expert into a multimodal model.",

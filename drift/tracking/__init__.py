@@ -10,7 +10,9 @@ ending     how a run ended                                 registry  registered 
 storage    files of a model, from any address              rights    what MLflow lets its user do
 ledger     every look that a gate took                     records   what a run told, read from elsewhere
 registration  a model that passed becomes a version        copies    its files in MLflow
-promotion  which version serves; what stands against it
+promotion  which version serves, what stands against it    versions  as a person looks at them
+card       a version's model card                          packaging what lies beside its weights in MLflow
+served     how MLflow's pyfunc loads it
 """
 
 import lazy_loader as lazy

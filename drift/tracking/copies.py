@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drift.ground.artifacts import PROVENANCE
-from drift.tracking import storage, store
+from drift.tracking import packaging, storage, store
 from drift.tracking.cluster import tracker_from_environment
 from drift.tracking.plugin import TASK
 from drift.tracking.registry import FINGERPRINT
@@ -25,13 +27,20 @@ if TYPE_CHECKING:
 MODEL_ID = "drift.model_id"
 """Of a version: the LoggedModel with its files."""
 MODEL_TYPE = "vlm"
+LONGEST_KEY, LONGEST_VALUE = 250, 6000
+"""Characters of a parameter that MLflow keeps."""
 RUN_ID = "DRIFT_RUN_ID"
 _NOT_IN_NAMES = re.compile(r"[/:.%\"']")
 """What the name of a LoggedModel may not hold, unlike a registered model's, such as `catalog.schema.model`."""
 
 
-def copy_of(client: MlflowClient, name: str, model: Path, tags: Mapping[str, str]) -> LoggedModel:
-    """The model's copy in MLflow, made if there is no whole one yet."""
+def copy_of(
+    client: MlflowClient, name: str, model: Path, tags: Mapping[str, str], card: str, params: Mapping[str, str]
+) -> LoggedModel:
+    """The model's copy in MLflow with its card, made if there is no whole one yet.
+
+    ``params``: how it was made, for MLflow's page of it.
+    """
     run, fingerprint = None if is_elsewhere() else pipeline_run(), tags[FINGERPRINT]
     experiment = client.get_run(run).info.experiment_id if run else _experiment(client)
     called = _NOT_IN_NAMES.sub("-", name)
@@ -41,10 +50,29 @@ def copy_of(client: MlflowClient, name: str, model: Path, tags: Mapping[str, str
             return found
         client.finalize_logged_model(found.model_id, "FAILED")
     made = client.create_logged_model(
-        experiment, name=called, source_run_id=run, tags=dict(tags), model_type=MODEL_TYPE
+        experiment,
+        name=called,
+        source_run_id=run,
+        tags=dict(tags),
+        params={key[:LONGEST_KEY]: value[:LONGEST_VALUE] for key, value in params.items()},
+        model_type=MODEL_TYPE,
     )
     _upload(client, made.model_id, model)
-    return client.finalize_logged_model(made.model_id, "READY")
+    added = _upload_beside(client, made.model_id, model, card)
+    client.set_logged_model_tags(made.model_id, {packaging.ADDED: added})
+    client.finalize_logged_model(made.model_id, "READY")
+    return client.get_logged_model(made.model_id)
+
+
+def tell_scores(client: MlflowClient, copy: LoggedModel, scores: Mapping[str, float]) -> None:
+    """Scores as metrics of the copy; MLflow keeps them with a run only, so that a copy without one has none."""
+    from mlflow.entities import Metric
+
+    if not copy.source_run_id or copy.metrics:
+        return
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, 0, model_id=copy.model_id) for name, value in scores.items()]
+    client.log_batch(copy.source_run_id, metrics=metrics)
 
 
 def is_kept(client: MlflowClient, version: ModelVersion) -> bool:
@@ -98,6 +126,13 @@ def pipeline_run() -> str | None:
         return run
     tracker = tracker_from_environment() if os.environ.get(RUN_ID) or os.environ.get(TASK) else None
     return tracker.parent if tracker else None
+
+
+def _upload_beside(client: MlflowClient, model_id: str, model: Path, card: str) -> str:
+    with tempfile.TemporaryDirectory(prefix="drift-beside-") as aside:
+        added = packaging.package(Path(aside), model, card, model_id)
+        _upload(client, model_id, Path(aside))
+    return " ".join(added)
 
 
 def _upload(client: MlflowClient, model_id: str, folder: Path) -> None:

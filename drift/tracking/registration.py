@@ -16,16 +16,24 @@ from typing import TYPE_CHECKING, Any
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256, read_json, staged, write_json
 from drift.ground.errors import DataError, DriftError, ServiceError
-from drift.tracking import copies, storage, store
+from drift.tracking import copies, packaging, storage, store
+from drift.tracking.card import ROLES, made_how, metrics_of, score_text, write_card
 from drift.tracking.promotion import BEST_EVER, BLOCKED, COMPARED_WITH, promote, why_it_stays
 from drift.tracking.registry import FINGERPRINT, aliases, ensure_model, open_models, versions
 from drift.tracking.rights import check_rights
+from drift.tracking.steps import flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 RUN_ID = "DRIFT_RUN_ID"
+ABOUT = (
+    "Models that passed drift's gate. `champion` serves, `previous` served before, `best` is the best champion ever, "
+    "`candidate` the last that passed. `drift models` lists, promotes, rolls back and downloads them; each version's "
+    "description is its card."
+)
+"""The description of a registered model that has none."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,7 @@ def _tags(decision: Mapping[str, Any], source: str) -> dict[str, str]:
         "drift.arm": str(decision["winner"]),
         COMPARED_WITH: decision.get("champion_sha256") or "",
         BEST_EVER: "yes" if decision.get("best_ever", True) else "no",
+        **{f"drift.{role}": text for role in ROLES if (text := score_text(decision, role))},
         **({"kfp.pipeline_run_id": run} if run else {}),
         **copies.run_elsewhere(),
     }
@@ -128,9 +137,11 @@ def _register(
     ensure_model(client, config.model)
     same = [one for one in versions(client, config.model) if one.tags.get(FINGERPRINT) == tags[FINGERPRINT]]
     known = next((one for one in same if copies.is_kept(client, one)), None)
-    version = known or _create(client, config.model, model, decision, {**_blocks(same), **tags})
+    provenance = made_how(model)
+    version = known or _create(client, config.model, model, (decision, provenance), {**_blocks(same), **tags})
     repaired = known is not None and copies.repair(client, known, model)
     number = int(version.version)
+    _describe(client, config.model, version, decision, provenance)
     if known is None:
         _replace(client, config.model, [int(one.version) for one in same], number)
     else:
@@ -154,16 +165,35 @@ def _register(
 
 
 def _create(
-    client: MlflowClient, name: str, model: Path, decision: Mapping[str, Any], tags: Mapping[str, str]
+    client: MlflowClient,
+    name: str,
+    model: Path,
+    about: tuple[Mapping[str, Any], Mapping[str, Any]],
+    tags: Mapping[str, str],
 ) -> ModelVersion:
-    copy = copies.copy_of(client, name, model, tags)
+    """``about``: the gate's decision, and the model's provenance."""
+    card = write_card(name, "candidate", *about)
+    copy = copies.copy_of(client, name, model, tags, card, flatten("made", about[1].get("config", {})))
     return client.create_model_version(
         name,
         source=copy.model_uri,
         run_id=copy.source_run_id or None,  # MLflow with users refuses an empty one
-        tags={**tags, copies.MODEL_ID: copy.model_id},
+        tags={**tags, copies.MODEL_ID: copy.model_id, packaging.ADDED: copy.tags.get(packaging.ADDED, "")},
         model_id=copy.model_id,
     )
+
+
+def _describe(
+    client: MlflowClient, name: str, version: ModelVersion, decision: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """The version's page: its card, where nobody wrote another text, and its scores on its model's page."""
+    if model_id := copies.id_of(version):
+        copies.tell_scores(client, client.get_logged_model(model_id), metrics_of(decision))
+    if not version.description:
+        card = write_card(name, str(version.version), decision, provenance)
+        client.update_model_version(name, str(version.version), card)
+    if not client.get_registered_model(name).description:
+        client.update_registered_model(name, ABOUT)
 
 
 def _blocks(same: Sequence[ModelVersion]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ConfigError, DataError, ServiceError
-from drift.tracking import storage, store
+from drift.tracking import packaging, storage, store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,6 +82,14 @@ def find_champions(model: str) -> Champions | None:
         return None
     best = _by_alias(model, "best")
     return Champions(reigning, None if best == reigning else best)
+
+
+def address_of(model: str, fingerprint: str) -> str:
+    """The address of the version with these contents, such as `models:/NAME/2`; '' if there is none. Raises
+    ServiceError."""
+    with asking(f"asked for a version of {model}", model) as client:
+        numbers = [int(one.version) for one in versions(client, model) if one.tags.get(FINGERPRINT) == fingerprint]
+        return f"models:/{model}/{numbers[0]}" if numbers and fingerprint else ""
 
 
 def model_tags(model: str) -> dict[str, str]:
@@ -186,6 +194,7 @@ def fetch(champion: Champion, into: Path) -> Path:
     address = f"models:/{champion.model}/{champion.version}"
     _require_kept(client, champion)
     path = storage.download(address, into, uri)
+    packaging.strip(path, client.get_model_version(champion.model, str(champion.version)).tags)
     if champion.fingerprint not in ("", found := content_sha256(path)):
         raise DataError(
             f"{address}: its contents are {found[:12]}, not {champion.fingerprint[:12]} as registered; move the alias "

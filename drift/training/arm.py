@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from drift.config.models import ModelsConfig
 from drift.config.plan import ArmStep
-from drift.ground.artifacts import START_MODEL, staged, write_json
+from drift.ground.artifacts import START_MODEL, read_provenance, staged, write_json
 from drift.ground.errors import DataError
 from drift.weights.checkpoints import resolve
 from drift.weights.deltafile import load_delta, projection, require_made_from
+from drift.weights.licences import name_parents
 from drift.weights.merging import merge
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def run_arm(
     """
     started, folders = time.monotonic(), sorted(folder for folder in deltas.iterdir() if folder.is_dir())
     trained = _make(step, training_set, folders, start, out)
+    name_parents(out, step.name, _parents(step, folders))
     projections = {folder.name: projection(out, folder) for folder in folders}
     report = ArmReport(step.name, time.monotonic() - started, projections, trained)
     _write_record(step, report, record, model_uri or str(out), out)
@@ -102,6 +104,22 @@ def _delta(step: ArmStep, deltas: Sequence[Path]) -> Path | None:
             return folder
     known = ", ".join(folder.name for folder in deltas)
     raise DataError(f"arm '{step.name}': no delta '{step.delta}' among {known}; compute it with `drift delta`")
+
+
+def _parents(step: ArmStep, deltas: Sequence[Path]) -> dict[str, str]:
+    """The checkpoints that the arm's model comes from, by role."""
+    models, found = step.models, {"vlm": step.models.vlm}
+    if step.merge or step.delta:
+        found["expert"] = models.expert
+    if step.merge and models.base:
+        found["base"] = models.base
+    if step.train and not step.merge and models.start and not models.start_at_champion:
+        found["start"] = models.start
+    for folder in deltas if step.delta else ():
+        inputs = read_provenance(folder)["inputs"] if folder.name == step.delta else []
+        others = [one for one in inputs if one["name"].startswith("expert_")]
+        found |= {one["name"]: one["uri"] for one in others} if len(others) > 1 else {}
+    return found
 
 
 def _write_record(step: ArmStep, report: ArmReport, record: Path, model_uri: str, out: Path) -> None:

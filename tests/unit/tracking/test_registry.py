@@ -35,6 +35,10 @@ def model(folder: Path, weights: str = "w") -> Path:
     return folder
 
 
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
 def gate(folder: Path, decided: Path | str, *, passed: bool = True, against: Path | None = None, **more: bool) -> Path:
     """A decision; ``against`` is the champion it compared with."""
     folder.mkdir()
@@ -62,8 +66,18 @@ def test_a_model_that_passed_becomes_the_champion_and_comes_back_bit_for_bit(cli
     tags = client.get_model_version("drift-vlm", "1").tags
     assert tags["drift.fingerprint"] == content_sha256(made)
     assert (tags["drift.gate"], tags["drift.arm"], tags["drift.source_uri"]) == ("passed", "drift", str(made))
-    loaded = mlflow.artifacts.download_artifacts("models:/drift-vlm@champion", dst_path=str(tmp_path / "loaded"))
-    assert content_sha256(Path(loaded)) == content_sha256(made)
+    loaded = Path(mlflow.artifacts.download_artifacts("models:/drift-vlm@champion", dst_path=str(tmp_path / "loaded")))
+    ours, beside = (names(folder) for folder in (made, loaded))
+    assert beside - ours == {
+        "MLmodel",
+        "README.md",
+        "requirements.txt",
+        "code/drift_served.py",
+        "registered_model_meta",
+    }
+    for name in beside - ours:
+        (loaded / name).unlink()
+    assert content_sha256(loaded) == content_sha256(made)
     assert json.loads((tmp_path / "out" / "registered.json").read_text())["uri"] == "models:/drift-vlm/1"
 
 
