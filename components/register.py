@@ -14,7 +14,7 @@ def register(
     from pathlib import Path
 
     from drift.config.gate import RegisterConfig
-    from drift.tracking.registry import register as library
+    from drift.tracking.registration import register as library
     from drift.tracking.steps import finite_metrics, run_step
 
     decision, out = Path(gate.path), Path(registered.path)

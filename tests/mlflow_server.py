@@ -54,12 +54,12 @@ def mlflow_server(folder: Path, *arguments: str, environment: Mapping[str, str] 
 
 
 @contextlib.contextmanager
-def server_with_users(folder: Path) -> Iterator[str]:
-    """The same with MLflow's own users: `ADMIN`, and whoever is made; everyone may read."""
+def server_with_users(folder: Path, everyone: str = "READ") -> Iterator[str]:
+    """The same with MLflow's own users: `ADMIN`, and whoever is made; what `everyone` may is READ."""
     settings = folder / "auth.ini"
     password = ADMIN["MLFLOW_TRACKING_PASSWORD"]
     settings.write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"
+        f"[mlflow]\ndefault_permission = {everyone}\ndatabase_uri = sqlite:///{folder}/auth.db\n"
         f"admin_username = admin\nadmin_password = {password}\n"
     )
     environment = {"MLFLOW_AUTH_CONFIG_PATH": str(settings), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of tests"}

@@ -28,7 +28,8 @@ EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
 DEFAULT_CONFIG = Path("configs/miniature.yaml")
 
-CHAIN, RUNS, STEPS, CLUSTER, OTHER = "Whole chain", "Past runs", "Steps", "Cluster", "Other"
+CHAIN, RUNS, STEPS, CLUSTER = "Whole chain", "Past runs", "Steps", "Cluster"
+REGISTRY, OTHER = "Registry", "Other"
 
 app = typer.Typer(
     help="DRIFT: transfer reasoning from a text expert into a multimodal model.",

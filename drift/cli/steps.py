@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -354,16 +354,18 @@ def register(
     model: Annotated[str, typer.Option(help="The model directory, or an address that MLflow can fetch (s3://...).")],
     gate: Annotated[Path, typer.Option(help="Folder written by `drift gate`.")],
     name: Annotated[str | None, typer.Option(help="Name of the registered model.")] = None,
-    promote: Annotated[bool | None, typer.Option(help="Move the alias champion to it.")] = None,
+    promotion: Annotated[
+        Literal["auto", "manual"] | None, typer.Option(help="Who moves the alias champion to it: the gate or a person.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the embedded MLflow store.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Put a model that passed the gate into MLflow's registry."""
-    from drift.tracking.registry import register as step
+    from drift.tracking.registration import register as step
     from drift.tracking.store import use_store
 
     use_store(runs)
-    section = section_from.load(RegisterConfig, "register", {"model": name, "promote": promote})
+    section = section_from.load(RegisterConfig, "register", {"model": name, "promotion": promotion})
     show_report(step(section, model=model, gate=gate), model, as_json)
 
 

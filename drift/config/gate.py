@@ -54,5 +54,6 @@ class RegisterConfig(Section):
 
     model: Name
     """Name of the registered model in MLflow; the gate counts its looks under it."""
-    promote: bool = True
-    """Let the alias `champion` move to the new version where the gate says so; without, it stays at `candidate`."""
+    promotion: Literal["auto", "manual"] = "auto"
+    """Who moves the alias `champion` to the new version: the run, where the gate says so, or a person, by
+    `drift models promote`; the version stays a `candidate` until then."""

@@ -42,7 +42,7 @@ MODULES = {
     "arm": "drift.training.arm",
     "evaluate_arm": "drift.evaluate.evaluation",
     "gate": "drift.gate.decision",
-    "register": "drift.tracking.registry",
+    "register": "drift.tracking.registration",
     "report": "drift.gate.report.page",
 }
 """The library module behind each step, in the order of the chain."""
@@ -102,9 +102,10 @@ class StartStep(Section):
 
 
 class ReportStep(Section):
-    """What the report says about the run besides its results."""
+    """What the report says about the run besides its results, and where its winner is registered."""
 
     name: Name
+    model: Name | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
         "evaluate_champion": parameter("evaluate_champion", unpublished, lambda: _tables(config.evaluate)),
         "gate": parameter("gate", decided, dict),
         "register": parameter("register", config.register_, lambda: {"store": store}),
-        "report": parameter("report", ReportStep(name=config.name), dict),
+        "report": parameter("report", ReportStep(name=config.name, model=config.register_.model), dict),
     }
     arms = {step.name: parameter("arm", step, functools.partial(_arm_inputs, step)) for step in arm_steps(config)}
     return Plan(steps, arms)

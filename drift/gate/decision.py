@@ -22,7 +22,7 @@ from drift.gate.answers import Replies, count_replies
 from drift.gate.champion import ChampionScores
 from drift.gate.comparison import compare
 from drift.gate.operating import operating
-from drift.gate.outcome import GateReport
+from drift.gate.outcome import GateReport, measured
 from drift.gate.rules import BEST, Check, against_baseline, against_champion, answered, beats, is_champion, looked
 from drift.gate.sheet import markdown
 from drift.gate.statistics import Comparison
@@ -91,6 +91,7 @@ def _decide(
         champion_sha256=reigning_sha256,
         succession=succession(config, all(check.passed for check in checks), reigning, best, itself=itself),
         operating=operating(config, against),
+        measured=measured([scores, *map(read_scores, filter(None, (baseline, champions.reigning)))]),
     )
 
 

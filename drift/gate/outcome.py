@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drift.config.gate import GateConfig
+from drift.evaluate.scores import ROLES, Scores
 from drift.gate.operating import Operating
 from drift.gate.rules import Check
 from drift.gate.statistics import Comparison
@@ -19,6 +20,25 @@ def verdict_tags(winner: str, reasons: Sequence[str]) -> dict[str, str]:
     """A decision as tags of a run in MLflow: `winner` is empty where the gate refused."""
     verdict = {"drift.gate": "passed" if winner else "refused", "drift.gate_reasons": " ".join(reasons)}
     return verdict | ({"drift.winner": winner} if winner else {})
+
+
+def measured(scores: Sequence[Scores]) -> dict[str, Any]:
+    """What is kept of scores that were measured alike; the first is the candidate's."""
+    first = scores[0]
+    models = {one.label: {role: one.role(role) for role in ROLES} | {"columns": one.columns()} for one in scores}
+    return {
+        "protocol": first.protocol,
+        "protocol_fingerprint": first.protocol_fingerprint,
+        "data_fingerprint": first.data_fingerprint,
+        "confidence": first.confidence,
+        "models": {name: {key: _plain(value) for key, value in one.items()} for name, one in models.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: dataclasses.asdict(mean) for name, mean in value.items()}
+    return dataclasses.asdict(value) if value else None
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,8 @@ class GateReport:
     """Contents of the champion it was compared with; None for none."""
     succession: Succession
     operating: Operating
+    measured: dict[str, Any]
+    """Scores with intervals of the candidate and of those it was compared with, and the protocol: for its card."""
 
     @property
     def passed(self) -> bool:
@@ -78,6 +100,7 @@ class GateReport:
             "winner": self.winner,
             "baseline": self.baseline,
             "model_sha256": self.model_sha256,
+            "measured": self.measured,
             "max_perception_loss": config.max_perception_loss,
             "checks": [dataclasses.asdict(check) for check in self.checks],
             "reasons": self.reasons,

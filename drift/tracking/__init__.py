@@ -14,6 +14,10 @@ storage    files of a model, from any address              ledger    every look 
 records    what a run told, read from elsewhere            live      numbers of a step, while it works
 progress   how far a step is: a bar, a log, numbers        machine   CPU, memory, disk, GPUs under a step
 named      where registered models came from               ui        MLflow's pages over this machine's runs
+registration  a model that passed becomes a version        copies    its files in MLflow
+promotion  which version serves, what stands against it    versions  as a person looks at them
+card       a version's model card                          packaging what lies beside its weights in MLflow
+served     how MLflow's pyfunc loads it
 """
 
 import lazy_loader as lazy

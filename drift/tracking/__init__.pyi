@@ -1,6 +1,6 @@
 from .delivery import Relay as Relay
+from .registration import register as register
 from .registry import find_champion as find_champion
-from .registry import register as register
 from .runs import Tracker as Tracker
 from .steps import finish_pipeline as finish_pipeline
 from .steps import run_step as run_step

@@ -5,18 +5,12 @@ from __future__ import annotations
 import posixpath
 import tempfile
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from drift.ground.errors import ServiceError
 from drift.tracking import storage, store
 from drift.tracking.registry import exists, find_champion, open_registry, refusal
-
-if TYPE_CHECKING:
-    from mlflow.entities import FileInfo
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 CHECKED = "drift.checked"
 FILE = "drift-doctor.txt"
@@ -40,6 +34,8 @@ def check_rights(model: str) -> str:
         client.delete_registered_model(made)
         return f"{model} may be made"
     except MlflowException as error:
+        if error.error_code != "PERMISSION_DENIED":
+            raise refusal(model, uri, error) from error
         said = store.first_line(error)
         raise ServiceError(f"{model}: MLflow at {store.redact(uri)} refuses ({said}); ask for the right") from error
 
@@ -53,10 +49,12 @@ def check_artifacts(model: str, experiment: str) -> str:
     """
     uri, client = open_registry(f"asked for the files of {model}")
     try:
-        place = str(client.get_experiment(store.ensure_experiment(client, uri, experiment)).artifact_location)
+        place = str(
+            client.get_experiment(store.ensure_experiment(client, store.models_uri(uri), experiment)).artifact_location
+        )
     except Exception as error:  # connection, rights: all kinds
         raise refusal(model, uri, error) from error
-    _require_shared(place, uri)
+    _require_shared(place, store.models_uri(uri))
     _write_and_read(place, uri)
     champion = find_champion(model)
     if champion is None:
@@ -79,7 +77,7 @@ def _write_and_read(place: str, uri: str) -> None:
     """Put a file there for a moment. Raises ServiceError."""
     said = uuid.uuid4().hex
     try:
-        files = _repository(posixpath.join(place, f"doctor-{said[:8]}"), uri)
+        files = storage.repository(posixpath.join(place, f"doctor-{said[:8]}"), uri)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / FILE).write_text(said)
             files.log_artifact(str(Path(folder) / FILE))
@@ -98,24 +96,10 @@ def _write_and_read(place: str, uri: str) -> None:
 def _fetched(address: str, uri: str) -> str:
     """The name of the smallest file at an address, once it was downloaded. Raises ServiceError."""
     try:
-        files = _repository(address, uri)
-        smallest = min(_files(files, ""), key=lambda one: one.file_size or 0)
+        files = storage.repository(address, uri)
+        smallest = min(storage.files_below(files), key=lambda one: one.file_size or 0)
         with tempfile.TemporaryDirectory() as folder:
             files.download_artifacts(smallest.path, dst_path=folder)
     except Exception as error:  # as above; and no file at all
         raise ServiceError(f"{address}: cannot be downloaded ({storage.cause(error)}); register it anew") from error
     return str(smallest.path)
-
-
-def _files(repository: ArtifactRepository, folder: str) -> Iterator[FileInfo]:
-    for one in repository.list_artifacts(folder or None):
-        if one.is_dir:
-            yield from _files(repository, one.path)
-        else:
-            yield one
-
-
-def _repository(address: str, uri: str) -> ArtifactRepository:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    return get_artifact_repository(address, tracking_uri=uri, registry_uri=uri)

@@ -11,9 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drift.ground.errors import ServiceError
 from drift.tracking import limits, store
+
+if TYPE_CHECKING:
+    from mlflow.entities import FileInfo
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 KEPT = ("models:/", "runs:/", "mlflow-artifacts:/")
 """How addresses begin whose contents are MLflow's own."""
@@ -50,9 +55,27 @@ def download(address: str, into: Path, uri: str) -> Path:
         raise ServiceError(f"{store.redact(address)}: cannot be downloaded: {no_way}")
     try:
         with patience():
-            return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(into), tracking_uri=uri))
+            places = {"tracking_uri": store.models_uri(uri), "registry_uri": store.registry_uri(uri)}
+            return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(into), **places))
     except Exception as error:  # MLflow and the object store raise many kinds
         raise ServiceError(f"{store.redact(address)}: cannot be downloaded ({cause(error)})") from error
+
+
+def repository(address: str, uri: str) -> ArtifactRepository:
+    """The files at an address; ``uri`` is MLflow's."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    places = {"tracking_uri": store.models_uri(uri), "registry_uri": store.registry_uri(uri)}
+    return get_artifact_repository(address, **places)
+
+
+def files_below(files: ArtifactRepository, folder: str = "") -> Iterator[FileInfo]:
+    """Every file, of folders within folders too."""
+    for one in files.list_artifacts(folder or None):
+        if one.is_dir:
+            yield from files_below(files, one.path)
+        else:
+            yield one
 
 
 def why_not(address: str) -> str:

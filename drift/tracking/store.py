@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 URI = "MLFLOW_TRACKING_URI"
+REGISTRY_URI = "MLFLOW_REGISTRY_URI"
+"""Where registered models are, if not there."""
 EXPERIMENT = "DRIFT_EXPERIMENT"
 OURS = "DRIFT_MLFLOW_TRACKING_URI"
 """Our name of URI in a pod, where Kubeflow's plugin may set URI itself."""
@@ -52,6 +54,18 @@ def store_uri(runs: Path) -> str:
             f"something else; choose another folder, or set {URI}"
         )
     return f"sqlite:///{runs.resolve()}/mlflow.db"
+
+
+def registry_uri(uri: str) -> str:
+    """Where registered models are: MLFLOW_REGISTRY_URI, or the store at `uri`."""
+    return os.environ.get(REGISTRY_URI) or uri
+
+
+def models_uri(uri: str) -> str:
+    """The store of the models' files: a server with registered models can name none but its own. A registry that is no
+    server, as `databricks-uc`, takes those of the store at `uri`."""
+    registry = registry_uri(uri)
+    return registry if registry.startswith(("http", "sqlite")) else uri
 
 
 def adopt_address() -> None:
@@ -94,21 +108,23 @@ def server_version(uri: str) -> str:
     return answer.text.strip()
 
 
-def open_client(uri: str) -> MlflowClient:
-    """A client of the store at `uri`. Opening an SQLite store for the first time is done by one process only."""
+def open_client(uri: str, *, registry: str = "") -> MlflowClient:
+    """A client of the store at `uri`, and of a `registry` elsewhere.
+
+    Opening an SQLite store for the first time is done by one process only.
+    """
     limits.begin()
     for name, value in _POLITE.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("urllib3.connectionpool").setLevel(
-        logging.ERROR
-    )  # it warns of each retry; we say what came of it
+    # it warns of each retry; we say what came of it
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
     try:
         with _first_use(uri) as embedded:
-            client = MlflowClient(uri, registry_uri=uri)
+            client = MlflowClient(uri, registry_uri=registry or uri)
             if embedded:
                 client.search_experiments(max_results=1)  # makes or migrates the tables
             return client

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from drift.config.models import ModelsConfig
 from drift.config.plan import ArmStep
-from drift.ground.artifacts import START_MODEL, staged, write_json
+from drift.ground.artifacts import START_MODEL, read_provenance, staged, write_json
 from drift.ground.errors import DataError
 from drift.weights.checkpoints import resolve
 from drift.weights.deltafile import load_delta, projection, require_made_from
+from drift.weights.licences import name_parents
 from drift.weights.merging import merge
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def run_arm(
     """
     started, folders = time.monotonic(), sorted(folder for folder in deltas.iterdir() if folder.is_dir())
     trained = _make(step, training_set, folders, start, out)
+    name_parents(out, step.name, _parents(step, folders))
     projections = {folder.name: projection(out, folder) for folder in folders}
     report = ArmReport(step.name, time.monotonic() - started, projections, trained)
     _write_record(step, report, record, model_uri or str(out), out)
@@ -108,6 +110,22 @@ def _timed(report: TrainReport) -> list[dict[str, float]]:
     """The history, each row with the time at which it was logged."""
     times = report.times or [0.0] * len(report.history)
     return [{**row, "time": at} for row, at in zip(report.history, times, strict=True)]
+
+
+def _parents(step: ArmStep, deltas: Sequence[Path]) -> dict[str, str]:
+    """The checkpoints that the arm's model comes from, by role."""
+    models, found = step.models, {"vlm": step.models.vlm}
+    if step.merge or step.delta:
+        found["expert"] = models.expert
+    if step.merge and models.base:
+        found["base"] = models.base
+    if step.train and not step.merge and models.start and not models.start_at_champion:
+        found["start"] = models.start
+    for folder in deltas if step.delta else ():
+        inputs = read_provenance(folder)["inputs"] if folder.name == step.delta else []
+        others = [one for one in inputs if one["name"].startswith("expert_")]
+        found |= {one["name"]: one["uri"] for one in others} if len(others) > 1 else {}
+    return found
 
 
 def _write_record(step: ArmStep, report: ArmReport, record: Path, model_uri: str, out: Path) -> None:

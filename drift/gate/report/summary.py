@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 from drift.evaluate.scores import ROLES, Mean, Scores, read_scores
 from drift.ground.artifacts import SCHEMA, read_json
-from drift.ground.errors import DataError
+from drift.ground.errors import DataError, ServiceError
+from drift.tracking.registry import address_of
+
+log = logging.getLogger(__name__)
 
 Folders = tuple[Path, Path | None]
 """An arm's scores, and its record if it has one."""
@@ -47,15 +51,18 @@ class Summary:
     """Role by name, reasoning first."""
     max_perception_loss: float
     rows: list[Row]
+    registered: str = ""
+    """The winner's version in the registry, such as `models:/NAME/2`; '' where it is not there, or not yet."""
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
     def run_tags(self) -> dict[str, str]:
-        """What the whole run is found by in MLflow: the gate's verdict, also of a gate whose answer was cached."""
+        """What the whole run is found by in MLflow, also where gate and register come from the cache."""
         won = {"drift.winner": self.winner} if self.winner else {}
         said = {"drift.gate": "passed" if self.passed else "refused", "drift.gate_reasons": " ".join(self.reasons)}
-        return said | won
+        there = {"drift.registered": self.registered} if self.registered else {}
+        return said | won | there
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow: `<arm>/reasoning` and `<arm>/perception`, means in percent."""
@@ -86,6 +93,19 @@ def summarize(baseline: Path, arms: Mapping[str, Folders], gate: Path) -> Summar
         max_perception_loss=decision["max_perception_loss"],
         rows=[Row(ours.label, _headlines(ours), ours.reasoning, ours.perception), *rows],
     )
+
+
+def registered_at(model: str | None, gate: Path) -> str:
+    """The winner's version of a registered model; '' if there is none, or MLflow does not answer: the report is made
+    all the same."""
+    decision = read_json(gate / "gate.json")
+    if not (model and decision["passed"]):
+        return ""
+    try:
+        return address_of(model, str(decision["model_sha256"]))
+    except ServiceError as error:
+        log.warning("the report does not say which version was registered: %s", error)
+        return ""
 
 
 def _arm_row(name: str, scores: Path, record: Path | None, decision: Mapping[str, Any], gate: Path) -> Row:

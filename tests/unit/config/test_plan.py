@@ -95,7 +95,7 @@ def test_the_same_configuration_gives_the_same_parameters(raw: dict):
     ("change", "reruns"),
     [
         ({"gate": {"candidate": "drift", "max_perception_loss": 3.0}}, {"gate"}),
-        ({"register": {"model": "other"}}, {"register", "champion", "gate"}),
+        ({"register": {"model": "other"}}, {"register", "champion", "gate", "report"}),
         ({"curate": {"keep": 10}}, {"curate"}),
         ({"train": {"epochs": 1.0}}, {"arm/sft", "arm/drift"}),
         ({"deltas": {"paper": {"layers": "0-1"}, "other": {"minus": "base"}}}, {"deltas", "inputs"}),

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError, DriftError, ServiceError
-from drift.tracking.registry import Champion, Champions, fetch, find_champion, find_champions, parse_champions, register
+from drift.tracking.registration import register
+from drift.tracking.registry import Champion, Champions, fetch, find_champion, find_champions, parse_champions
 from drift.tracking.runs import Tracker
 from tests.mlflow_store import fresh_store
 
@@ -32,6 +33,10 @@ def model(folder: Path, weights: str = "w") -> Path:
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_text(weights)
     return folder
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def gate(folder: Path, decided: Path | str, *, passed: bool = True, against: Path | None = None, **more: bool) -> Path:
@@ -61,8 +66,18 @@ def test_a_model_that_passed_becomes_the_champion_and_comes_back_bit_for_bit(cli
     tags = client.get_model_version("drift-vlm", "1").tags
     assert tags["drift.fingerprint"] == content_sha256(made)
     assert (tags["drift.gate"], tags["drift.arm"], tags["drift.source_uri"]) == ("passed", "drift", str(made))
-    loaded = mlflow.artifacts.download_artifacts("models:/drift-vlm@champion", dst_path=str(tmp_path / "loaded"))
-    assert content_sha256(Path(loaded)) == content_sha256(made)
+    loaded = Path(mlflow.artifacts.download_artifacts("models:/drift-vlm@champion", dst_path=str(tmp_path / "loaded")))
+    ours, beside = (names(folder) for folder in (made, loaded))
+    assert beside - ours == {
+        "MLmodel",
+        "README.md",
+        "requirements.txt",
+        "code/drift_served.py",
+        "registered_model_meta",
+    }
+    for name in beside - ours:
+        (loaded / name).unlink()
+    assert content_sha256(loaded) == content_sha256(made)
     assert json.loads((tmp_path / "out" / "registered.json").read_text())["uri"] == "models:/drift-vlm/1"
 
 
@@ -88,7 +103,7 @@ def test_a_better_model_takes_over_and_the_one_before_stays_at_hand(client: Mlfl
 
 def test_without_promotion_the_version_is_a_candidate_only(client: MlflowClient, tmp_path: Path):
     made = model(tmp_path / "model")
-    config = RegisterConfig(model="drift-vlm", promote=False)
+    config = RegisterConfig(model="drift-vlm", promotion="manual")
     report = register(config, model=str(made), gate=gate(tmp_path / "gate", made))
     assert not report.champion
     assert aliases(client) == {"candidate": 1}
@@ -119,7 +134,10 @@ def test_the_alias_does_not_move_from_a_champion_that_the_gate_did_not_compare_w
     _, second = two_models(tmp_path)
     decision = gate(tmp_path / "late", second, against=second if seen == "another" else None)
     report = register(CONFIG, model=str(second), gate=decision)
-    assert report.alias == "The gate did not compare with version 1, which is champion now; run again. The alias stays."
+    whom = "version 2" if seen == "another" else "no champion"
+    assert report.alias == (
+        f"The gate compared with {whom}, and version 1 is champion now; run again. The alias stays."
+    )
     assert aliases(client) == {"candidate": 2, "champion": 1, "best": 1}
 
 
@@ -264,7 +282,7 @@ def test_a_registry_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch
     made = model(tmp_path / "model")
     decision = gate(tmp_path / "gate", made)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(ServiceError, match=r"MLflow at http://127\.0\.0\.1:9 did not register it"):
+    with pytest.raises(ServiceError, match=r"drift-vlm: MLflow at http://127\.0\.0\.1:9 "):
         register(CONFIG, model=str(made), gate=decision)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(ServiceError, match="MLFLOW_TRACKING_URI is not set"):
@@ -283,7 +301,7 @@ def test_the_champion_is_found_with_the_hash_of_its_contents_and_comes_back(clie
 def test_there_is_no_champion_without_the_model_or_without_the_alias(client: MlflowClient, tmp_path: Path):
     assert find_champion("drift-vlm") is None
     made = model(tmp_path / "model")
-    config = RegisterConfig(model="drift-vlm", promote=False)
+    config = RegisterConfig(model="drift-vlm", promotion="manual")
     register(config, model=str(made), gate=gate(tmp_path / "gate", made))
     assert find_champion("drift-vlm") is None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from drift.ground.errors import ServiceError
-from drift.tracking.registry import register
+from drift.tracking.registration import register
 from drift.tracking.rights import check_artifacts
 from tests.mlflow_server import mlflow_server
 from tests.s3_server import KEYS, s3_server

@@ -140,8 +140,10 @@ def test_a_step_that_fails_says_so_on_one_line_and_leaves_no_record(run_folder: 
 
 
 def test_a_parameter_with_an_unknown_key_names_it(run_folder: Path):
-    with pytest.raises(ConfigError, match="promot: unknown key; did you mean 'promote'"):
-        run_step("register", parameter(promot=True), RegisterConfig, lambda config: Report(0), record=run_folder / "r")
+    with pytest.raises(ConfigError, match="promotio: unknown key; did you mean 'promotion'"):
+        run_step(
+            "register", parameter(promotio="auto"), RegisterConfig, lambda config: Report(0), record=run_folder / "r"
+        )
 
 
 def test_a_parameter_of_another_make_is_an_error(run_folder: Path):

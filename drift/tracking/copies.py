@@ -1,0 +1,145 @@
+"""The copy of a registered model's files in MLflow: a LoggedModel of the run that it came from.
+
+With a registry elsewhere (MLFLOW_REGISTRY_URI) it is there, since a server names no other's files; its run is a tag.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drift.ground.artifacts import PROVENANCE
+from drift.tracking import packaging, storage, store
+from drift.tracking.cluster import tracker_from_environment
+from drift.tracking.plugin import TASK
+from drift.tracking.registry import FINGERPRINT
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL_ID = "drift.model_id"
+"""Of a version: the LoggedModel with its files."""
+MODEL_TYPE = "vlm"
+LONGEST_KEY, LONGEST_VALUE = 250, 6000
+"""Characters of a parameter that MLflow keeps."""
+RUN_ID = "DRIFT_RUN_ID"
+_NOT_IN_NAMES = re.compile(r"[/:.%\"']")
+"""What the name of a LoggedModel may not hold, unlike a registered model's, such as `catalog.schema.model`."""
+
+
+def copy_of(
+    client: MlflowClient, name: str, model: Path, tags: Mapping[str, str], card: str, params: Mapping[str, str]
+) -> LoggedModel:
+    """The model's copy in MLflow with its card, made if there is no whole one yet.
+
+    ``params``: how it was made, for MLflow's page of it.
+    """
+    run, fingerprint = None if is_elsewhere() else pipeline_run(), tags[FINGERPRINT]
+    experiment = client.get_run(run).info.experiment_id if run else _experiment(client)
+    called = _NOT_IN_NAMES.sub("-", name)
+    mine = f"name = '{called}' and tags.`{FINGERPRINT}` = '{fingerprint}'"
+    for found in client.search_logged_models([experiment], mine):
+        if str(found.status) == "READY":
+            return found
+        client.finalize_logged_model(found.model_id, "FAILED")
+    made = client.create_logged_model(
+        experiment,
+        name=called,
+        source_run_id=run,
+        tags=dict(tags),
+        params={key[:LONGEST_KEY]: value[:LONGEST_VALUE] for key, value in params.items()},
+        model_type=MODEL_TYPE,
+    )
+    _upload(client, made.model_id, model)
+    added = _upload_beside(client, made.model_id, model, card)
+    client.set_logged_model_tags(made.model_id, {packaging.ADDED: added})
+    client.finalize_logged_model(made.model_id, "READY")
+    return client.get_logged_model(made.model_id)
+
+
+def tell_scores(client: MlflowClient, copy: LoggedModel, scores: Mapping[str, float]) -> None:
+    """Scores as metrics of the copy; MLflow keeps them with a run only, so that a copy without one has none."""
+    from mlflow.entities import Metric
+
+    if not copy.source_run_id or copy.metrics:
+        return
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, 0, model_id=copy.model_id) for name, value in scores.items()]
+    client.log_batch(copy.source_run_id, metrics=metrics)
+
+
+def is_kept(client: MlflowClient, version: ModelVersion) -> bool:
+    """Whether a version's files are, or were, MLflow's own: then they can be put there again."""
+    from mlflow.exceptions import MlflowException
+
+    if model_id := id_of(version):
+        try:
+            client.get_logged_model(model_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+    return bool(model_id) or str(version.source).startswith(storage.KEPT)
+
+
+def repair(client: MlflowClient, version: ModelVersion, model: Path) -> bool:
+    """Upload the files of a version again if some are not there whole. Whether that was so."""
+    if not (model_id := id_of(version)):
+        return False
+    files = storage.repository(str(client.get_logged_model(model_id).artifact_location), os.environ[store.URI])
+    there = {str(one.path): one.file_size for one in storage.files_below(files)}
+    ours = {str(path.relative_to(model)): path.stat().st_size for path in model.rglob("*") if path.is_file()}
+    counted = {name: size for name, size in ours.items() if name != PROVENANCE and not name.startswith(".")}
+    if all(there.get(name) == size for name, size in counted.items()):
+        return False
+    _upload(client, model_id, model)
+    return True
+
+
+def id_of(version: ModelVersion) -> str:
+    """Of the LoggedModel with a version's files; '' where there is none."""
+    source = str(version.source)
+    return str(version.tags.get(MODEL_ID, "")) or (source[8:] if source.startswith("models:/m-") else "")
+
+
+def is_elsewhere() -> bool:
+    """Whether the models' files are on another server than the runs."""
+    return store.models_uri(os.environ[store.URI]) != os.environ[store.URI]
+
+
+def run_elsewhere() -> dict[str, str]:
+    """The run on another server that a model came from, as a tag: only their own does MLflow link."""
+    run = pipeline_run() if is_elsewhere() else None
+    return {"drift.run": f"{store.redact(os.environ[store.URI])}#{run}"} if run else {}
+
+
+def pipeline_run() -> str | None:
+    """The MLflow run of the pipeline run this process belongs to, where it does."""
+    if run := os.environ.get(store.RUN):
+        return run
+    tracker = tracker_from_environment() if os.environ.get(RUN_ID) or os.environ.get(TASK) else None
+    return tracker.parent if tracker else None
+
+
+def _upload_beside(client: MlflowClient, model_id: str, model: Path, card: str) -> str:
+    with tempfile.TemporaryDirectory(prefix="drift-beside-") as aside:
+        added = packaging.package(Path(aside), model, card, model_id)
+        _upload(client, model_id, Path(aside))
+    return " ".join(added)
+
+
+def _upload(client: MlflowClient, model_id: str, folder: Path) -> None:
+    with storage.patience():
+        client.log_model_artifacts(model_id, str(folder))
+
+
+def _experiment(client: MlflowClient) -> str:
+    place = store.models_uri(os.environ[store.URI])
+    return store.ensure_experiment(client, place, os.environ.get(store.EXPERIMENT, "drift"))

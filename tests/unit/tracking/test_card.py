@@ -1,0 +1,165 @@
+"""A version's page: its card, its scores, and that MLflow itself loads what was registered."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from drift.cli.app import main
+from drift.gate.report.summary import registered_at
+from drift.ground.artifacts import content_sha256, write_json
+from drift.tracking.registration import register
+from drift.tracking.runs import Tracker
+from drift.tracking.versions import card_of, details_of, download, models, versions_of
+from drift.weights.licences import licence_of, name_parents
+from tests.unit.tracking.test_registry import CONFIG, client, gate, model
+from tests.world import VLM
+
+__all__ = ["client"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+NAME = CONFIG.model
+
+
+def mean(value: float) -> dict[str, float]:
+    return {"mean": value, "low": value - 1, "high": value + 2}
+
+
+def measured() -> dict:
+    """As the gate keeps it."""
+    models = {
+        "drift": {"reasoning": mean(50.0), "perception": mean(80.0), "columns": {"MathVista": mean(50.0)}},
+        "vlm": {"reasoning": mean(40.0), "perception": mean(81.0), "columns": {"MathVista": mean(40.0)}},
+    }
+    fingerprints = {"protocol_fingerprint": "p" * 64, "data_fingerprint": "d" * 64}
+    said = {"name": "rule", "version": 3, "decoding": "greedy", "max_new_tokens": 64}
+    return {"protocol": said, "confidence": 0.95, "models": models, **fingerprints}
+
+
+@pytest.fixture
+def registered(client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model with provenance, whose gate kept its scores."""
+    tracker = Tracker.open(client.tracking_uri, experiment="drift", run_id="r", name="r")
+    monkeypatch.setenv("DRIFT_MLFLOW_RUN_ID", tracker.parent)
+    made, parents = model(tmp_path / "model"), {}
+    for role, said in (("vlm", "license: apache-2.0"), ("expert", "license: other\nlicense_name: research-only")):
+        parents[role] = tmp_path / role
+        parents[role].mkdir()
+        (parents[role] / "README.md").write_text(f"---\n{said}\n---\n# A model\n")
+    config = {"epochs": 2.0, "prior": {"alpha": -1.0}}
+    write_json(made / "provenance.json", {"step": "train", "config": config, "created": "2026", "drift_version": "1"})
+    name_parents(made, "drift", {role: str(path) for role, path in parents.items()})
+    decision = gate(tmp_path / "gate", made)
+    content = json.loads((decision / "gate.json").read_text()) | {"measured": measured()}
+    content["comparisons"] = {"drift": {"reasoning": {"points": 10.0}, "perception": {"points": -1.0}}}
+    content["checks"] = [{"passed": True, "detail": "Reasoning rose by 10.0 points."}]
+    write_json(decision / "gate.json", content)
+    register(CONFIG, model=str(made), gate=decision)
+    return made
+
+
+def test_a_versions_description_is_its_card(registered: Path):
+    card = card_of(NAME, "champion")
+    for said in (
+        "# drift-vlm 1",
+        "gradients biased towards a text model that reasons (DRIFT, arXiv 2510.15050)",
+        f"| vlm | `{registered.parent / 'vlm'}` | apache-2.0 |",
+        f"| expert | `{registered.parent / 'expert'}` | research-only |",
+        "| reasoning | 50.0 (49.0 to 52.0) | 40.0 (39.0 to 42.0) |",
+        "Protocol: name rule, version 3, decoding greedy, max_new_tokens 64; fingerprint pppppppppppp",
+        "- passed: Reasoning rose by 10.0 points.",
+        "drift models download drift-vlm 1 --out model",
+        "vllm serve ./model",
+    ):
+        assert said in card
+
+
+def test_what_a_person_wrote_on_a_versions_page_stays(client: MlflowClient, registered: Path):
+    client.update_model_version(NAME, "1", "Ours.")
+    register(CONFIG, model=str(registered), gate=registered.parent / "gate")
+    assert card_of(NAME, "1") == "Ours."
+
+
+def test_mlflows_page_of_the_model_has_its_scores_its_parameters_and_its_run(client: MlflowClient, registered: Path):
+    version = client.get_model_version(NAME, "1")
+    copy = client.get_logged_model(version.tags["drift.model_id"])
+    assert {one.key: one.value for one in copy.metrics} == {
+        "score/reasoning": 50.0,
+        "score/perception": 80.0,
+        "score/MathVista": 50.0,
+        "gain/reasoning": 10.0,
+        "gain/perception": -1.0,
+    }
+    assert copy.params == {"made.epochs": "2.0", "made.prior.alpha": "-1.0"}
+    assert copy.source_run_id == version.run_id != ""
+
+
+def test_models_and_versions_are_listed_and_downloaded(registered: Path, tmp_path: Path):
+    (listed,) = models()
+    assert (listed.model, listed.champion, listed.versions) == (NAME, "1", 1)
+    (version,) = versions_of(NAME)
+    assert (version.aliases, version.reasoning, version.gate) == (
+        ["best", "candidate", "champion"],
+        "50.0 (49.0 to 52.0)",
+        "passed",
+    )
+    assert details_of(NAME, "champion").contents == content_sha256(registered)
+    out = download(NAME, "1", tmp_path / "out")
+    assert content_sha256(out) == content_sha256(registered)
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors", "provenance.json"]
+
+
+def test_the_commands_say_what_they_did(registered: Path, capsys: pytest.CaptureFixture[str]):
+    def run(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["models", *arguments])
+        return int(ended.value.code or 0)
+
+    assert run("list", NAME, "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["version"] == 1
+    assert run("show", NAME, "champion") == 0
+    assert "drift.arm: drift" in capsys.readouterr().out
+    assert run("rollback", NAME, "--reason", "bad") == 2
+    assert "drift: drift-vlm: no champion before version 1 is left; name a version with --to" in capsys.readouterr().err
+    assert run("reject", NAME, "9", "--reason", "bad") == 2
+    assert "no version or alias '9'; there is 1, best, candidate, champion" in capsys.readouterr().err
+    assert run("list", "none") == 2
+    assert "none: no such registered model; there is drift-vlm" in capsys.readouterr().err
+
+
+def test_mlflows_pyfunc_loads_a_registered_model_and_answers(client: MlflowClient, tmp_path: Path):
+    import mlflow
+    import pandas
+
+    register(CONFIG, model=str(VLM), gate=gate(tmp_path / "gate", VLM))
+    mlflow.set_tracking_uri(client.tracking_uri)
+    try:
+        loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+        Image.new("RGB", (56, 56), "white").save(tmp_path / "image.png")
+        asked = pandas.DataFrame(
+            [{"question": "1 + 1 = ?", "image": str(tmp_path / "image.png")}, {"question": "2 + 2 = ?", "image": None}]
+        )
+        replies = loaded.predict(asked, params={"max_new_tokens": 4})
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert len(replies) == 2 and all(isinstance(reply, str) for reply in replies)
+
+
+def test_a_licence_that_no_card_states_is_not_guessed(tmp_path: Path):
+    assert licence_of(str(tmp_path)) == ""
+    (tmp_path / "README.md").write_text("---\nlicense: [broken\n---\n")
+    assert licence_of(str(tmp_path)) == ""
+    assert licence_of("nobody/nothing@main") == ""
+
+
+def test_a_run_whose_registration_is_cached_finds_its_version_by_the_gates_contents(
+    registered: Path, monkeypatch: pytest.MonkeyPatch
+):
+    decision = registered.parent / "gate"
+    assert registered_at(NAME, decision) == "models:/drift-vlm/1"
+    assert registered_at("another", decision) == registered_at(None, decision) == ""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert registered_at(NAME, decision) == ""

@@ -1,0 +1,91 @@
+"""The registry of a server with users, and one that is not where the runs are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.server import get_app_client
+
+from drift.config.gate import RegisterConfig
+from drift.ground.artifacts import content_sha256
+from drift.ground.errors import ServiceError
+from drift.tracking.ledger import Look, RegistryLedger, take_look
+from drift.tracking.promotion import promote_by_hand
+from drift.tracking.registration import register
+from drift.tracking.registry import fetch, find_champion, find_champions
+from drift.tracking.runs import Tracker
+from tests.mlflow_server import ADMIN, mlflow_server, server_with_users
+from tests.unit.tracking.test_registry import CONFIG, gate, model
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+NAME = CONFIG.model
+PASSWORD = "a-password-of-one"
+
+
+@pytest.fixture(params=["READ", "NO_PERMISSIONS"])
+def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """With `trainer` and `other`, no admins; what nobody gave them they may read, or not even that."""
+    with server_with_users(tmp_path, everyone=request.param) as address:
+        for name, value in ADMIN.items():
+            monkeypatch.setenv(name, value)
+        admin = get_app_client("basic-auth", tracking_uri=address)
+        for user in ("trainer", "other"):
+            admin.create_user(user, PASSWORD)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        yield address
+
+
+def become(monkeypatch: pytest.MonkeyPatch, user: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+
+
+def test_the_first_run_of_a_user_finds_no_champion_and_ends_registered_and_a_stranger_uploads_nothing(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    become(monkeypatch, "trainer")
+    assert find_champions(NAME) is None
+    look = Look("a" * 64, "d" * 64, "drift", "", 0.99)
+    assert take_look(RegistryLedger(NAME), look) == 1
+    first, second = (model(tmp_path / name, weights=name) for name in ("first", "second"))
+    report = register(CONFIG, model=str(first), gate=gate(tmp_path / "gate", first))
+    assert (report.version, report.champion) == (1, True)
+    assert MlflowClient(server).get_model_version(NAME, "1").tags["drift.arm"] == "drift"
+
+    become(monkeypatch, "other")
+    before = sorted((tmp_path / "artifacts").rglob("*"))
+    decision = gate(tmp_path / "gate2", second, against=first)
+    with pytest.raises(ServiceError, match=r"drift-vlm: MLflow at http.* (refuses \()?.*Permission denied"):
+        register(CONFIG, model=str(second), gate=decision)
+    with pytest.raises(ServiceError, match="Permission denied"):
+        promote_by_hand(NAME, "1", yes_again=True)
+    assert sorted((tmp_path / "artifacts").rglob("*")) == before, "nothing was uploaded"
+    become(monkeypatch, "trainer")
+    champion = find_champion(NAME)
+    assert champion is not None and champion.version == 1
+
+
+def test_models_are_registered_where_mlflow_registry_uri_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("runs", "registry"):
+        (tmp_path / name).mkdir()
+    with mlflow_server(tmp_path / "runs") as runs, mlflow_server(tmp_path / "registry") as registry:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", runs)
+        monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry)
+        monkeypatch.setenv("DRIFT_MLFLOW_RUN_ID", Tracker.open(runs, experiment="e", run_id="r", name="r").parent)
+        name = "catalog.schema.drift"
+        made = model(tmp_path / "model")
+        reports = [
+            register(RegisterConfig(model=name), model=str(made), gate=gate(tmp_path / f"gate{n}", made))
+            for n in (1, 2)
+        ]
+        assert [(one.version, one.created, one.champion) for one in reports] == [(1, True, True), (1, False, True)]
+        assert MlflowClient(registry).get_registered_model(name).aliases["champion"] == "1"
+        assert MlflowClient(registry).get_model_version(name, "1").tags["drift.run"].startswith(f"{runs}#")
+        assert MlflowClient(runs, registry_uri=runs).search_registered_models() == []
+        assert list((tmp_path / "registry" / "artifacts").rglob("*.safetensors")), "a server names no other's files"
+        champion = find_champion(name)
+        (tmp_path / "into").mkdir()
+        assert champion is not None
+        assert content_sha256(fetch(champion, tmp_path / "into")) == content_sha256(made)
