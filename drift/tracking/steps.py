@@ -89,7 +89,7 @@ def run_step(
     journal.write("metrics", metrics=_points(journal, metrics, history), not_finite=dropped)
     if tags := _run_tags(report):
         journal.write("tags", tags=tags)
-    journal.write("files", paths=[str(Path(file).resolve()) for file in files])
+    journal.write("files", paths=[str(path.resolve()) for path in map(Path, files) if path.exists()])
     journal.write("ended", status="FINISHED", error=None, seconds=seconds)
     warnings = list(getattr(report, "warnings", ()))
     write_json(Path(record), _record(journal, parameter, seconds, metrics, dropped) | {"warnings": warnings})

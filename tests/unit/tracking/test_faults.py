@@ -169,15 +169,13 @@ def test_a_server_that_is_back_before_the_end_has_everything(proxy: FaultProxy, 
 def test_metrics_that_hang_cost_one_wait_a_round(
     proxy: FaultProxy, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
     folder = journal(tmp_path / "hang", "hang", proxy.host)
     tracker = Tracker.open(proxy.host, experiment="faults", run_id="hang", name="hang")
-    proxy.faults = [Fault("POST .*log-batch", "hang", seconds=2.0)]
-    began = time.monotonic()
+    proxy.faults = [Fault("POST .*log-batch", "hang", seconds=4.0)]
     with closing(Relay(folder, tracker.apply, tracker.answers)) as relay:
         assert not relay.deliver()
-        took = time.monotonic() - began
-        assert took < 6, "begun, started and metrics, 1 s each"
+        assert len(proxy.broken) == 3, "begun, started and metrics, once each of five"
         proxy.faults = []
         assert relay.deliver(everything=True)
         tracker.note_missing(relay.missing())
