@@ -19,12 +19,10 @@ def report(
     metrics: Output[Metrics],
 ) -> None:
     """All arms in one table, and an HTML page that says why the gate decided as it did."""
-    from dataclasses import replace
     from pathlib import Path
 
     from drift.config.plan import ReportStep
     from drift.gate.report.page import Summary, summarize, write_report
-    from drift.gate.report.summary import registered_at
     from drift.tracking.steps import finite_metrics, labelled, run_step
 
     scored = labelled([one.path for one in scores], "scores.json", "label")
@@ -34,8 +32,7 @@ def report(
     arms, out = {name: (folder, recorded[name]) for name, folder in scored.items()}, Path(report.path)
 
     def work(config: ReportStep) -> Summary:
-        known = registered_at(config.model, folders["gate"])
-        summary = replace(summarize(folders["baseline"], arms, folders["gate"]), registered=known)
+        summary = summarize(folders["baseline"], arms, folders["gate"], model=config.model)
         write_report(out, summary, arms=arms, title=config.name, **folders)
         return summary
 

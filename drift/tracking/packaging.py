@@ -36,9 +36,14 @@ def package(folder: Path, model: Path, card: str, model_id: str) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+def added_to(tags: Mapping[str, str]) -> list[str]:
+    """What lies beside a version's contents."""
+    return tags.get(ADDED, "").split()
+
+
 def strip(folder: Path, tags: Mapping[str, str]) -> None:
     """Remove what was added to a version's files."""
-    added = tags.get(ADDED, "").split()
+    added = added_to(tags)
     for name in [*added, BY_MLFLOW] if added else ():
         path = folder / name
         path.unlink(missing_ok=True)

@@ -6,11 +6,15 @@ import posixpath
 import tempfile
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from drift.ground.errors import ServiceError
-from drift.tracking import storage, store
-from drift.tracking.registry import exists, find_champion, open_registry, refusal
+from drift.tracking import packaging, storage, store
+from drift.tracking.registry import Champion, exists, find_champion, open_registry, refusal
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 CHECKED = "drift.checked"
 FILE = "drift-doctor.txt"
@@ -60,7 +64,9 @@ def check_artifacts(model: str, experiment: str) -> str:
     if champion is None:
         return f"{store.redact(place)} may be written and read; {model} has no champion yet"
     address = f"models:/{champion.model}/{champion.version}"
-    return f"{store.redact(place)} may be written and read; {address} can be fetched ({_fetched(address, uri)})"
+    return (
+        f"{store.redact(place)} may be written and read; {address} can be fetched ({_fetched(client, champion, uri)})"
+    )
 
 
 def _require_shared(place: str, uri: str) -> None:
@@ -93,11 +99,14 @@ def _write_and_read(place: str, uri: str) -> None:
         raise ServiceError(f"{store.redact(place)}: gives back another file than was written; look at MLflow's storage")
 
 
-def _fetched(address: str, uri: str) -> str:
-    """The name of the smallest file at an address, once it was downloaded. Raises ServiceError."""
+def _fetched(client: MlflowClient, champion: Champion, uri: str) -> str:
+    """The name of the smallest file of the champion, once it was downloaded. Raises ServiceError."""
+    address = f"models:/{champion.model}/{champion.version}"
     try:
         files = storage.repository(address, uri)
-        smallest = min(storage.files_below(files), key=lambda one: one.file_size or 0)
+        added = packaging.added_to(client.get_model_version(champion.model, str(champion.version)).tags)
+        theirs = [one for one in storage.files_below(files) if one.path not in added]
+        smallest = min(theirs, key=lambda one: one.file_size or 0)
         with tempfile.TemporaryDirectory() as folder:
             files.download_artifacts(smallest.path, dst_path=folder)
     except Exception as error:  # as above; and no file at all

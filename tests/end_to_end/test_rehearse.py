@@ -92,7 +92,7 @@ def test_every_replaced_key_is_told(tmp_path: Path) -> None:
     assert told["gate.beats"] == (["sft"], [])
     assert told["train.deepspeed"] == ("configs/deepspeed/zero2.json", None)
     assert told["models.vlm"] == ("Qwen/Qwen2.5-VL-7B-Instruct", f"{tmp_path}/vlm")
-    assert not any(key.startswith(("train.prior", "deltas", "register.promote", "seed")) for key in told)
+    assert not any(key.startswith(("train.prior", "deltas", "register.promotion", "seed")) for key in told)
 
 
 def test_a_person_is_told_what_was_replaced_and_that_registering_was_not_reached(

@@ -74,8 +74,8 @@ class Summary:
         }
 
 
-def summarize(baseline: Path, arms: Mapping[str, Folders], gate: Path) -> Summary:
-    """The closing table from score folders, records and the gate's folder.
+def summarize(baseline: Path, arms: Mapping[str, Folders], gate: Path, *, model: str | None = None) -> Summary:
+    """The closing table from score folders, records and the gate's folder; ``model``: where its winner is registered.
 
     Raises DataError if one of them is missing, or the gate did not compare an arm.
     """
@@ -92,6 +92,7 @@ def summarize(baseline: Path, arms: Mapping[str, Folders], gate: Path) -> Summar
         benchmarks={name: role for role in ROLES for name in ours.columns(role)},
         max_perception_loss=decision["max_perception_loss"],
         rows=[Row(ours.label, _headlines(ours), ours.reasoning, ours.perception), *rows],
+        registered=registered_at(model, gate),
     )
 
 

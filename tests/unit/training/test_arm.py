@@ -112,6 +112,8 @@ def test_without_a_champion_training_starts_from_the_vlm(deltas: Path, tmp_path:
     make(an_arm(None, TRAIN, delta=None), deltas, tmp_path / "plain")
     made = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("asked", "plain")]
     assert made[0] == made[1]
+    parents = [read_provenance(tmp_path / name / "model")["parents"] for name in ("asked", "plain")]
+    assert parents[0] == parents[1] == [{"role": "vlm", "uri": str(VLM), "licence": ""}], "no expert took part"
 
 
 def test_a_champion_is_no_start_unless_it_is_asked_for(deltas: Path, tmp_path: Path):
