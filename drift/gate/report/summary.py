@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.evaluate.scores import ROLES, Mean, Scores, read_scores
+from drift.gate.outcome import verdict_tags
 from drift.ground.artifacts import SCHEMA, read_json
 from drift.ground.errors import DataError
 
@@ -53,9 +54,7 @@ class Summary:
 
     def run_tags(self) -> dict[str, str]:
         """What the whole run is found by in MLflow: the gate's verdict, also of a gate whose answer was cached."""
-        won = {"drift.winner": self.winner} if self.winner else {}
-        said = {"drift.gate": "passed" if self.passed else "refused", "drift.gate_reasons": " ".join(self.reasons)}
-        return said | won
+        return verdict_tags(self.winner, self.reasons)
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow: `<arm>/reasoning` and `<arm>/perception`, means in percent."""
