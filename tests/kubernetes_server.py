@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from tests.loopback import Loopback
+from tests.loopback import Answering, Loopback
 from tests.pod_security import refusals
 
 Body = dict[str, Any]
@@ -173,37 +173,24 @@ def namespace(folder: Path, **contents: Any) -> Iterator[Path]:
 
 
 def _handler(server: Namespace) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path.endswith("/log"):
-                self._send(200, server.logs[path.split("/")[-2]].encode(), "text/plain")
+                self.send(200, server.logs[path.split("/")[-2]].encode(), "text/plain")
             else:
                 missing = 403 if path == NODES else 404
-                self._answer(200 if path in server.there else missing, server.there.get(path, {"kind": "Status"}))
+                self.answer(200 if path in server.there else missing, server.there.get(path, {"kind": "Status"}))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path.partition("?")[0] == REVIEWS:
-                self._answer(*server.review(self.headers["Impersonate-User"], body))
+                self.answer(*server.review(self.headers["Impersonate-User"], body))
             else:
-                self._answer(*server.make_pod(body))
+                self.answer(*server.make_pod(body))
 
         def do_DELETE(self) -> None:
             server.deleted.append(self.path.split("/")[-1])
-            self._answer(200, {"kind": "Status"})
-
-        def _answer(self, status: int, content: Body) -> None:
-            self._send(status, json.dumps(content).encode(), "application/json")
-
-        def _send(self, status: int, payload: bytes, kind: str) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
+            self.answer(200, {"kind": "Status"})
 
     return Handler

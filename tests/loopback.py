@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -24,6 +25,23 @@ class Loopback:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class Answering:
+    """Beside a BaseHTTPRequestHandler: answers in JSON or any other form, and logs nothing."""
+
+    def answer(self, status: int, content: Any) -> None:
+        self.send(status, json.dumps(content).encode(), "application/json")
+
+    def send(self, status: int, payload: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
 
 
 class _Server(ThreadingHTTPServer):

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import jsonschema
 
-from tests.loopback import Loopback
+from tests.loopback import Answering, Loopback
 
 Body = dict[str, Any]
 RECORDED = Path(__file__).parent / "recorded" / "trainer"
@@ -195,36 +195,36 @@ def _status(code: int, message: str) -> tuple[int, Body]:
 
 
 def _handler(server: Trainer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path, _, query = self.path.partition("?")
             if server.away:
-                self._answer(*_status(server.away.pop(0), "the server is currently unable to handle the request"))
+                self.answer(*_status(server.away.pop(0), "the server is currently unable to handle the request"))
             elif path == JOBS:
-                self._answer(200, {"items": [server.job] if server.job else []})
+                self.answer(200, {"items": [server.job] if server.job else []})
             elif path.startswith(JOBS):
                 job = server.look()
-                self._answer(*((200, job) if job else _status(404, "not found")))
+                self.answer(*((200, job) if job else _status(404, "not found")))
             elif path == f"{CORE}/events":
-                self._answer(200, {"items": server.events})
+                self.answer(200, {"items": server.events})
             elif path.endswith("/log"):
                 self._log(path.split("/")[-2], "timestamps=True" in query)
             else:
                 name = unquote(query).rpartition("jobset-name=")[2].partition("&")[0]
                 there = server.pods(name, server.looks) if server.job else []
-                self._answer(200, {"items": there or []})
+                self.answer(200, {"items": there or []})
 
         def do_POST(self) -> None:
-            self._answer(*server.make(self._body()))
+            self.answer(*server.make(self._body()))
 
         def do_PATCH(self) -> None:
             server.patched.append(self._body())
-            self._answer(200, server.job)
+            self.answer(200, server.job)
 
         def do_DELETE(self) -> None:
             server.deleted.append(self.path.partition("?")[0].rpartition("/")[2])
             gone, server.job = server.job, None
-            self._answer(*((200, {"kind": "Status"}) if gone else _status(404, "not found")))
+            self.answer(*((200, {"kind": "Status"}) if gone else _status(404, "not found")))
 
         def _body(self) -> Body:
             content: Body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -233,19 +233,6 @@ def _handler(server: Trainer) -> type[BaseHTTPRequestHandler]:
         def _log(self, name: str, stamped: bool) -> None:
             lines = server.logs.get(int(name.split("-")[-2]), "").splitlines()
             text = "\n".join(line if stamped else line.partition(" ")[2] for line in lines)
-            self._send(200, text.encode(), "text/plain")
-
-        def _answer(self, status: int, content: Any) -> None:
-            self._send(status, json.dumps(content).encode(), "application/json")
-
-        def _send(self, status: int, payload: bytes, kind: str) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
+            self.send(200, text.encode(), "text/plain")
 
     return Handler

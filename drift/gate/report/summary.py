@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.evaluate.scores import ROLES, Mean, Scores, read_scores
+from drift.gate.outcome import verdict_tags
 from drift.ground.artifacts import SCHEMA, read_json
 from drift.ground.errors import DataError, ServiceError
 from drift.tracking.registry import address_of
@@ -59,10 +60,8 @@ class Summary:
 
     def run_tags(self) -> dict[str, str]:
         """What the whole run is found by in MLflow, also where gate and register come from the cache."""
-        won = {"drift.winner": self.winner} if self.winner else {}
-        said = {"drift.gate": "passed" if self.passed else "refused", "drift.gate_reasons": " ".join(self.reasons)}
         there = {"drift.registered": self.registered} if self.registered else {}
-        return said | won | there
+        return verdict_tags(self.winner, self.reasons) | there
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow: `<arm>/reasoning` and `<arm>/perception`, means in percent."""
