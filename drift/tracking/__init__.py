@@ -8,6 +8,9 @@ runs       a parent and a child per step and arm           steps     one step, a
 cluster    a step in a pod: its runs, signs of life        plugin    what Kubeflow's own plugin for MLflow says
 ending     how a run ended                                 registry  registered models and the champions
 storage    files of a model, from any address              rights    what MLflow lets its user do
+page       what the run's page says           outputs    what a step wrote, or a reference to it
+tables     samples of rows, datasets           origin     who and what made a run
+carried    what a cached step did once         printed    a pod's log, kept
 ledger     every look that a gate took                     records   what a run told, read from elsewhere
 """
 

@@ -31,6 +31,11 @@ def step_key(run_id: str, step: str, arm: str) -> str:
     return "/".join(filter(None, [run_id, step, arm]))
 
 
+def event_of(key: str, step: str, arm: str, event: str, **content: Any) -> Event:
+    """An event of now, by this process."""
+    return {"key": key, "step": step, "arm": arm, "event": event, "time": time.time(), "pid": os.getpid(), **content}
+
+
 def append(folder: Path, event: Event) -> None:
     """Append one event to the journal in `folder`, in a single write, so that parallel steps do not mix lines."""
     line = json.dumps(event, ensure_ascii=False).encode() + b"\n"

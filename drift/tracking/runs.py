@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drift.ground.errors import ServiceError
+from drift.tracking import outputs, page, tables
+from drift.tracking.carried import carried
 from drift.tracking.journal import Event, step_key
 from drift.tracking.store import (
     KEY,
@@ -35,9 +37,8 @@ log = logging.getLogger(__name__)
 
 HEADLINES = ("gate", "report")
 """Steps whose numbers sum up the whole run."""
-DIGEST_CHARACTERS = 36
-"""MLflow's limit for the digest of a dataset."""
-
+TRAINING_SET = "training_set"
+"""The dataset that the whole run is known by."""
 TAG_CHARACTERS = 5000
 """MLflow's limit for the value of a tag, in releases before 2.15; 8000 since."""
 REOPENED = "drift.reopened"
@@ -110,22 +111,20 @@ class Tracker:
         kind = event["event"]
         if kind == "pipeline":
             return
+        if kind == "run":
+            self._introduce(event)
+            return
         run = self.child(event["step"], event["arm"])
         if kind == "started":
             self._start(run, event)
-        elif kind == "metrics":
-            self._measure(run, event)
-        elif kind == "files":
-            for path in filter(os.path.exists, event["paths"]):
-                self.client.log_artifact(run, path)
         elif kind == "cached":
             self._link(run, event)
-        elif kind == "tags":
-            self._set_tags(self.parent, event["tags"])
         elif kind == "repeated":
             self._set_tags(run, {"drift.repeats": str(event["count"]), "drift.repeated": event["error"]})
         elif kind == "ended":
             self._end(run, event)
+        else:
+            self._keep(run, event)
 
     def finalize(self, status: str) -> None:
         """`status` for the parent, and KILLED for children that are still RUNNING; what is Kubeflow's stays."""
@@ -155,12 +154,44 @@ class Tracker:
         key = step_key(self.run_id, step, arm)
         if key not in self._children:
             tags = self._tags_of(step, arm) | {"mlflow.parentRunId": self.parent}
-            name = f"{step} {arm}".strip()
+            name = _name({"step": step, "arm": arm})
             self._children[key] = ensure_run(self.client, self.experiment_id, key, name, tags)
         return self._children[key]
 
     def _tags_of(self, step: str, arm: str) -> dict[str, str]:
         return {"drift.step": step, "kfp.pipeline_run_id": self.run_id, **({"drift.arm": arm} if arm else {})}
+
+    def _keep(self, run: str, event: Event) -> None:
+        """What a step has to show for itself, when it works or from the run it worked in."""
+        kind = event["event"]
+        if kind == "metrics":
+            self._measure(run, event)
+        elif kind == "files":
+            self._log_files(run, event)
+        elif kind == "outputs":
+            outputs.publish(self.client, run, event)
+        elif kind == "tags":
+            self._set_tags(self.parent, event["tags"])
+            page.tell(self.client, self.parent, {})
+        elif kind == "page":
+            page.tell(self.client, self.parent, event["parts"])
+
+    def _introduce(self, event: Event) -> None:
+        """What is known of the whole run: who started what, where, with which code and packages; its own files."""
+        self._log_params(self.parent, event.get("params", {}))
+        self._set_tags(self.parent, event.get("tags", {}))
+        for name, text in event.get("texts", {}).items():
+            self.client.log_text(self.parent, text, name)
+        for path in filter(os.path.exists, event.get("paths", ())):
+            self.client.log_artifact(self.parent, path, event.get("at"))
+
+    def _log_files(self, run: str, event: Event) -> None:
+        """A step's small files; those about the whole run are on its page too."""
+        at = event.get("at")
+        runs = {run, self.parent} if event["step"] in page.STEPS and not at else {run}
+        for path in filter(os.path.exists, event["paths"]):
+            for one in runs:
+                self.client.log_artifact(one, path, at)
 
     def _start(self, run: str, event: Event) -> None:
         """A new attempt; an old one's line, told again or late, changes nothing."""
@@ -174,10 +205,22 @@ class Tracker:
             self._set_tags(run, {"drift.pod": pod})
         if self.attached:
             self._set_tags(run, self._tags_of(event["step"], event["arm"]) | {KEY: event["key"]})
-        self._log_params(run, event["params"])
-        self._log_inputs(run, event["inputs"])
+        self._describe(run, event)
         if not self.attached and event["time"] >= last:
             self.client.update_run(run, status="RUNNING")
+
+    def _describe(self, run: str, event: Event) -> None:
+        """What a step was given, and where it ran."""
+        self._log_params(run, event["params"])
+        self._log_inputs(run, event["inputs"])
+        if event["step"] == "arm" and run != self.parent:
+            self._log_inputs(self.parent, [entry for entry in event["inputs"] if entry["name"] == TRAINING_SET])
+        origin = event.get("origin", {})
+        self._set_tags(run, {name: text for name, text in origin.items() if not self.attached or _ours(name)})
+        if packages := event.get("packages"):
+            self.client.log_text(run, packages, "packages.txt")
+        if event.get("pod") and not self.theirs:
+            self._log_params(self.parent, page.configuration(event["step"], event["arm"], event["params"]))
 
     def _forget_causes(self, run: str, tags: Mapping[str, str], last: float) -> None:
         """A run that was opened again starts afresh: causes of attempts before that are past."""
@@ -185,12 +228,21 @@ class Tracker:
             self._delete_tags(run, causes(tags))
 
     def _link(self, run: str, event: Event) -> None:
-        """A step served from the cache: a finished run with a link to the run that did the work."""
+        """A step served from the cache: a finished run with a link to the run that did the work; where MLflow does not
+        have that here, or it is about the whole run, with all that it had to show."""
         upstream = event["upstream"]
         did = find_runs(self.client, self.experiment_id, upstream)
         where = did[0].info.run_id if did else upstream
         self._set_tags(run, {"drift.cached": "true", f"drift.upstream.{event['step']}": where})
-        self._measure(run, event)
+        brought = not did or event["step"] in page.STEPS
+        lines = list(carried(event.get("journal", ""), upstream, event)) if brought else []
+        for line in lines:
+            if line["event"] == "started":
+                self._describe(run, line)
+            else:
+                self._keep(run, line)
+        if not any(line["event"] == "metrics" for line in lines):
+            self._measure(run, event)
         self._end(run, event | {"status": "FINISHED", "error": None})
 
     def _measure(self, run: str, event: Event) -> None:
@@ -208,10 +260,13 @@ class Tracker:
         newest = started(known.data.tags)
         if status == "FINISHED":
             self._delete_tags(run, causes(known.data.tags))
+            if page.is_failure_of(_name(event), self.client.get_run(self.parent).data.tags):
+                page.tell(self.client, self.parent, {"failure": ""})
         elif known.info.status == "FINISHED":
             return
         elif status == "FAILED":
             self._set_tags(run, cause(known.data.tags, event["error"]))
+            page.tell(self.client, self.parent, page.failure(_name(event), redact(event["error"])))
         if not self.attached and (status == "FINISHED" or event.get("started", newest) >= newest):
             self.client.set_terminated(run, status)
 
@@ -240,10 +295,7 @@ class Tracker:
     def _log_inputs(self, run: str, inputs: Sequence[Mapping[str, str]]) -> None:
         from mlflow.entities import Dataset, DatasetInput
 
-        datasets = [
-            DatasetInput(Dataset(entry["name"], entry["digest"][:DIGEST_CHARACTERS], "local", redact(entry["uri"])))
-            for entry in inputs
-        ]
+        datasets = [DatasetInput(Dataset(**tables.dataset({**entry, "uri": redact(entry["uri"])}))) for entry in inputs]
         if datasets:
             self.client.log_inputs(run, datasets=datasets)
 
@@ -282,6 +334,14 @@ def cause(tags: Mapping[str, str], error: str) -> dict[str, str]:
 def started(tags: Mapping[str, str]) -> float:
     """When the newest attempt of a step started."""
     return float(tags.get("drift.started", 0.0))
+
+
+def _name(event: Mapping[str, Any]) -> str:
+    return f"{event['step']} {event['arm']}".strip()
+
+
+def _ours(tag: str) -> bool:
+    return tag.startswith("drift.")
 
 
 def _fit(value: str) -> str:

@@ -22,14 +22,16 @@ from drift.ground.artifacts import read_json
 from drift.ground.errors import DriftError, PipelineError
 from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
-from drift.tracking.journal import Relay, mend
+from drift.tracking.journal import Relay, append, event_of, mend
+from drift.tracking.origin import CODE_VERSION, IMAGE, code_version, origin, packages
+from drift.tracking.outputs import UPLOAD
 from drift.tracking.runs import Tracker
-from drift.tracking.steps import RUN_DIR, RUN_ID, parameter_sha256
+from drift.tracking.steps import RUN_DIR, RUN_ID, flatten, parameter_sha256
 from pipelines.check import require_honest
 from pipelines.drift_sft import drift_sft
 from pipelines.local.folders import RunFolder, create_run, only_one, unfinished_runs
-from pipelines.local.kubeflow import run_pipeline
-from pipelines.local.runner import Chain, Done, StepEvent
+from pipelines.local.kubeflow import LOG, TASKS, run_pipeline
+from pipelines.local.runner import EXIT_TASK, Chain, Done, StepEvent
 from pipelines.local.work import GPU, ForkServer
 
 __all__ = ["RunResult", "Runner", "StepEvent", "StepResult", "parameters", "run"]
@@ -90,8 +92,9 @@ def run(
         folder = _folder(runs, config.name, planned, fresh=fresh, uri=uri, experiment=experiment)
         tracker = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
         (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
-        tracker.begin({"gate.candidate": config.gate.candidate, "seed": str(config.seed)}, folder.path / "config.yaml")
-        environment = _environment(folder, tracker, experiment)
+        tracker.begin({}, folder.path / "config.yaml")
+        _tell(folder, params=_flat(config), tags=origin(), texts={"packages.txt": packages()})
+        environment = _environment(folder, tracker, experiment, config.tracking.upload, runner)
         chain = Chain(folder.path, folder.run_id, list(planned.arms), environment, on_event, server)
         with _closed(folder, tracker, chain), _containers(config, chain, runner) as settings:
             cache = runs / "cache"
@@ -177,7 +180,18 @@ def _folder(runs: Path, name: str, planned: Plan, *, fresh: bool, uri: str, expe
     return chosen.mark("running")
 
 
-def _environment(folder: RunFolder, tracker: Tracker, experiment: str) -> dict[str, str]:
+def _tell(folder: RunFolder, **content: Any) -> None:
+    """Tell the run's page in MLflow something, in turn with what its steps tell."""
+    append(folder.path, event_of(folder.run_id, "", "", "run", **content))
+
+
+def _flat(config: Config) -> dict[str, str]:
+    """The configuration as dotted parameters: what two runs differ in is seen beside their numbers."""
+    sections = config.model_dump(mode="json", by_alias=True)
+    return {key: text for name, section in sections.items() for key, text in flatten(name, section).items()}
+
+
+def _environment(folder: RunFolder, tracker: Tracker, experiment: str, upload: str, runner: Runner) -> dict[str, str]:
     temporary = _temporary(folder)
     temporary.mkdir(exist_ok=True)
     return {
@@ -187,6 +201,8 @@ def _environment(folder: RunFolder, tracker: Tracker, experiment: str) -> dict[s
         store.EXPERIMENT: experiment,
         "DRIFT_MLFLOW_RUN_ID": tracker.parent,
         "TMPDIR": str(temporary),
+        UPLOAD: upload,
+        **({CODE_VERSION: code_version(), IMAGE: ""} if runner == "subprocess" else {}),
     }
 
 
@@ -209,6 +225,8 @@ def _closed(folder: RunFolder, tracker: Tracker, chain: Chain) -> Iterator[None]
         status = "FAILED"
         raise
     finally:
+        _tell(folder, paths=[str(folder.path / LOG)])
+        _tell(folder, paths=[str(path) for path in (folder.path / TASKS / EXIT_TASK).glob("*")], at=EXIT_TASK)
         relay.finish()
         tracker.finalize_or_warn(status)
         folder.mark(status.lower())
