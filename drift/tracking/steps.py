@@ -170,13 +170,12 @@ class StepJournal:
         if not self._pod:
             yield
             return
-        with tempfile.TemporaryDirectory(prefix="drift-log-") as folder:
-            log = Path(folder) / "log.txt"
-            try:
-                with printed(log):
-                    yield
-            finally:
-                self.write("files", paths=[str(log)], at=LOGS)
+        log = Path(tempfile.mkdtemp(prefix="drift-log-")) / "log.txt"  # it stays: MLflow may take it later
+        try:
+            with printed(log):
+                yield
+        finally:
+            self.write("files", paths=[str(log)], at=LOGS)
 
     def patiently(self, work: Callable[[], ReportType]) -> ReportType:
         """`work`; on a cluster, where nobody is there to run it again, repeated while it fails transiently."""
