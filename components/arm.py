@@ -31,6 +31,7 @@ def arm(
         ArmStep,
         lambda config: run_arm(config, **inputs, out=out, record=notes, model_uri=model.uri),
         record=metrics.path,
+        outputs={"model": model, "record": record},
         arm=arm_of(step),
         files=[notes / "arm.json", notes / "history.jsonl", notes / "cosines.svg"],
         datasets=inputs,

@@ -42,6 +42,7 @@ def evaluate_champion(step: str, champion: str, scores: Output[Artifact], metric
         EvaluateConfig,
         lambda config: library(config, champion=champion, out=Path(scores.path)),
         record=metrics.path,
+        outputs={"scores": scores},
         files=[Path(scores.path) / "champion.json"],
     )
     metrics.metadata.update(finite_metrics(report))
@@ -63,6 +64,7 @@ def start(step: str, champion: str, model: Output[Model], metrics: Output[Metric
         StartStep,
         lambda config: fetch_start(champion=champion, out=out),
         record=metrics.path,
+        outputs={"model": model},
         files=[out / "start.json"],
     )
     metrics.metadata.update(finite_metrics(report))

@@ -29,6 +29,7 @@ def curate(
         CurateConfig,
         lambda config: library(config, source, chains, out),
         record=metrics.path,
+        outputs={"training_set": training_set},
         files=[out / "funnel.json"],
         datasets={"problems": source, "generations": chains},
     )

@@ -27,5 +27,6 @@ def deltas(
         DeltasStep,
         lambda config: library(config, out, told),
         record=metrics.path,
+        outputs={"deltas": deltas, "statistics": statistics},
     )
     metrics.metadata.update(finite_metrics(report))

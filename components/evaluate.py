@@ -22,6 +22,7 @@ def evaluate_vlm(step: str, scores: Output[Artifact], metrics: Output[Metrics], 
         BaselineStep,
         lambda config: evaluate(config.evaluate, model=config.vlm, label="vlm", out=out),
         record=metrics.path,
+        outputs={"scores": scores},
         files=[out / "scores.json"],
     )
     metrics.metadata.update(finite_metrics(report))
@@ -43,6 +44,7 @@ def evaluate_arm(step: str, arm: str, model: Input[Model], scores: Output[Artifa
         EvaluateConfig,
         lambda config: evaluate(config, model=model.path, label=name, out=out),
         record=metrics.path,
+        outputs={"scores": scores},
         arm=name,
         files=[out / "scores.json"],
     )

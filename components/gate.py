@@ -39,6 +39,7 @@ def gate(
             out=out,
         ),
         record=metrics.path,
+        outputs={"gate": gate},
         files=[out / "gate.json", out / "gate.md"],
     )
     metrics.metadata.update(finite_metrics(report))

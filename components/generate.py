@@ -22,6 +22,7 @@ def generate(step: str, problems: Input[Dataset], generations: Output[Dataset], 
         GenerateConfig,
         lambda config: library(config, source, out),
         record=metrics.path,
+        outputs={"generations": generations},
         files=[out / "generations.json"],
         datasets={"problems": source},
     )

@@ -16,5 +16,12 @@ def ingest(step: str, problems: Output[Dataset], metrics: Output[Metrics], input
     from drift.tracking.steps import finite_metrics, run_step
 
     out = Path(problems.path)
-    report = run_step("ingest", step, IngestConfig, lambda config: library(config, out), record=metrics.path)
+    report = run_step(
+        "ingest",
+        step,
+        IngestConfig,
+        lambda config: library(config, out),
+        record=metrics.path,
+        outputs={"problems": problems},
+    )
     metrics.metadata.update(finite_metrics(report))

@@ -24,6 +24,7 @@ def register(
         RegisterConfig,
         lambda config: library(config, model=model.path, gate=decision, out=out, source=model.uri),
         record=metrics.path,
+        outputs={"registered": registered},
         files=[out / "registered.json"],
     )
     metrics.metadata.update(finite_metrics(report))

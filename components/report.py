@@ -42,6 +42,7 @@ def report(
         ReportStep,
         work,
         record=metrics.path,
+        outputs={"report": report},
         files=[out / "report.html", out / "summary.json"],
     )
     metrics.metadata.update(finite_metrics(summary))

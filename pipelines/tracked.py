@@ -8,6 +8,8 @@ FROM_CONFIG_MAP = {
     "MLFLOW_TRACKING_URI": "DRIFT_MLFLOW_TRACKING_URI",
     "DRIFT_EXPERIMENT": "DRIFT_EXPERIMENT",
     "DRIFT_PATIENCE_SECONDS": "DRIFT_PATIENCE_SECONDS",
+    "DRIFT_UPLOAD": "DRIFT_UPLOAD",
+    "DRIFT_KFP_UI": "DRIFT_KFP_UI",
 }
 """Key of the ConfigMap, which may be absent: variable of the pod. None is called MLFLOW_…, since Kubeflow's own plugin
 may set those, and a cluster refuses a pod whose variable comes from two places. The step takes ours where it has no
@@ -21,5 +23,6 @@ def tracked(task: dsl.PipelineTask) -> dsl.PipelineTask:
     address there could send a pod's token to anyone.
     """
     kubernetes.use_field_path_as_env(task, env_name="DRIFT_RUN_ID", field_path=RUN_LABEL)
+    task.set_env_variable("DRIFT_IMAGE", task.container_spec.image)
     kubernetes.use_config_map_as_env(task, CONFIG_MAP, dict(FROM_CONFIG_MAP), optional=True)
     return task

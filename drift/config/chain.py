@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from omegaconf import OmegaConf
 from pydantic import Field, model_validator
@@ -30,6 +30,9 @@ class TrackingConfig(Section):
 
     experiment: str | None = None
     """Null is the configuration's name."""
+    upload: Literal["all", "winner", "none"] = "winner"
+    """What of the large files MLflow gets: `all` weights of every arm and Δ too; `winner` of the weights the registered
+    model's only; `none` neither weights nor rows of data, generations and answers. The rest is referred to."""
 
 
 class Config(Section):

@@ -41,6 +41,12 @@ def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if value else None
 
 
+def verdict_page(candidate: str, winner: str, reasons: Sequence[str]) -> dict[str, str]:
+    """A decision on the page of a run in MLflow, in Markdown."""
+    said = f"**Gate: {candidate} {'passed' if winner else 'was refused'}.**"
+    return {"verdict": "\n".join([said, "", *(f"- {reason}" for reason in reasons)])}
+
+
 @dataclass(frozen=True)
 class GateReport:
     """The decision, and everything it rests on."""
@@ -90,6 +96,10 @@ class GateReport:
     def run_tags(self) -> dict[str, str]:
         """What the whole run in MLflow is told."""
         return verdict_tags(self.winner, self.reasons)
+
+    def page(self) -> dict[str, str]:
+        """What the run's page in MLflow says of it."""
+        return verdict_page(self.candidate, self.winner, self.reasons)
 
     def to_json(self, config: GateConfig) -> dict[str, Any]:
         """The content of `gate.json`."""

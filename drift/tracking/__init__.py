@@ -17,7 +17,10 @@ named      where registered models came from               ui        MLflow's pa
 registration  a model that passed becomes a version        copies    its files in MLflow
 promotion  which version serves, what stands against it    versions  as a person looks at them
 card       a version's model card                          packaging what lies beside its weights in MLflow
-served     how MLflow's pyfunc loads it
+served     how MLflow's pyfunc loads it                    page      what the run's page says
+outputs    what a step wrote, or a reference to it         tables    samples of rows, datasets
+origin     who and what made a run                         carried   what a cached step did once
+printed    a pod's log, kept
 """
 
 import lazy_loader as lazy

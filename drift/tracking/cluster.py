@@ -25,6 +25,7 @@ from drift.tracking.delivery import Missing, Relay
 from drift.tracking.ending import finish, finish_reopened
 from drift.tracking.journal import Event, append, mend
 from drift.tracking.limits import NUMBERS, limit
+from drift.tracking.origin import origin
 from drift.tracking.plugin import TASK, Plugin, link, plugin_from_environment, root_of, same_address
 from drift.tracking.runs import REOPENED, Tracker, parent_tags, started
 from drift.tracking.store import EXPERIMENT, KEY, OURS, RUN, URI, adopt_address, first_line, open_client, redact
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 ALIVE = "drift.alive"
 """On the run of a step at work: when it last gave a sign of life, in seconds since 1970."""
 ALIVE_SECONDS = 60.0
+KFP_UI = "DRIFT_KFP_UI"
+"""Where people open Kubeflow's pages; the pods do not know it by themselves."""
 GONE_SECONDS = 3600.0
 """A run without a sign of life for so long is nobody's any more."""
 CLOSED_BY = "drift.closed_by"
@@ -203,12 +206,19 @@ def _named(client: MlflowClient, root: Run, run_id: str) -> str:
 def _welcome(tracker: Tracker, plugin: Plugin | None) -> None:
     """What is done once in a run, when its parent has been made; nothing of it may stop a step."""
     try:
+        tracker.introduce({}, origin("Kubeflow Pipelines") | _kubeflow(tracker.run_id))
         if plugin:
             where = f"{redact(tracker.uri)}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent}"
             link(tracker.client, tracker.parent, where, plugin)
         close_abandoned(tracker)
     except Exception as error:
         log.warning("MLflow at %s: %s", redact(tracker.uri), first_line(error))
+
+
+def _kubeflow(run_id: str) -> dict[str, str]:
+    """Kubeflow's own tag for the page of the run, where its address is known."""
+    address = os.environ.get(KFP_UI, "").rstrip("/")
+    return {"kfp.pipeline_run_url": f"{address}/#/runs/details/{run_id}"} if address else {}
 
 
 def close_abandoned(tracker: Tracker) -> None:

@@ -6,16 +6,16 @@ Where Kubeflow itself logs to MLflow, the parent, or even the step's run, is Kub
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drift.ground.errors import ServiceError
+from drift.tracking import fields, outputs, page
+from drift.tracking.carried import carried
 from drift.tracking.journal import Event, step_key
-from drift.tracking.limits import NUMBERS, for_file, limit
+from drift.tracking.limits import NUMBERS, limit
 from drift.tracking.store import (
     KEY,
     URI,
@@ -35,13 +35,8 @@ log = logging.getLogger(__name__)
 
 HEADLINES = ("gate", "report")
 """Steps whose numbers sum up the whole run."""
-DIGEST_CHARACTERS = 36
-"""MLflow's limit for the digest of a dataset."""
-
-TAG_CHARACTERS = 5000
-"""MLflow's limit for the value of a tag, in releases before 2.15; 8000 since."""
-PARAM_CHARACTERS = 6000
-"""MLflow's limit for the value of a parameter."""
+TRAINING_SET = "training_set"
+"""The dataset that the whole run is known by."""
 PIPELINE = "pipeline"
 """The step of events that are of the whole run."""
 TRACKED = "drift.tracking"
@@ -50,8 +45,6 @@ REOPENED = "drift.reopened"
 """When a parent that was closed was opened again, in seconds since 1970."""
 CAUSE = "drift.error"
 """Why a step failed: the first cause since the run was opened; a further one has its number behind it."""
-
-_FORBIDDEN_IN_NAMES = re.compile(r"[^\w\-. :/]")
 
 
 @dataclass
@@ -106,7 +99,7 @@ class Tracker:
         """Say on the parent whether MLflow has everything that the run told; a warning if not even that can be said."""
         try:
             with limit(NUMBERS):
-                self._set_tags(self.parent, {TRACKED: str(missing)})
+                fields.set_tags(self.client, self.parent, {TRACKED: str(missing)})
         except Exception as error:
             log.warning("MLflow at %s: %s", redact(self.uri), first_line(error))
 
@@ -116,7 +109,7 @@ class Tracker:
         closed = info.status != "RUNNING" and not _is_past(info, since)
         if closed:
             self.client.update_run(self.parent, status="RUNNING")
-            self._set_tags(self.parent, {REOPENED: str(since or time.time())})
+            fields.set_tags(self.client, self.parent, {REOPENED: str(since or time.time())})
         return closed
 
     def was_reopened(self) -> bool:
@@ -127,9 +120,6 @@ class Tracker:
         """Log one event of a journal. Applied again, it changes nothing; applied late, nothing of what came since."""
         if event["event"] == "pipeline":
             return
-        if event["event"] == "files":
-            self._keep_files(self._run_of(event), event["paths"])
-            return
         with limit(NUMBERS):
             self._apply(event)
 
@@ -137,21 +127,19 @@ class Tracker:
         kind, run = event["event"], self._run_of(event)
         if kind == "begun":
             self.reopen(event["time"])
-            self._log_params(run, event["params"])
+            self.introduce(event.get("params", {}), event.get("tags", {}), event.get("texts", {}))
         elif kind == "closed":
             self.finalize(event["status"], event["time"])
         elif kind == "started":
             self._start(run, event)
-        elif kind == "metrics":
-            self._measure(run, event)
         elif kind == "cached":
             self._link(run, event)
-        elif kind == "tags":
-            self._set_tags(self.parent, event["tags"])
         elif kind == "repeated":
-            self._set_tags(run, {"drift.repeats": str(event["count"]), "drift.repeated": event["error"]})
+            fields.set_tags(self.client, run, {"drift.repeats": str(event["count"]), "drift.repeated": event["error"]})
         elif kind == "ended":
             self._end(run, event)
+        else:
+            self._keep(run, event)
 
     def finalize(self, status: str, at: float | None = None) -> None:
         """`status` for the parent, and KILLED for children that are still RUNNING; what is Kubeflow's stays.
@@ -183,12 +171,42 @@ class Tracker:
         key = step_key(self.run_id, step, arm)
         if key not in self._children:
             tags = self._tags_of(step, arm) | {"mlflow.parentRunId": self.parent}
-            name = f"{step} {arm}".strip()
+            name = _name({"step": step, "arm": arm})
             self._children[key] = ensure_run(self.client, self.experiment_id, key, name, tags, began)
         return self._children[key]
 
     def _tags_of(self, step: str, arm: str) -> dict[str, str]:
         return {"drift.step": step, "kfp.pipeline_run_id": self.run_id, **({"drift.arm": arm} if arm else {})}
+
+    def _keep(self, run: str, event: Event) -> None:
+        """What a step has to show for itself, when it works or from the run it worked in."""
+        kind = event["event"]
+        if kind == "metrics":
+            self._measure(run, event)
+        elif kind == "files":
+            self._keep_files(run, event)
+        elif kind == "outputs":
+            outputs.publish(self.client, run, event)
+        elif kind == "tags":
+            fields.set_tags(self.client, self.parent, event["tags"])
+            page.tell(self.client, self.parent, {})
+        elif kind == "page":
+            page.tell(self.client, self.parent, event["parts"])
+
+    def introduce(
+        self, params: Mapping[str, str], tags: Mapping[str, str], texts: Mapping[str, str] | None = None
+    ) -> None:
+        """What is known of the whole run: who started what, where, with which code and packages."""
+        fields.log_params(self.client, self.parent, params)
+        fields.set_tags(self.client, self.parent, tags)
+        for name, text in (texts or {}).items():
+            self.client.log_text(self.parent, text, name)
+
+    def _keep_files(self, run: str, event: Event) -> None:
+        """A step's small files; those about the whole run are on its page too."""
+        at = event.get("at")
+        runs = {run, self.parent} if event["step"] in page.STEPS and not at else {run}
+        outputs.log_files(self.client, runs, event["paths"], at)
 
     def _start(self, run: str, event: Event) -> None:
         """A new attempt; an old one's line, told again or late, changes nothing."""
@@ -198,37 +216,60 @@ class Tracker:
         if event["time"] > last:
             self._forget_causes(run, tags, last)
             attempt = int(tags.get("drift.attempt", 0)) + 1
-            self._set_tags(run, {"drift.attempt": str(attempt), "drift.started": str(event["time"])})
+            fields.set_tags(self.client, run, {"drift.attempt": str(attempt), "drift.started": str(event["time"])})
         if pod := event.get("pod"):
-            self._set_tags(run, {"drift.pod": pod})
+            fields.set_tags(self.client, run, {"drift.pod": pod})
         if self.attached:
-            self._set_tags(run, self._tags_of(event["step"], event["arm"]) | {KEY: event["key"]})
-        self._log_params(run, event["params"])
-        self._log_inputs(run, event["inputs"])
+            fields.set_tags(self.client, run, self._tags_of(event["step"], event["arm"]) | {KEY: event["key"]})
+        self._describe(run, event)
         if not self.attached and event["time"] >= last and not _is_past(known.info, event["time"]):
             self.client.update_run(run, status="RUNNING")
+
+    def _describe(self, run: str, event: Event) -> None:
+        """What a step was given, and where it ran."""
+        client, inputs = self.client, event["inputs"]
+        fields.log_params(client, run, event["params"])
+        fields.log_inputs(client, run, inputs)
+        if event["step"] == "arm" and run != self.parent:
+            fields.log_inputs(client, self.parent, [entry for entry in inputs if entry["name"] == TRAINING_SET])
+        origin = {name: text for name, text in event.get("origin", {}).items() if not self.attached or _ours(name)}
+        fields.set_tags(client, run, origin)
+        if packages := event.get("packages"):
+            client.log_text(run, packages, "packages.txt")
+        if event.get("pod") and not self.theirs:
+            params = page.configuration(event["step"], event["arm"], event["params"])
+            fields.log_params(client, self.parent, params)
 
     def _forget_causes(self, run: str, tags: Mapping[str, str], last: float) -> None:
         """A run that was opened again starts afresh: causes of attempts before that are past."""
         if causes(tags) and last < float(self.client.get_run(self.parent).data.tags.get(REOPENED, 0.0)):
-            self._delete_tags(run, causes(tags))
+            fields.delete_tags(self.client, run, causes(tags))
 
     def _link(self, run: str, event: Event) -> None:
-        """A step served from the cache: a finished run with a link to the run that did the work."""
+        """A step served from the cache: a finished run with a link to the run that did the work; where MLflow does not
+        have that here, or it is about the whole run, with all that it had to show."""
         upstream = event["upstream"]
         did = find_runs(self.client, self.experiment_id, upstream)
         where = did[0].info.run_id if did else upstream
-        self._set_tags(run, {"drift.cached": "true", f"drift.upstream.{event['step']}": where})
-        self._measure(run, event)
+        fields.set_tags(self.client, run, {"drift.cached": "true", f"drift.upstream.{event['step']}": where})
         self._end(run, event | {"status": "FINISHED", "error": None})
+        brought = not did or event["step"] in page.STEPS
+        lines = list(carried(event.get("journal", ""), upstream, event)) if brought else []
+        if not any(line["event"] == "metrics" for line in lines):
+            self._measure(run, event)
+        for line in lines:
+            if line["event"] == "started":
+                self._describe(run, line)
+            else:
+                self._keep(run, line)
 
     def _measure(self, run: str, event: Event) -> None:
         """The step's metrics; the headlines also on the parent, since MLflow's table of runs shows parents only."""
-        self._log_metrics(run, event["metrics"])
+        fields.log_metrics(self.client, run, event["metrics"])
         if event["step"] in HEADLINES and run != self.parent:
-            self._log_metrics(self.parent, event["metrics"])
+            fields.log_metrics(self.client, self.parent, event["metrics"])
         if dropped := event.get("not_finite"):
-            self._set_tags(run, {"drift.not_finite": ", ".join(dropped)})
+            fields.set_tags(self.client, run, {"drift.not_finite": ", ".join(dropped)})
 
     def _end(self, run: str, event: Event) -> None:
         """An attempt is over. Of several at once one that finishes is enough, and of those that do not only the newest
@@ -236,73 +277,16 @@ class Tracker:
         known, status = self.client.get_run(run), event["status"]
         newest = started(known.data.tags)
         if status == "FINISHED":
-            self._delete_tags(run, causes(known.data.tags))
+            fields.delete_tags(self.client, run, causes(known.data.tags))
+            if page.is_failure_of(_name(event), self.client.get_run(self.parent).data.tags):
+                page.tell(self.client, self.parent, {"failure": ""})
         elif known.info.status == "FINISHED":
             return
         elif status == "FAILED":
-            self._set_tags(run, cause(known.data.tags, event["error"]))
+            fields.set_tags(self.client, run, cause(known.data.tags, event["error"]))
+            page.tell(self.client, self.parent, page.failure(_name(event), redact(event["error"])))
         if not self.attached and (status == "FINISHED" or event.get("started", newest) >= newest):
             self.client.set_terminated(run, status, max(int(event["time"] * 1000), known.info.start_time))
-
-    def _keep_files(self, run: str, paths: Iterable[str]) -> None:
-        """Each file, whatever becomes of the others. One that is gone will never come, and is said."""
-        refused: list[Exception] = []
-        for path in paths:
-            if not Path(path).exists():
-                log.warning("%s: is gone before MLflow had it", path)
-                continue
-            try:
-                with limit(for_file(Path(path).stat().st_size)):
-                    self.client.log_artifact(run, path)
-            except Exception as error:  # MLflow and the object store raise many kinds
-                refused.append(error)
-        if refused:
-            raise refused[0]
-
-    def _log_metrics(self, run: str, points: Sequence[Sequence[Any]]) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(_FORBIDDEN_IN_NAMES.sub("_", name), value, stamp, step) for name, value, stamp, step in points
-        ]
-        for start in range(0, len(metrics), 1000):
-            self.client.log_batch(run, metrics=metrics[start : start + 1000])
-
-    def _log_params(self, run: str, params: Mapping[str, str]) -> None:
-        """Parameters cannot change in MLflow: of a retry with other values, the first stay and a tag says so."""
-        from mlflow.entities import Param
-
-        wanted = {_FORBIDDEN_IN_NAMES.sub("_", name): redact(value) for name, value in params.items()}
-        cut = sorted(name for name, value in wanted.items() if len(value) > PARAM_CHARACTERS)
-        if cut:
-            self._set_tags(run, {"drift.params_cut": ", ".join(cut)})
-        wanted = {name: value[:PARAM_CHARACTERS] for name, value in wanted.items()}
-        known = self.client.get_run(run).data.params
-        changed = sorted(name for name in wanted if name in known and known[name] != wanted[name])
-        if changed:
-            self._set_tags(run, {"drift.params_changed": ", ".join(changed)})
-        new = [Param(name, value) for name, value in wanted.items() if name not in known]
-        for start in range(0, len(new), 100):
-            self.client.log_batch(run, params=new[start : start + 100])
-
-    def _log_inputs(self, run: str, inputs: Sequence[Mapping[str, str]]) -> None:
-        from mlflow.entities import Dataset, DatasetInput
-
-        datasets = [
-            DatasetInput(Dataset(entry["name"], entry["digest"][:DIGEST_CHARACTERS], "local", redact(entry["uri"])))
-            for entry in inputs
-        ]
-        if datasets:
-            self.client.log_inputs(run, datasets=datasets)
-
-    def _set_tags(self, run: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(run, tags=[RunTag(name, _fit(value)) for name, value in tags.items()])
-
-    def _delete_tags(self, run: str, names: Iterable[str]) -> None:
-        for name in names:
-            self.client.delete_tag(run, name)
 
 
 def parent_tags(run_id: str) -> dict[str, str]:
@@ -324,7 +308,7 @@ def causes(tags: Mapping[str, str]) -> dict[str, str]:
 def cause(tags: Mapping[str, str], error: str) -> dict[str, str]:
     """The tag of a further cause; none if it is known."""
     known = causes(tags)
-    return {} if _fit(error) in known.values() else {f"{CAUSE}.{len(known) + 1}" if known else CAUSE: error}
+    return {} if fields.fit(error) in known.values() else {f"{CAUSE}.{len(known) + 1}" if known else CAUSE: error}
 
 
 def started(tags: Mapping[str, str]) -> float:
@@ -337,5 +321,9 @@ def _is_past(info: RunInfo, at: float | None) -> bool:
     return at is not None and info.end_time is not None and info.end_time >= int(at * 1000)
 
 
-def _fit(value: str) -> str:
-    return redact(value)[:TAG_CHARACTERS]
+def _name(event: Mapping[str, Any]) -> str:
+    return f"{event['step']} {event['arm']}".strip()
+
+
+def _ours(tag: str) -> bool:
+    return tag.startswith("drift.")

@@ -27,6 +27,9 @@ from drift.ground.patience import patience_seconds, patiently
 from drift.tracking.journal import append, make_event, step_key
 from drift.tracking.live import Point, curves, milliseconds, telling, told
 from drift.tracking.machine import watched
+from drift.tracking.origin import IMAGE, origin, packages
+from drift.tracking.outputs import DEFAULT_UPLOAD, UPLOAD
+from drift.tracking.printed import printed
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +41,27 @@ LIFELINE = "DRIFT_LIFELINE"
 POD = "KFP_POD_NAME"
 """The name of a step's pod, as Kubeflow tells it."""
 
+LOGS = "step"
+"""Folder of a step's run in MLflow for what is about its process: its log, its record."""
+
 TERMINATED = 128 + signal.SIGTERM
 
 
 class Report(Protocol):
     """What every step function returns.
 
-    It may have `warnings`, sentences that a person should see, and `run_tags()`, what the whole run in MLflow is told.
+    It may have `warnings`, sentences that a person should see, `run_tags()`, what the whole run in MLflow is told, and
+    `page()`, what its page says, in Markdown, by part.
     """
 
     def metrics(self) -> dict[str, float]: ...
+
+
+class Output(Protocol):
+    """An artifact of Kubeflow's: its folder here, and its address for others."""
+
+    path: str
+    uri: str
 
 
 ReportType = TypeVar("ReportType", bound=Report)
@@ -62,21 +76,23 @@ def run_step(
     record: str | Path,
     arm: str = "",
     files: Sequence[str | Path] = (),
+    outputs: Mapping[str, Output] | None = None,
     datasets: Mapping[str, str | Path] | None = None,
     history: str | Path | None = None,
 ) -> ReportType:
     """Run `work` on the section in `parameter`, and say in the journal and in the file `record` what it did.
 
-    `files` are the small files to keep in MLflow, `datasets` the artifact folders the step reads, `history` a file
+    `files` are the small files to keep in MLflow, on top; `outputs` the artifacts that the step writes, whose other
+    files are kept below their names, or referred to; `datasets` the artifact folders the step reads, `history` a file
     of one JSON object per training step. Raises what `work` raises, after it is written down.
     """
     _die_with_the_runner()
     config, payload = _parse(step, parameter, section)
     journal = StepJournal(step, arm)
-    journal.write("started", params=flatten(step, payload["config"]), inputs=_inputs(payload, datasets or {}))
+    journal.write("started", **_given(step, payload, datasets or {}))
     started = time.time()
     try:
-        with _terminable(), journal.alive(), journal.telling(), watched():
+        with _terminable(), journal.alive(), journal.telling(), watched(), journal.printed():
             report = journal.patiently(lambda: work(config))
     except BaseException as error:
         journal.write("ended", status=_status(error), error=_one_line(error), seconds=time.time() - started)
@@ -89,7 +105,11 @@ def run_step(
     journal.write("metrics", metrics=_points(journal, metrics, history), not_finite=dropped)
     if tags := _run_tags(report):
         journal.write("tags", tags=tags)
+    if parts := _page(report):
+        journal.write("page", parts=parts)
     journal.write("files", paths=[str(path.resolve()) for path in map(Path, files) if path.exists()])
+    if outputs:
+        journal.write("outputs", **_outputs(outputs, files))
     journal.write("ended", status="FINISHED", error=None, seconds=seconds)
     warnings = list(getattr(report, "warnings", ()))
     write_json(Path(record), _record(journal, parameter, seconds, metrics, dropped) | {"warnings": warnings})
@@ -153,6 +173,19 @@ class StepJournal:
         """What the step says of itself while the block runs comes here."""
         return telling(self.folder, self.key, self.step, self.arm)
 
+    @contextlib.contextmanager
+    def printed(self) -> Iterator[None]:
+        """On a cluster, keep what the block prints, however it ends; here the runner keeps the log."""
+        if not self._pod:
+            yield
+            return
+        log = self.folder / "log.txt"  # it stays as long as the journal: MLflow may take it later
+        try:
+            with printed(log):
+                yield
+        finally:
+            self.write("files", paths=[str(log)], at=LOGS)
+
     def patiently(self, work: Callable[[], ReportType]) -> ReportType:
         """`work`; on a cluster, where nobody is there to run it again, repeated while it fails transiently."""
         if not self._pod:
@@ -205,6 +238,17 @@ def _parse(step: str, parameter: str, section: type[SectionType]) -> tuple[Secti
     return from_json(section, json.dumps(payload["config"])), payload
 
 
+def _given(step: str, payload: Mapping[str, Any], datasets: Mapping[str, str | Path]) -> dict[str, Any]:
+    """What a step was given, and where it works; processes on this machine share the packages of the run."""
+    code = {"drift.code": payload["code"]} if payload.get("code") else {}
+    return {
+        "params": flatten(step, payload["config"]),
+        "inputs": _inputs(payload, datasets),
+        "origin": origin(step) | code,
+        "packages": packages() if os.environ.get(IMAGE) else "",
+    }
+
+
 def _inputs(payload: Mapping[str, Any], datasets: Mapping[str, str | Path]) -> list[dict[str, str]]:
     known = [{"name": name, "digest": digest, "uri": name} for name, digest in payload["inputs"].items()]
     read = [{"name": name, "digest": content_sha256(Path(path)), "uri": str(path)} for name, path in datasets.items()]
@@ -242,6 +286,18 @@ def _run_tags(report: Report) -> dict[str, str]:
     """What the report says of the whole run."""
     tell: Callable[[], Mapping[str, str]] = getattr(report, "run_tags", dict)
     return {name: str(value) for name, value in tell().items()}
+
+
+def _page(report: Report) -> dict[str, str]:
+    """What the report says on the page of the whole run."""
+    tell: Callable[[], Mapping[str, str]] = getattr(report, "page", dict)
+    return dict(tell())
+
+
+def _outputs(outputs: Mapping[str, Output], files: Sequence[str | Path]) -> dict[str, Any]:
+    folders = {name: {"path": str(Path(one.path).resolve()), "uri": one.uri} for name, one in outputs.items()}
+    known = [str(Path(file).resolve()) for file in files]
+    return {"folders": folders, "known": known, "upload": os.environ.get(UPLOAD) or DEFAULT_UPLOAD}
 
 
 def _status(error: BaseException) -> str:

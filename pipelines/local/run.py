@@ -25,15 +25,17 @@ from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
 from drift.tracking.delivery import Missing, Relay
 from drift.tracking.journal import append, make_event, mend
+from drift.tracking.origin import CODE_VERSION, IMAGE, code_version, origin, packages
+from drift.tracking.outputs import UPLOAD
 from drift.tracking.runs import PIPELINE, Tracker
-from drift.tracking.steps import RUN_DIR, RUN_ID, parameter_sha256
+from drift.tracking.steps import RUN_DIR, RUN_ID, flatten, parameter_sha256
 from pipelines.check import require_honest
 from pipelines.drift_sft import drift_sft
-from pipelines.local.folders import RunFolder, create_run, only_one, unfinished_runs
-from pipelines.local.kubeflow import run_pipeline
+from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, unfinished_runs
+from pipelines.local.kubeflow import LOG, run_pipeline
 from pipelines.local.past import link_outputs
 from pipelines.local.result import RunResult, StepResult
-from pipelines.local.runner import Chain, Done, StepEvent
+from pipelines.local.runner import EXIT_TASK, Chain, Done, StepEvent
 from pipelines.local.work import GPU, ForkServer
 
 __all__ = ["RunResult", "Runner", "StepEvent", "StepResult", "parameters", "run"]
@@ -71,9 +73,9 @@ def run(
         at["experiment"] = experiment
         folder = folder.mark("running", **at)
         (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
-        _tell(folder, "begun", params={"gate.candidate": config.gate.candidate, "seed": str(config.seed)})
+        _tell(folder, "begun", params=_flat(config), tags=origin(), texts={"packages.txt": packages()})
         _tell(folder, "files", paths=[str(folder.path / "config.yaml")])
-        environment = _environment(folder, tracker, experiment)
+        environment = _environment(folder, tracker, experiment, config.tracking.upload, runner)
         chain = Chain(folder.path, folder.run_id, list(planned.arms), environment, on_event, server)
         with _closed(folder, tracker, chain) as relay, _containers(config, chain, runner) as settings:
             cache = runs / "cache"
@@ -162,7 +164,13 @@ def _folder(runs: Path, name: str, planned: Plan, *, fresh: bool, uri: str, expe
     return chosen.mark("running")
 
 
-def _environment(folder: RunFolder, tracker: Tracker, experiment: str) -> dict[str, str]:
+def _flat(config: Config) -> dict[str, str]:
+    """The configuration as dotted parameters: what two runs differ in is seen beside their numbers."""
+    sections = config.model_dump(mode="json", by_alias=True)
+    return {key: text for name, section in sections.items() for key, text in flatten(name, section).items()}
+
+
+def _environment(folder: RunFolder, tracker: Tracker, experiment: str, upload: str, runner: Runner) -> dict[str, str]:
     temporary = _temporary(folder)
     temporary.mkdir(exist_ok=True)
     return {
@@ -172,6 +180,8 @@ def _environment(folder: RunFolder, tracker: Tracker, experiment: str) -> dict[s
         store.EXPERIMENT: experiment,
         "DRIFT_MLFLOW_RUN_ID": tracker.parent,
         "TMPDIR": str(temporary),
+        UPLOAD: upload,
+        **({CODE_VERSION: code_version(), IMAGE: ""} if runner == "subprocess" else {}),
     }
 
 
@@ -194,6 +204,9 @@ def _closed(folder: RunFolder, tracker: Tracker, chain: Chain) -> Iterator[Relay
         status = "FAILED"
         raise
     finally:
+        _tell(folder, "files", paths=[str(folder.path / LOG)])
+        exit_task = (folder.path / TASKS / EXIT_TASK).glob("*")
+        _tell(folder, "files", paths=[str(path) for path in exit_task], at=EXIT_TASK)
         _tell(folder, "closed", status=status)
         missing = relay.finish()
         tracker.note_missing(missing)

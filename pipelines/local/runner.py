@@ -22,8 +22,9 @@ from kfp.local.status import Status
 
 from drift.config.plan import MODULES
 from drift.ground.artifacts import read_json
-from drift.tracking.journal import append, last_error, step_key
-from drift.tracking.steps import run_step
+from drift.tracking.carried import journal_of
+from drift.tracking.journal import append, last_error, make_event, step_key
+from drift.tracking.steps import LOGS, run_step
 from pipelines.local.work import ForkServer, Work
 
 LOG = "log.txt"
@@ -126,10 +127,11 @@ class Chain:
 
     def _finish(self, task: _Task, outputs: dict[str, Any]) -> None:
         cached = task.log is None
+        self._keep(task)
         record = read_json(Path(outputs["metrics"].uri))
         key = step_key(self._run_id, task.step, task.arm)
         if cached and record["key"] != key:
-            self._link(task, key, record)
+            self._link(task, key, record, journal_of(Path(outputs["metrics"].uri)))
         event = StepEvent(
             task.step,
             task.arm,
@@ -142,13 +144,22 @@ class Chain:
             self.done.append(Done(record, outputs, cached))
             self._on_event(event)
 
-    def _link(self, task: _Task, key: str, record: Mapping[str, Any]) -> None:
-        now = time.time()
-        metrics = [(name, value, int(now * 1000), 0) for name, value in record["metrics"].items()]
-        about = {"key": key, "step": task.step, "arm": task.arm, "event": "cached", "time": now, "pid": os.getpid()}
-        append(self.folder, {**about, "upstream": record["key"], "seconds": record["seconds"], "metrics": metrics})
+    def _link(self, task: _Task, key: str, record: Mapping[str, Any], journal: str) -> None:
+        now = int(time.time() * 1000)
+        metrics = [(name, value, now, 0) for name, value in record["metrics"].items()]
+        about = {"upstream": record["key"], "journal": journal, "seconds": record["seconds"], "metrics": metrics}
+        append(self.folder, make_event(key, task.step, task.arm, "cached", **about))
+
+    def _keep(self, task: _Task) -> None:
+        """The log of a task that has worked, and what Kubeflow and the step noted of it, go to MLflow, however it
+        ended."""
+        if task.log is not None and task.step != EXIT_TASK:
+            paths = [str(path) for path in sorted(task.log.parent.iterdir()) if path.is_file()]
+            key = step_key(self._run_id, task.step, task.arm)
+            append(self.folder, make_event(key, task.step, task.arm, "files", paths=paths, at=LOGS))
 
     def _fail(self, task: _Task, message: str) -> None:
+        self._keep(task)
         event = StepEvent(task.step, task.arm, "failed", time.monotonic() - task.started, message, task.log)
         with self._lock:
             if self.failure is None and not self._stopped:

@@ -1,5 +1,6 @@
 """The whole chain: from problems to a registered model, exactly again, and on after a kill in any step."""
 
+import json
 import re
 import shutil
 import signal
@@ -10,6 +11,7 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 
+from drift.ground.artifacts import content_sha256
 from pipelines.local.clean import clean
 from tests.end_to_end import chain
 from tests.world import ASSETS
@@ -67,6 +69,57 @@ def test_mlflow_has_one_parent_and_one_child_per_step_and_arm(whole):
     assert parents[0].data.metrics["drift/reasoning"] == result["summary"]["rows"][2]["reasoning"]["mean"]
 
 
+def bookkeeping(path: Path) -> bool:
+    """The journal itself, and what continues a run."""
+    return path.name in ("events.jsonl", "events.position", "run.json")
+
+
+def kept_in_mlflow(config: Path, experiment: str) -> tuple[set[str], set[str]]:
+    """Hashes of the contents of all artifacts in an experiment, and of the files that they refer to."""
+    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
+    found = client.get_experiment_by_name(experiment)
+    files = [
+        path
+        for run in client.search_runs([found.experiment_id], max_results=1000)
+        for path in Path(run.info.artifact_uri.removeprefix("file://")).rglob("*")
+        if path.is_file()
+    ]
+    told = [json.loads(path.read_text()) for path in files if path.parent.name == "references"]
+    referred = [file for one in told for file in one["files"]]
+    assert all(Path(file["uri"]).stat().st_size == file["bytes"] for file in referred)
+    return {content_sha256(path) for path in files}, {file["sha256"] for file in referred}
+
+
+def test_every_file_that_the_chain_wrote_is_in_mlflow_by_content_or_reference(whole):
+    config, result = whole
+    kept, referred = kept_in_mlflow(config, "miniature")
+    wrote = {path: content_sha256(path) for path in Path(result["run"]).rglob("*") if path.is_file()}
+    assert [path for path, sha256 in wrote.items() if sha256 not in kept | referred and not bookkeeping(path)] == []
+    stay = {path.name for path, sha256 in wrote.items() if sha256 not in kept and not bookkeeping(path)}
+    assert stay == {"model.safetensors", "delta.safetensors"}, "only weights are referred to"
+
+
+def test_the_page_of_a_run_says_what_was_decided_with_which_configuration_and_by_whom(whole):
+    config, result = whole
+    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
+    page = client.get_run(result["mlflow_run_id"])
+    said = page.data.tags["mlflow.note.content"]
+    assert said.startswith("**Gate: drift passed.**") and "| drift | " in said
+    assert "[drift-miniature version 1](#/models/drift-miniature/versions/1)" in said
+    assert page.data.params["arms.drift.delta"] == "base" and page.data.params["evaluate.limit"] == "80"
+    assert {"mlflow.user", "mlflow.source.name", "drift.host", "drift.version"} <= set(page.data.tags)
+    top = {file.path for file in client.list_artifacts(page.info.run_id)}
+    assert top >= {
+        "config.yaml",
+        "report.html",
+        "gate.md",
+        "summary.json",
+        "registered.json",
+        "packages.txt",
+        "run.log",
+    }
+
+
 @pytest.mark.slow
 def test_a_second_run_measures_the_new_champion_and_a_third_takes_everything_from_the_cache_of_cleaned_runs(whole):
     config, result = whole
@@ -81,6 +134,16 @@ def test_a_second_run_measures_the_new_champion_and_a_third_takes_everything_fro
     assert (Path(third["run"]) / "arms" / "drift" / "model" / "config.json").is_file()
     assert third["summary"] == second["summary"] and third["registered"]["version"] == 1
     assert len(versions(config)) == 1
+
+
+@pytest.mark.slow
+def test_steps_cached_from_another_experiment_bring_all_they_wrote(whole):
+    config, result = whole
+    chain.run(config, "tracking.experiment=other")
+    kept, referred = kept_in_mlflow(config, "other")
+    cached = [folder for folder in Path(result["run"]).glob("tasks/*") if folder.name in ("curate", "deltas")]
+    wrote = [path for folder in cached for path in folder.rglob("*") if path.is_file()]
+    assert wrote and {content_sha256(path) for path in wrote} <= kept | referred
 
 
 @pytest.mark.slow

@@ -53,6 +53,11 @@ def test_a_failed_run_is_continued_and_a_changed_one_starts_afresh(raw: dict[str
         "ingest": "FAILED",
     }
 
+    client = MlflowClient(f"sqlite:///{raw['runs']}/mlflow.db")
+    ingest = next(one for one in client.search_runs(["1"]) if one.info.run_name == "ingest")
+    log = Path(client.download_artifacts(ingest.info.run_id, "step/log.txt")).read_text()
+    assert "pool.jsonl" in log, "the log of a failed step is in MLflow"
+
     with pytest.raises(PipelineError):
         run(validate(Config, raw))
     assert [again["run_id"] for again in states(raw)] == [state["run_id"]], "the same run, in the same folder"

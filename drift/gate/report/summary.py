@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.evaluate.scores import ROLES, Mean, Scores, read_scores
-from drift.gate.outcome import verdict_tags
+from drift.gate.outcome import verdict_page, verdict_tags
 from drift.ground.artifacts import SCHEMA, read_json
 from drift.ground.errors import DataError, ServiceError
 from drift.tracking.registry import address_of
@@ -63,6 +63,12 @@ class Summary:
         there = {"drift.registered": self.registered} if self.registered else {}
         return verdict_tags(self.winner, self.reasons) | there
 
+    def page(self) -> dict[str, str]:
+        """What the run's page in MLflow says: the verdict again, whose gate may be cached, and all arms in a table."""
+        head = ["| | reasoning % | perception % | against vlm, points | kept |", "|---|---:|---:|---:|---|"]
+        results = "\n".join([*head, *map(_page_row, self.rows)])
+        return verdict_page(self.candidate, self.winner, self.reasons) | {"results": results}
+
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow: `<arm>/reasoning` and `<arm>/perception`, means in percent."""
         return {
@@ -106,6 +112,13 @@ def registered_at(model: str | None, gate: Path) -> str:
     except ServiceError as error:
         log.warning("the report does not say which version was registered: %s", error)
         return ""
+
+
+def _page_row(row: Row) -> str:
+    means = ["–" if mean is None else f"{mean.mean:.1f}" for mean in (row.reasoning, row.perception)]
+    differences = [one for one in (row.reasoning_difference, row.perception_difference) if one is not None]
+    kept = {None: "", True: "yes", False: "no"}[row.retained]
+    return f"| {row.label} | {' | '.join(means)} | {' / '.join(f'{one:+.1f}' for one in differences)} | {kept} |"
 
 
 def _arm_row(name: str, scores: Path, record: Path | None, decision: Mapping[str, Any], gate: Path) -> Row:

@@ -51,6 +51,30 @@ def test_a_server_that_comes_back_costs_a_step_only_the_wait(
     assert caplog.text.count("r1/ingest failed (the hub is away); again in") == 2
 
 
+def test_a_pod_s_log_packages_and_origin_outlive_it_also_where_it_fails(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = fresh_store(tmp_path)
+    pods = Pods(tmp_path, monkeypatch, uri)
+    monkeypatch.setenv("DRIFT_IMAGE", "drift@sha256:1")
+    monkeypatch.setenv("DRIFT_KFP_UI", "https://kubeflow.example/pipeline/")
+
+    def work(_: object) -> Report:
+        os.write(1, b"row 1 of 2\n")
+        raise DataError("no rows")
+
+    assert isinstance(pods.step("r1", "ingest", work), DataError)
+    runs, client = by_name(uri), MlflowClient(uri)
+    step = runs["r1/ingest"]
+    log = Path(client.download_artifacts(step.info.run_id, "step/log.txt")).read_text()
+    assert log.startswith("row 1 of 2\n") and log.endswith("DataError: no rows\n")
+    assert "mlflow==" in Path(client.download_artifacts(step.info.run_id, "packages.txt")).read_text()
+    assert step.data.tags.items() >= {"drift.image": "drift@sha256:1", "mlflow.source.name": "ingest"}.items()
+    page = runs["r1"].data.tags
+    assert page["kfp.pipeline_run_url"] == "https://kubeflow.example/pipeline/#/runs/details/r1"
+    assert page["mlflow.note.content"].startswith("**ingest failed:** no rows")
+
+
 def test_an_error_that_stays_fails_a_step_at_once(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = fresh_store(tmp_path)
     pods = Pods(tmp_path, monkeypatch, uri)
