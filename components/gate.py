@@ -22,7 +22,7 @@ def gate(
     from drift.config.plan import GateStep
     from drift.gate.champion import champion_scores
     from drift.gate.decision import decide as library
-    from drift.tracking.ledger import RegistryLedger
+    from drift.tracking.models.ledger import RegistryLedger
     from drift.tracking.steps import finite_metrics, labelled, model_uri, run_step
 
     arms, out = labelled([one.path for one in scores], "scores.json", "label"), Path(gate.path)

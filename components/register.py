@@ -1,4 +1,4 @@
-"""Door to `drift.tracking.registry`."""
+"""Door to `drift.tracking.models.registry`."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Metrics, Model, Output
@@ -14,7 +14,7 @@ def register(
     from pathlib import Path
 
     from drift.config.gate import RegisterConfig
-    from drift.tracking.registration import register as library
+    from drift.tracking.models.registration import register as library
     from drift.tracking.steps import finite_metrics, run_step
 
     decision, out = Path(gate.path), Path(registered.path)

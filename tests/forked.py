@@ -19,7 +19,7 @@ from typing import Any
 from drift.cli.app import main
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["drift.evaluate.evaluation", "drift.training.sft", "drift.tracking.runs", "kfp"])
+FORKS.set_forkserver_preload(["drift.evaluate.evaluation", "drift.training.sft", "drift.tracking.runs.tracker", "kfp"])
 NOWHERE = Path(os.devnull)
 
 

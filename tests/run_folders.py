@@ -11,7 +11,7 @@ from kfp import dsl
 from kfp.local.cache import LocalCache
 
 from drift.ground.artifacts import write_json
-from drift.tracking.journal import append, step_key
+from drift.tracking.telling.journal import append, step_key
 from pipelines.local.folders import RunFolder, create_run
 
 ARMS = ("sft", "drift")

@@ -37,7 +37,7 @@ def models_list(
     as_json: AsJson = False,
 ) -> None:
     """Registered models, or one's versions with scores, gate, age, aliases and what was said against them."""
-    from drift.tracking.versions import models, versions_of
+    from drift.tracking.models.versions import models, versions_of
 
     show_records(versions_of(name) if name else models(), as_json)
 
@@ -45,7 +45,7 @@ def models_list(
 @command(REGISTRY, "show", of=models_app)
 def models_show(store: InRegistry, name: Model, version: VersionOf, as_json: AsJson = False) -> None:
     """All that is known of a version: where it came from, what the gate compared it with, who promoted it."""
-    from drift.tracking.versions import details_of
+    from drift.tracking.models.versions import details_of
 
     show_record(details_of(name, version), as_json)
 
@@ -62,7 +62,7 @@ def models_promote(
     as_json: AsJson = False,
 ) -> None:
     """Make a version champion. It must have passed the gate against the one that is champion now."""
-    from drift.tracking.promotion import promote_by_hand
+    from drift.tracking.models.promotion import promote_by_hand
 
     show_record(promote_by_hand(name, version, reason=reason, yes_again=yes_again), as_json)
 
@@ -76,7 +76,7 @@ def models_rollback(
     as_json: AsJson = False,
 ) -> None:
     """Make the champion before it champion again. No run promotes the one that was taken back."""
-    from drift.tracking.promotion import roll_back
+    from drift.tracking.models.promotion import roll_back
 
     show_record(roll_back(name, reason=reason, to=to), as_json)
 
@@ -84,7 +84,7 @@ def models_rollback(
 @command(REGISTRY, "reject", of=models_app)
 def models_reject(store: InRegistry, name: Model, version: VersionOf, reason: Reason, as_json: AsJson = False) -> None:
     """Say that no run may promote a version."""
-    from drift.tracking.promotion import reject
+    from drift.tracking.models.promotion import reject
 
     show_record(reject(name, version, reason=reason), as_json)
 
@@ -92,7 +92,7 @@ def models_reject(store: InRegistry, name: Model, version: VersionOf, reason: Re
 @command(REGISTRY, "download", of=models_app)
 def models_download(store: InRegistry, name: Model, version: VersionOf, out: Out) -> None:
     """Fetch a version's model directory, and check that it is what was registered."""
-    from drift.tracking.versions import download
+    from drift.tracking.models.versions import download
 
     show_text(f"written to {download(name, version, out)}")
 
@@ -100,6 +100,6 @@ def models_download(store: InRegistry, name: Model, version: VersionOf, out: Out
 @command(REGISTRY, "card", of=models_app)
 def models_card(store: InRegistry, name: Model, version: VersionOf) -> None:
     """Print a version's model card, in Markdown."""
-    from drift.tracking.versions import card_of
+    from drift.tracking.models.versions import card_of
 
     show_text(card_of(name, version))

@@ -86,7 +86,7 @@ def show_past(run: PastRun, as_json: bool) -> None:
 
 def _failure(run: PastRun) -> str:
     """What the last step that failed said."""
-    from drift.tracking.journal import read
+    from drift.tracking.telling.journal import read
 
     ends = [event for event, _ in read(run.folder.path) if event["event"] == "ended" and event.get("error")]
     return f": {' '.join(filter(None, (ends[-1]['step'], ends[-1]['arm'])))}: {ends[-1]['error']}" if ends else ""

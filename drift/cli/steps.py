@@ -309,7 +309,7 @@ def gate(
     """Decide whether a candidate may be registered. Exit code 3 means no."""
     from drift.gate.champion import ChampionScores
     from drift.gate.decision import decide as step
-    from drift.tracking.ledger import open_ledger
+    from drift.tracking.models.ledger import open_ledger
 
     arms = _labelled([candidate, *(arm or ())])
     labels = {"candidate": next(iter(arms))}
@@ -361,7 +361,7 @@ def register(
     as_json: AsJson = False,
 ) -> None:
     """Put a model that passed the gate into MLflow's registry."""
-    from drift.tracking.registration import register as step
+    from drift.tracking.models.registration import register as step
     from drift.tracking.store import use_store
 
     use_store(runs)

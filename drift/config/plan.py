@@ -42,7 +42,7 @@ MODULES = {
     "arm": "drift.training.arm",
     "evaluate_arm": "drift.evaluate.evaluation",
     "gate": "drift.gate.decision",
-    "register": "drift.tracking.registration",
+    "register": "drift.tracking.models.registration",
     "report": "drift.gate.report.page",
 }
 """The library module behind each step, in the order of the chain."""

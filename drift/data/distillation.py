@@ -24,7 +24,7 @@ from drift.ground.artifacts import content_sha256, staged, write_json, write_pro
 from drift.ground.errors import DataError, ServiceError, UnavailableError
 from drift.inference.parts import Key, Parts, Row, sort_parts
 from drift.inference.reply import Reply, for_now
-from drift.tracking.progress import Progress
+from drift.tracking.telling.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ServiceError, UnavailableError
 from drift.inference.parts import Parts, Row
 from drift.inference.reply import Reply, for_now
-from drift.tracking.progress import Progress
+from drift.tracking.telling.progress import Progress
 
 logger = logging.getLogger(__name__)
 

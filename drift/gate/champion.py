@@ -14,7 +14,7 @@ from pathlib import Path
 from drift.config.evaluate import EvaluateConfig
 from drift.evaluate.evaluation import EvaluateReport, evaluate
 from drift.ground.artifacts import read_json, staged, write_json
-from drift.tracking import registry
+from drift.tracking.models import registry
 
 FILE = "champion.json"
 SCORES, BEST_SCORES = "scores", "best"

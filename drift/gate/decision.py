@@ -4,7 +4,7 @@ champion; and does it take the champion's place?
 Differences are paired, in points of percent (`statistics`); the rules are in `rules`. Every check is listed with what
 was measured, the threshold and a sentence that says why it passed or not; the gate passes if all do. The
 baseline is always the original φ_VL, so that a chain of retrainings cannot drift away in steps that are each allowed.
-Every decision is a look at the same questions, which a ledger counts (`drift.tracking.ledger`).
+Every decision is a look at the same questions, which a ledger counts (`drift.tracking.models.ledger`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from drift.gate.statistics import Comparison
 from drift.gate.succession import succession
 from drift.ground.artifacts import content_sha256, staged, write_json, write_provenance
 from drift.ground.errors import DataError
-from drift.tracking.ledger import Ledger, Look, conclude, take_look
+from drift.tracking.models.ledger import Ledger, Look, conclude, take_look
 
 
 def decide(

@@ -20,7 +20,8 @@ from drift.evaluate.judged import find_python
 from drift.ground.errors import ConfigError
 from drift.ground.findings import Check, Finding, Noted, find, optional
 from drift.planning.sizing import free_below
-from drift.tracking import rights, store
+from drift.tracking import store
+from drift.tracking.models import rights
 
 PROJECT = "drift-mllm"
 NEEDED = ("torch", "transformers", "mlflow", "kfp")

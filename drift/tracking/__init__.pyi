@@ -1,9 +1,9 @@
-from .delivery import Relay as Relay
-from .registration import register as register
-from .registry import find_champion as find_champion
-from .runs import Tracker as Tracker
+from .models.registration import register as register
+from .models.registry import find_champion as find_champion
+from .runs.tracker import Tracker as Tracker
 from .steps import finish_pipeline as finish_pipeline
 from .steps import run_step as run_step
 from .store import check_server as check_server
 from .store import store_uri as store_uri
 from .store import use_store as use_store
+from .telling.delivery import Relay as Relay

@@ -21,14 +21,14 @@ from drift.config.nodes import SHARED
 from drift.ground.artifacts import write_json
 from drift.ground.errors import PipelineError, ServiceError
 from drift.ground.patience import is_transient, patience_seconds
-from drift.tracking.delivery import Missing, Relay
-from drift.tracking.ending import finish, finish_reopened
-from drift.tracking.journal import Event, append, mend
 from drift.tracking.limits import NUMBERS, limit
-from drift.tracking.origin import origin
 from drift.tracking.plugin import TASK, Plugin, link, plugin_from_environment, root_of, same_address
-from drift.tracking.runs import REOPENED, Tracker, parent_tags, started
+from drift.tracking.runs.ending import finish, finish_reopened
+from drift.tracking.runs.origin import origin
+from drift.tracking.runs.tracker import REOPENED, Tracker, parent_tags, started
 from drift.tracking.store import EXPERIMENT, KEY, OURS, RUN, URI, adopt_address, first_line, open_client, redact
+from drift.tracking.telling.delivery import Missing, Relay
+from drift.tracking.telling.journal import Event, append, mend
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,9 +13,9 @@ from typing import Any
 from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import ConfigError, DataError
 from drift.tracking import store
-from drift.tracking.delivery import Missing, Relay
-from drift.tracking.journal import JOURNAL, append, mend
-from drift.tracking.runs import Tracker
+from drift.tracking.runs.tracker import Tracker
+from drift.tracking.telling.delivery import Missing, Relay
+from drift.tracking.telling.journal import JOURNAL, append, mend
 
 ABOUT = ("run.json", "spool.json")
 """Beside a journal: whose it is, and where it was told."""

@@ -24,12 +24,12 @@ from drift.config.section import SectionType, from_json
 from drift.ground.artifacts import content_sha256, read_json, write_json
 from drift.ground.errors import ConfigError, DataError, DriftError
 from drift.ground.patience import patience_seconds, patiently
-from drift.tracking.journal import append, make_event, step_key
-from drift.tracking.live import Point, curves, milliseconds, telling, told
-from drift.tracking.machine import watched
-from drift.tracking.origin import IMAGE, origin, packages
-from drift.tracking.outputs import DEFAULT_UPLOAD, UPLOAD
-from drift.tracking.printed import printed
+from drift.tracking.runs.origin import IMAGE, origin, packages
+from drift.tracking.runs.outputs import DEFAULT_UPLOAD, UPLOAD
+from drift.tracking.telling.journal import append, make_event, step_key
+from drift.tracking.telling.live import Point, curves, milliseconds, telling, told
+from drift.tracking.telling.machine import watched
+from drift.tracking.telling.printed import printed
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def finish_pipeline(state: str) -> None:
         append(Path(os.environ[RUN_DIR]), make_event("", "finalize", "", "pipeline", state=state))
         return
     from drift.tracking.cluster import tracker_from_environment
-    from drift.tracking.ending import finish
+    from drift.tracking.runs.ending import finish
 
     def close() -> None:
         if tracker := tracker_from_environment():

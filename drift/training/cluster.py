@@ -20,8 +20,8 @@ from typing import Any
 from drift.config.nodes import Nodes
 from drift.ground.artifacts import read_json
 from drift.ground.errors import DriftError, PipelineError
-from drift.tracking.journal import read
-from drift.tracking.live import Live
+from drift.tracking.telling.journal import read
+from drift.tracking.telling.live import Live
 from drift.training.kube import Api, Failure, Pod
 from drift.training.launch import LOST
 from drift.training.node import INPUT, write_job

@@ -17,7 +17,7 @@ import torch
 
 from drift.ground import errors
 from drift.ground.errors import DriftError, PipelineError, first_line
-from drift.tracking.live import LIVE
+from drift.tracking.telling.live import LIVE
 
 logger = logging.getLogger(__name__)
 

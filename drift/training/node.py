@@ -23,7 +23,7 @@ from typing import Any
 from drift.config.train import TrainConfig
 from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import DriftError, PipelineError, ServiceError
-from drift.tracking.live import telling
+from drift.tracking.telling.live import telling
 from drift.training.shared import RESULT
 
 TERMINATION = "DRIFT_TERMINATION_FILE"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drift.ground.artifacts import START_MODEL, staged, write_json
-from drift.tracking import registry
+from drift.tracking.models import registry
 
 FILE = "start.json"
 

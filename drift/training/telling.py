@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from drift.tracking.live import Live, curves
-from drift.tracking.progress import LINE_SECONDS
+from drift.tracking.telling.live import Live, curves
+from drift.tracking.telling.progress import LINE_SECONDS
 
 from transformers import TrainerCallback  # isort: skip  # the prior's callback was imported before
 from transformers.trainer_callback import ExportableState  # isort: skip

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from drift.ground.errors import DriftError, PipelineError, ServiceError
 from drift.ground.findings import Noted
-from drift.tracking.records import Records, RunRecord, latest
+from drift.tracking.runs.records import Records, RunRecord, latest
 from pipelines.cluster.board import ENDED, Board, StepEnd, Told
 from pipelines.cluster.graph import Graph
 from pipelines.cluster.pods import Pods, steps_of_pods

@@ -12,7 +12,7 @@ from typing import Any
 from drift.config.plan import MODULES
 from drift.ground.errors import ConfigError, ServiceError
 from drift.ground.findings import Noted
-from drift.tracking.records import Records, latest
+from drift.tracking.runs.records import Records, latest
 from pipelines.cluster.follow import run_arms
 from pipelines.cluster.graph import Graph, fnv
 from pipelines.cluster.pods import Pod, Pods

@@ -21,7 +21,7 @@ from typing import Any
 from drift.ground.artifacts import read_json
 from drift.ground.errors import ConfigError, DataError
 from drift.tracking import store
-from drift.tracking.named import named_sources
+from drift.tracking.models.named import named_sources
 from pipelines.local.folders import OVER, only_one
 from pipelines.local.past import RECORD, PastRun, link_outputs, past_runs, task_folders
 from pipelines.local.runner import LOG

@@ -15,7 +15,7 @@ from typing import Any
 
 from drift.ground.artifacts import SCHEMA, read_json, write_json
 from drift.ground.errors import ConfigError, DataError, PipelineError
-from drift.tracking.journal import read
+from drift.tracking.telling.journal import read
 
 STATE = "run.json"
 TASKS = "tasks"

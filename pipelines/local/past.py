@@ -23,7 +23,7 @@ from drift.config.section import suggest
 from drift.ground.artifacts import read_json
 from drift.ground.errors import ConfigError, DataError
 from drift.tracking import store
-from drift.tracking.journal import read
+from drift.tracking.telling.journal import read
 from pipelines.local.folders import STATE, TASKS, RunFolder, all_runs
 from pipelines.local.result import RunResult, StepResult
 

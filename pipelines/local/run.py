@@ -23,12 +23,12 @@ from drift.ground.artifacts import read_json
 from drift.ground.errors import DriftError, PipelineError
 from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
-from drift.tracking.delivery import Missing, Relay
-from drift.tracking.journal import append, make_event, mend
-from drift.tracking.origin import CODE_VERSION, IMAGE, code_version, origin, packages
-from drift.tracking.outputs import UPLOAD
-from drift.tracking.runs import PIPELINE, Tracker
+from drift.tracking.runs.origin import CODE_VERSION, IMAGE, code_version, origin, packages
+from drift.tracking.runs.outputs import UPLOAD
+from drift.tracking.runs.tracker import PIPELINE, Tracker
 from drift.tracking.steps import RUN_DIR, RUN_ID, flatten, parameter_sha256
+from drift.tracking.telling.delivery import Missing, Relay
+from drift.tracking.telling.journal import append, make_event, mend
 from pipelines.check import require_honest
 from pipelines.drift_sft import drift_sft
 from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, unfinished_runs

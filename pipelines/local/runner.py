@@ -22,9 +22,9 @@ from kfp.local.status import Status
 
 from drift.config.plan import MODULES
 from drift.ground.artifacts import read_json
-from drift.tracking.carried import journal_of
-from drift.tracking.journal import append, last_error, make_event, step_key
+from drift.tracking.runs.carried import journal_of
 from drift.tracking.steps import LOGS, run_step
+from drift.tracking.telling.journal import append, last_error, make_event, step_key
 from pipelines.local.work import ForkServer, Work
 
 LOG = "log.txt"

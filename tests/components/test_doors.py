@@ -24,7 +24,7 @@ from components import (
 )
 from drift.config.plan import MODULES
 from drift.evaluate.scores import read_scores
-from drift.tracking.ledger import RegistryLedger
+from drift.tracking.models.ledger import RegistryLedger
 from tests.mlflow_store import fresh_store
 from tests.pool_rows import pool_row, write_pool
 from tests.score_folders import write_score_folder

@@ -13,9 +13,9 @@ import pytest
 from drift.config.file import load
 from drift.config.plan import plan
 from drift.ground.errors import PipelineError, ServiceError
-from drift.tracking.journal import step_key
-from drift.tracking.records import read_run
-from drift.tracking.runs import Tracker
+from drift.tracking.runs.records import read_run
+from drift.tracking.runs.tracker import Tracker
+from drift.tracking.telling.journal import step_key
 from pipelines.cluster.follow import ClusterRun, Detached, follow
 from pipelines.cluster.server import Target
 from pipelines.cluster.states import ended, stands_still_since

@@ -11,7 +11,7 @@ import pytest
 from kfp import dsl
 
 from drift.ground.errors import PipelineError
-from drift.tracking.journal import read
+from drift.tracking.telling.journal import read
 from pipelines.local.kubeflow import run_pipeline
 from pipelines.local.runner import Chain, StepEvent
 from pipelines.local.work import ForkServer

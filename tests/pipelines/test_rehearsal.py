@@ -11,7 +11,7 @@ from drift.config.file import load
 from drift.config.plan import plan
 from drift.ground.errors import PipelineError
 from drift.planning.rehearsal import IN_IMAGES
-from drift.tracking.runs import Tracker
+from drift.tracking.runs.tracker import Tracker
 from pipelines.check import check_spec, dags
 from pipelines.cluster.server import Target
 from pipelines.placement import NOTHING, Resources, read_resources

@@ -9,7 +9,7 @@ from drift.cli.app import main
 from drift.config.file import load
 from drift.config.plan import plan
 from drift.ground.errors import ConfigError, ServiceError
-from drift.tracking.runs import Tracker
+from drift.tracking.runs.tracker import Tracker
 from pipelines.cluster.graph import fnv
 from pipelines.cluster.runs import cancel, find, logs, retry
 from pipelines.cluster.server import Target

@@ -13,7 +13,7 @@ from drift.evaluate.scores import ROLES, Mean, Scores, read_scores
 from drift.gate.outcome import verdict_page, verdict_tags
 from drift.ground.artifacts import SCHEMA, read_json
 from drift.ground.errors import DataError, ServiceError
-from drift.tracking.registry import address_of
+from drift.tracking.models.registry import address_of
 
 log = logging.getLogger(__name__)
 

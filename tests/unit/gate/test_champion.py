@@ -15,7 +15,7 @@ from drift.evaluate.scores import read_scores
 from drift.gate.champion import ChampionScores, champion_scores, evaluate_champion, resolve
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ConfigError
-from drift.tracking.registration import register
+from drift.tracking.models.registration import register
 from tests.mlflow_store import fresh_store
 from tests.world import ASSETS, VLM
 

@@ -15,7 +15,7 @@ from drift.gate.decision import decide
 from drift.gate.outcome import GateReport
 from drift.gate.sheet import NO_CHAMPION
 from drift.ground.errors import DataError
-from drift.tracking.ledger import FileLedger, Ledger
+from drift.tracking.models.ledger import FileLedger, Ledger
 from tests.score_folders import write_score_folder
 
 # 100 questions each: 20 % of the sums and 90 % of the colours are right

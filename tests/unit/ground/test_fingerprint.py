@@ -21,7 +21,7 @@ def test_a_training_does_not_depend_on_the_report_or_the_tracking():
         not {
             "drift.gate.report.page",
             "drift.tracking.store",
-            "drift.tracking.registry",
+            "drift.tracking.models.registry",
             "drift.gate.decision",
             "drift.cli.app",
         }

@@ -13,7 +13,7 @@ from drift.config.section import validate
 from drift.config.train import LoraConfig, TrainConfig
 from drift.planning.costs import Assumptions, Phase, Total, cost, flop_per_token, total
 from drift.planning.sizing import adapters, count, headers
-from drift.tracking.journal import append
+from drift.tracking.telling.journal import append
 from drift.training.network import trainable_network
 from drift.weights.checkpoints import Checkpoint
 from drift.weights.modeling import load_processor

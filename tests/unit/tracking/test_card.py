@@ -10,9 +10,9 @@ from PIL import Image
 from drift.cli.app import main
 from drift.gate.report.summary import registered_at
 from drift.ground.artifacts import content_sha256, write_json
-from drift.tracking.registration import register
-from drift.tracking.runs import Tracker
-from drift.tracking.versions import card_of, details_of, download, models, versions_of
+from drift.tracking.models.registration import register
+from drift.tracking.models.versions import card_of, details_of, download, models, versions_of
+from drift.tracking.runs.tracker import Tracker
 from drift.weights.licences import licence_of, name_parents
 from tests.unit.tracking.test_registry import CONFIG, client, gate, model
 from tests.world import VLM

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drift.ground.patience.FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setenv("DRIFT_PATIENCE_SECONDS", "2")
-    monkeypatch.setattr("drift.tracking.delivery.FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("drift.tracking.telling.delivery.FIRST_WAIT_SECONDS", 0.01)
     impatient(monkeypatch)
 
 

@@ -9,8 +9,8 @@ from mlflow import MlflowClient
 
 from drift.ground.errors import DataError
 from drift.tracking.cluster import ALIVE, CLOSED_BY, GONE_SECONDS
-from drift.tracking.ending import run_status
-from drift.tracking.runs import REOPENED
+from drift.tracking.runs.ending import run_status
+from drift.tracking.runs.tracker import REOPENED
 from tests.cluster_steps import Pods, Report, by_name, statuses, terminated
 from tests.mlflow_store import fresh_store
 

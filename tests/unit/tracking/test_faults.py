@@ -13,12 +13,12 @@ from mlflow import MlflowClient
 
 from drift.cli.app import main
 from drift.ground.errors import ConfigError, DataError, ServiceError
-from drift.tracking.delivery import Relay
-from drift.tracking.journal import append
 from drift.tracking.limits import NUMBERS
 from drift.tracking.resend import resend
-from drift.tracking.runs import Tracker
+from drift.tracking.runs.tracker import Tracker
 from drift.tracking.store import check_server
+from drift.tracking.telling.delivery import Relay
+from drift.tracking.telling.journal import append
 from tests.cluster_steps import Pods, Report, by_name, statuses
 from tests.fault_proxy import Fault, FaultProxy
 from tests.mlflow_server import ADMIN, impatient, mlflow_server, server_with_users
@@ -186,7 +186,7 @@ def test_a_step_on_a_cluster_keeps_what_mlflow_refuses_in_its_record_and_it_can_
     proxy: FaultProxy, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DRIFT_PATIENCE_SECONDS", "0")
-    monkeypatch.setattr("drift.tracking.delivery.FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("drift.tracking.telling.delivery.FIRST_WAIT_SECONDS", 0.01)
     pods = Pods(tmp_path, monkeypatch, proxy.host)
 
     def work(_: object) -> Report:
@@ -238,7 +238,7 @@ def test_what_cannot_be_sent_is_said_in_one_line(
 def test_a_slow_start_is_no_refusal_and_an_upload_takes_the_time_it_takes(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("drift.tracking.runs.NUMBERS", type(NUMBERS)(1, 0))
+    monkeypatch.setattr("drift.tracking.runs.tracker.NUMBERS", type(NUMBERS)(1, 0))
     monkeypatch.setenv("DRIFT_MLFLOW_LIMITS", "")
     for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
         monkeypatch.delenv(name, raising=False)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from drift.ground.errors import PipelineError
-from drift.tracking.delivery import Relay
-from drift.tracking.journal import JOURNAL, append, last_error, mend, read
+from drift.tracking.telling.delivery import Relay
+from drift.tracking.telling.journal import JOURNAL, append, last_error, mend, read
 
 
 def event(key: str, kind: str = "metrics", **content) -> dict:

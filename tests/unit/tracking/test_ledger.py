@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from drift.ground.errors import DataError, ServiceError
-from drift.tracking.ledger import FileLedger, Ledger, Look, RegistryLedger, conclude, open_ledger, take_look
-from drift.tracking.registry import find_champion
+from drift.tracking.models.ledger import FileLedger, Ledger, Look, RegistryLedger, conclude, open_ledger, take_look
+from drift.tracking.models.registry import find_champion
 from tests.mlflow_store import fresh_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from drift.config.gate import RegisterConfig
-from drift.tracking.journal import read
-from drift.tracking.live import LIVE, Live, telling, told
-from drift.tracking.machine import watched
-from drift.tracking.progress import Progress
 from drift.tracking.steps import run_step
+from drift.tracking.telling.journal import read
+from drift.tracking.telling.live import LIVE, Live, telling, told
+from drift.tracking.telling.machine import watched
+from drift.tracking.telling.progress import Progress
 from tests.cluster_steps import PARAMETER, Pods, Report, by_name
 from tests.mlflow_store import fresh_store
 

@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from drift.ground.artifacts import content_sha256
-from drift.tracking import origin, outputs, page, tables
-from drift.tracking.carried import carried, journal_of
-from drift.tracking.journal import append, make_event
-from drift.tracking.runs import Tracker
+from drift.tracking.runs import origin, outputs, page, tables
+from drift.tracking.runs.carried import carried, journal_of
+from drift.tracking.runs.tracker import Tracker
+from drift.tracking.telling.journal import append, make_event
 from tests.mlflow_store import fresh_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

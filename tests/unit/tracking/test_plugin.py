@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 
 from drift.config.gate import RegisterConfig
 from drift.ground.errors import DataError
+from drift.tracking.models.registration import register
 from drift.tracking.plugin import CONFIG, INJECTED, plugin_from_environment, same_address
-from drift.tracking.registration import register
 from drift.tracking.store import KEY
 from tests.cluster_steps import Pods, Report, by_name, statuses
 from tests.mlflow_server import impatient, mlflow_server

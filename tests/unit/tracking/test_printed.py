@@ -7,7 +7,7 @@ from pathlib import Path
 PRINTS = """
 import subprocess, sys
 from pathlib import Path
-from drift.tracking.printed import printed
+from drift.tracking.telling.printed import printed
 print("before", flush=True)
 with printed(Path(sys.argv[1])):
     print("from here")

@@ -9,9 +9,9 @@ from mlflow import MlflowClient
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError, DriftError
-from drift.tracking.promotion import promote_by_hand, reject, roll_back
-from drift.tracking.registration import RegisterReport, register
-from drift.tracking.registry import fetch, find_champion
+from drift.tracking.models.promotion import promote_by_hand, reject, roll_back
+from drift.tracking.models.registration import RegisterReport, register
+from drift.tracking.models.registry import fetch, find_champion
 from tests.unit.tracking.test_registry import CONFIG, aliases, client, gate, model, versions
 
 __all__ = ["client"]

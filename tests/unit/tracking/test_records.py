@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from drift.ground.errors import ServiceError
-from drift.tracking.journal import step_key
-from drift.tracking.records import Records, latest, read_run
-from drift.tracking.runs import Tracker
+from drift.tracking.runs.records import Records, latest, read_run
+from drift.tracking.runs.tracker import Tracker
+from drift.tracking.telling.journal import step_key
 from tests.mlflow_store import fresh_store
 
 
@@ -56,7 +56,7 @@ def test_a_run_that_told_nothing_is_none_and_so_is_any_without_an_address(
 
 
 def test_steps_beyond_the_first_page_are_read_too(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drift.tracking.records.PAGE", 2)
+    monkeypatch.setattr("drift.tracking.runs.records.PAGE", 2)
     below = {"mlflow.parentRunId": tracker.parent, "kfp.pipeline_run_id": "r1", "drift.step": "arm"}
     for number in range(5):
         tracker.client.create_run(tracker.experiment_id, tags=below | {"drift.arm": str(number)})

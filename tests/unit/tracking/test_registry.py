@@ -11,9 +11,9 @@ from mlflow import MlflowClient
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError, DriftError, ServiceError
-from drift.tracking.registration import register
-from drift.tracking.registry import Champion, Champions, fetch, find_champion, find_champions, parse_champions
-from drift.tracking.runs import Tracker
+from drift.tracking.models.registration import register
+from drift.tracking.models.registry import Champion, Champions, fetch, find_champion, find_champions, parse_champions
+from drift.tracking.runs.tracker import Tracker
 from tests.mlflow_store import fresh_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

@@ -10,11 +10,11 @@ from mlflow.server import get_app_client
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ServiceError
-from drift.tracking.ledger import Look, RegistryLedger, take_look
-from drift.tracking.promotion import promote_by_hand
-from drift.tracking.registration import register
-from drift.tracking.registry import fetch, find_champion, find_champions
-from drift.tracking.runs import Tracker
+from drift.tracking.models.ledger import Look, RegistryLedger, take_look
+from drift.tracking.models.promotion import promote_by_hand
+from drift.tracking.models.registration import register
+from drift.tracking.models.registry import fetch, find_champion, find_champions
+from drift.tracking.runs.tracker import Tracker
 from tests.mlflow_server import ADMIN, mlflow_server, server_with_users
 from tests.unit.tracking.test_registry import CONFIG, gate, model
 

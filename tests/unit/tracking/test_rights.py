@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from drift.ground.errors import ServiceError
-from drift.tracking.registration import register
-from drift.tracking.rights import check_artifacts
+from drift.tracking.models.registration import register
+from drift.tracking.models.rights import check_artifacts
 from tests.mlflow_server import mlflow_server
 from tests.s3_server import KEYS, s3_server
 from tests.unit.tracking.test_registry import CONFIG, gate, model

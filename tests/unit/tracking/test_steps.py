@@ -16,8 +16,8 @@ from kfp.dsl import executor
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ConfigError, DataError, UnavailableError
-from drift.tracking.journal import read, step_key
 from drift.tracking.steps import LIFELINE, finite_metrics, flatten, labelled, model_uri, parameter_sha256, run_step
+from drift.tracking.telling.journal import read, step_key
 
 
 @dataclass(frozen=True)

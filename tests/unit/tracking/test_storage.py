@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from drift.ground.errors import ServiceError
-from drift.tracking.storage import cause, download, why_not
+from drift.tracking.models.storage import cause, download, why_not
 
 
 @pytest.mark.parametrize("address", ["/models/a", "file:///models/a", "s3://bucket/a", "models:/a/1", "runs:/a/b"])

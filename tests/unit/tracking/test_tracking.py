@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from drift.ground.errors import ConfigError, ServiceError
 from drift.tracking import store
 from drift.tracking.cluster import Pod, tracker_from_environment
-from drift.tracking.runs import Tracker
+from drift.tracking.runs.tracker import Tracker
 from drift.tracking.store import check_server, redact, store_identity, store_uri
 from tests.forked import begin
 from tests.mlflow_store import fresh_store

@@ -7,8 +7,8 @@ import pytest
 
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
-from drift.tracking.registration import register
-from drift.tracking.runs import Tracker
+from drift.tracking.models.registration import register
+from drift.tracking.runs.tracker import Tracker
 from drift.tracking.store import check_server
 from tests.mlflow_server import mlflow_server
 from tests.unit.tracking.test_registry import gate, model

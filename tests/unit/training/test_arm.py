@@ -13,8 +13,8 @@ from drift.config.train import TrainConfig
 from drift.gate.champion import resolve
 from drift.ground.artifacts import content_sha256, read_json, read_provenance, write_provenance
 from drift.ground.errors import ConfigError, PriorError
-from drift.tracking.registration import register
-from drift.tracking.registry import find_champion
+from drift.tracking.models.registration import register
+from drift.tracking.models.registry import find_champion
 from drift.training.arm import ArmReport, run_arm
 from drift.training.start import fetch_start
 from drift.weights.checkpoints import fingerprint

@@ -16,8 +16,8 @@ from drift.config.train import TrainConfig
 from drift.ground.artifacts import read_json, read_provenance
 from drift.ground.errors import ConfigError, DataError, DriftError, PriorError
 from drift.inference.images import conversation, decode_image
-from drift.tracking.journal import read
-from drift.tracking.live import telling
+from drift.tracking.telling.journal import read
+from drift.tracking.telling.live import telling
 from drift.training.sft import train
 from drift.weights.delta import compute_delta
 from drift.weights.modeling import load_processor, load_vlm

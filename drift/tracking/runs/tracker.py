@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from drift.ground.errors import ServiceError
-from drift.tracking import fields, outputs, page
-from drift.tracking.carried import carried
-from drift.tracking.journal import Event, step_key
 from drift.tracking.limits import NUMBERS, limit
+from drift.tracking.runs import fields, outputs, page
+from drift.tracking.runs.carried import carried
 from drift.tracking.store import (
     KEY,
     URI,
@@ -26,6 +25,7 @@ from drift.tracking.store import (
     open_client,
     redact,
 )
+from drift.tracking.telling.journal import Event, step_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from drift.tracking.journal import append, make_event, read
+from drift.tracking.telling.journal import append, make_event, read
 
 LIVE = "DRIFT_LIVE"
 """Variable: the journal of the step at work and whose numbers they are, as JSON; what a step starts inherits it."""

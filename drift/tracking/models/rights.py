@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from drift.ground.errors import ServiceError
-from drift.tracking import packaging, storage, store
-from drift.tracking.registry import Champion, exists, find_champion, open_registry, refusal
+from drift.tracking import store
+from drift.tracking.models import packaging, storage
+from drift.tracking.models.registry import Champion, exists, find_champion, open_registry, refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,9 +18,9 @@ from typing import IO
 
 from drift.ground.errors import PipelineError
 from drift.ground.patience import is_transient
-from drift.tracking.journal import JOURNAL, Event, read
 from drift.tracking.limits import NUMBERS
 from drift.tracking.store import first_line
+from drift.tracking.telling.journal import JOURNAL, Event, read
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from drift.tracking import storage, store
-from drift.tracking.registry import exists, refusal
+from drift.tracking import store
+from drift.tracking.models import storage
+from drift.tracking.models.registry import exists, refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from drift.tracking.journal import JOURNAL, Event, read
+from drift.tracking.telling.journal import JOURNAL, Event, read
 
 NOT_CARRIED = ("ended", "cached", "repeated")
 """How it went then is not how it goes now."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drift.ground.artifacts import PROVENANCE
-from drift.tracking import packaging, storage, store
+from drift.tracking import store
 from drift.tracking.cluster import tracker_from_environment
+from drift.tracking.models import packaging, storage
+from drift.tracking.models.registry import FINGERPRINT
 from drift.tracking.plugin import TASK
-from drift.tracking.registry import FINGERPRINT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from drift.config.gate import RegisterConfig
 from drift.ground.errors import DataError, DriftError
-from drift.tracking.registry import FINGERPRINT, aliases, asking, fingerprint_of, versions
+from drift.tracking.models.registry import FINGERPRINT, aliases, asking, fingerprint_of, versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

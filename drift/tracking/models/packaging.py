@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from drift.tracking import served
+from drift.tracking.models import served
 
 ADDED = "drift.added"
 """Of a version: what lies beside its contents."""

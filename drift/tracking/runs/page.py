@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from drift.tracking.fields import TAG_CHARACTERS
+from drift.tracking.runs.fields import TAG_CHARACTERS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from drift.tracking import tables
+from drift.tracking.runs import tables
 from drift.tracking.store import redact
 
 if TYPE_CHECKING:

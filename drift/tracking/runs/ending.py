@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from drift.tracking.runs import Tracker
+from drift.tracking.runs.tracker import Tracker
 
 LAST = "report"
 """The step that is never cached and needs all others but one: once it has finished, they have."""

@@ -9,7 +9,7 @@ from typing import Self
 
 from tqdm.auto import tqdm
 
-from drift.tracking.live import Live
+from drift.tracking.telling.live import Live
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from drift.ground.artifacts import staged
 from drift.ground.errors import DataError
-from drift.tracking import registry
-from drift.tracking.promotion import blocked, find_version
+from drift.tracking.models import registry
+from drift.tracking.models.promotion import blocked, find_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256, read_json, staged, write_json
 from drift.ground.errors import DataError, DriftError, ServiceError
-from drift.tracking import copies, packaging, storage, store
-from drift.tracking.card import ROLES, made_how, metrics_of, score_text, write_card
-from drift.tracking.promotion import BEST_EVER, BLOCKED, COMPARED_WITH, promote, why_it_stays
-from drift.tracking.registry import FINGERPRINT, aliases, ensure_model, open_models, versions
-from drift.tracking.rights import check_rights
+from drift.tracking import store
+from drift.tracking.models import copies, packaging, storage
+from drift.tracking.models.card import ROLES, made_how, metrics_of, score_text, write_card
+from drift.tracking.models.promotion import BEST_EVER, BLOCKED, COMPARED_WITH, promote, why_it_stays
+from drift.tracking.models.registry import FINGERPRINT, aliases, ensure_model, open_models, versions
+from drift.tracking.models.rights import check_rights
 from drift.tracking.steps import flatten
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from drift.ground.artifacts import content_sha256
 from drift.tracking.limits import for_file, limit
-from drift.tracking.tables import TABLES, sample
+from drift.tracking.runs.tables import TABLES, sample
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from drift.ground.errors import DataError
-from drift.tracking import registry, store
+from drift.tracking import store
+from drift.tracking.models import registry
 
 FILE = "looks.jsonl"
 TAG = "drift.look"

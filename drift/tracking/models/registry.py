@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ConfigError, DataError, ServiceError
-from drift.tracking import packaging, storage, store
+from drift.tracking import store
+from drift.tracking.models import packaging, storage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

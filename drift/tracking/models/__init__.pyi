@@ -1,0 +1,2 @@
+from .registration import register as register
+from .registry import find_champion as find_champion

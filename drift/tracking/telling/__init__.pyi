@@ -1,0 +1,2 @@
+from .delivery import Relay as Relay
+from .live import Live as Live
