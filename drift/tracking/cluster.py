@@ -160,7 +160,7 @@ def _about() -> dict[str, str]:
     """Whose events they are and where they are told, for who sends them later."""
     run_id = os.environ.get("DRIFT_RUN_ID", "local")
     uri = redact(os.environ.get(URI) or os.environ.get(OURS, ""))
-    return {"run_id": run_id, "name": run_id, "experiment": os.environ.get(EXPERIMENT, "drift"), "mlflow": uri}
+    return {"run_id": run_id, "name": run_id, "experiment": os.environ.get(EXPERIMENT, "drift"), "mlflow_uri": uri}
 
 
 def _attached(task: str, run_id: str, plugin: Plugin | None) -> Tracker:

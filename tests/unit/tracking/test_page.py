@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from drift.ground.artifacts import content_sha256
-from drift.tracking.runs import origin, outputs, page, tables
+from drift.tracking.runs import fields, origin, outputs, page, tables
 from drift.tracking.runs.carried import carried, journal_of
 from drift.tracking.runs.tracker import Tracker
 from drift.tracking.telling.journal import append, make_event
@@ -79,7 +79,7 @@ def test_the_page_names_a_failed_step_until_that_step_has_finished(tracker: Trac
 def test_a_description_longer_than_a_tag_ends_with_a_whole_line(tracker: Tracker):
     tracker.apply(event("page", "gate", "", parts={"verdict": "- a reason\n" * 450, "results": "| row |\n" * 90}))
     said = description(tracker)
-    assert len(said) <= page.CHARACTERS and said.endswith("\n\n… (see gate.md)")
+    assert len(said) <= fields.TAG_CHARACTERS and said.endswith("\n\n… (see gate.md)")
     assert set(said.splitlines()) == {"- a reason", "| row |", "", "… (see gate.md)"}
 
 
@@ -90,7 +90,7 @@ def test_files_about_the_whole_run_are_on_its_page_too(tracker: Tracker, tmp_pat
     log = tmp_path / "log.txt"
     log.write_text("said")
     tracker.apply(event("files", "gate", "", paths=[str(log)], at="step"))
-    tracker.apply(event("run", "", "", params={"seed": "0"}, tags={"mlflow.user": "ada"}, texts={"p.txt": "x"}))
+    tracker.apply(event("begun", "pipeline", "", params={"seed": "0"}, tags={"mlflow.user": "ada"}, texts={"p.txt": "x"}))
     assert artifacts(tracker.client, tracker.parent) == {"gate.md", "report.html", "p.txt"}
     assert artifacts(tracker.client, tracker.child("gate", "")) == {"gate.md", "step/log.txt"}
     assert parent(tracker).data.params == {"seed": "0"} and parent(tracker).data.tags["mlflow.user"] == "ada"
