@@ -48,7 +48,7 @@ def journal(folder: Path, run_id: str, address: str, status: str = "FINISHED") -
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("seed: 0\n")
     (folder / "arm.json").write_text("{}")
-    about = {"run_id": run_id, "name": run_id, "experiment": "faults", "mlflow": address, "status": "finished"}
+    about = {"run_id": run_id, "name": run_id, "experiment": "faults", "mlflow_uri": address, "status": "finished"}
     (folder / "run.json").write_text(json.dumps(about))
 
     def tell(kind: str, step: str = "pipeline", arm: str = "", **content: object) -> None:

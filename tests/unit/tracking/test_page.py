@@ -90,7 +90,9 @@ def test_files_about_the_whole_run_are_on_its_page_too(tracker: Tracker, tmp_pat
     log = tmp_path / "log.txt"
     log.write_text("said")
     tracker.apply(event("files", "gate", "", paths=[str(log)], at="step"))
-    tracker.apply(event("begun", "pipeline", "", params={"seed": "0"}, tags={"mlflow.user": "ada"}, texts={"p.txt": "x"}))
+    tracker.apply(
+        event("begun", "pipeline", "", params={"seed": "0"}, tags={"mlflow.user": "ada"}, texts={"p.txt": "x"})
+    )
     assert artifacts(tracker.client, tracker.parent) == {"gate.md", "report.html", "p.txt"}
     assert artifacts(tracker.client, tracker.child("gate", "")) == {"gate.md", "step/log.txt"}
     assert parent(tracker).data.params == {"seed": "0"} and parent(tracker).data.tags["mlflow.user"] == "ada"
