@@ -25,7 +25,7 @@ from drift.ground.errors import ConfigError, DataError
 from drift.tracking import store
 from drift.tracking.telling.journal import read
 from pipelines.local.folders import STATE, TASKS, RunFolder, all_runs
-from pipelines.local.result import RunResult, StepResult
+from pipelines.local.result import RunResult, StepResult, lasting
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,9 @@ class PastRun:
 
     @cached_property
     def registered(self) -> dict[str, Any] | None:
-        """`registered.json`."""
-        return self._read("register", "registered/registered.json")
+        """What of `registered.json` holds for good."""
+        content = self._read("register", "registered/registered.json")
+        return content and lasting(content)
 
     def _read(self, step: str, output: str) -> dict[str, Any] | None:
         path = self.output(step, "", output)

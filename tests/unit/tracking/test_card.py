@@ -99,7 +99,7 @@ def test_mlflows_page_of_the_model_has_its_scores_its_parameters_and_its_run(cli
 
 def test_models_and_versions_are_listed_and_downloaded(registered: Path, tmp_path: Path):
     (listed,) = models()
-    assert (listed.model, listed.champion, listed.versions) == (NAME, "1", 1)
+    assert (listed.model, listed.champion, listed.latest) == (NAME, "1", 1)
     (version,) = versions_of(NAME)
     assert (version.aliases, version.reasoning, version.gate) == (
         ["best", "candidate", "champion"],

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError, DriftError
-from drift.tracking.models.promotion import promote_by_hand, reject, roll_back
+from drift.tracking.models.by_hand import promote_by_hand, reject, roll_back
 from drift.tracking.models.registration import RegisterReport, register
 from drift.tracking.models.registry import fetch, find_champion
 from tests.unit.tracking.test_registry import CONFIG, aliases, client, gate, model, versions
@@ -101,7 +101,7 @@ def test_a_rejected_version_is_never_promoted_by_a_run(client: MlflowClient, cha
         "register.promotion is manual: the alias champion stays; `drift models promote drift-vlm 3` moves it."
     )
     said = reject(NAME, "candidate", reason="licence")
-    assert (said.what, said.reason) == ("rejected", "licence")
+    assert (said.version, said.reason) == (3, "licence")
     report = chain.run("three", against="two")
     assert not report.champion and "Version 3 was rejected by " in report.alias
     with pytest.raises(DriftError, match=r"version 2: is champion; `drift models rollback` takes it back"):
@@ -135,7 +135,7 @@ def test_a_champion_that_changed_between_the_gate_and_the_registration_stays(cli
 def test_a_version_or_alias_that_does_not_exist_is_named_with_those_that_do(chain: Chain, version: str):
     with pytest.raises(DataError, match=rf"no version or alias '{version}'; there is 1, 2, "):
         promote_by_hand(NAME, version)
-    with pytest.raises(DataError, match="none: no version or alias '1'; there is no version at all"):
+    with pytest.raises(DataError, match="none: no such registered model; there is drift-vlm"):
         promote_by_hand("none", "1")
 
 

@@ -10,8 +10,8 @@ from mlflow.server import get_app_client
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ServiceError
+from drift.tracking.models.by_hand import promote_by_hand
 from drift.tracking.models.ledger import Look, RegistryLedger, take_look
-from drift.tracking.models.promotion import promote_by_hand
 from drift.tracking.models.registration import register
 from drift.tracking.models.registry import fetch, find_champion, find_champions
 from drift.tracking.runs.tracker import Tracker
