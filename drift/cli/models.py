@@ -72,7 +72,7 @@ def models_rollback(
     store: InRegistry,
     name: Model,
     reason: Reason,
-    to: Annotated[str | None, typer.Option(help="Another version than the champion before.")] = None,
+    to: Annotated[str | None, typer.Option(help="Another version than the one before; none: no champion.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the champion before it champion again. No run promotes the one that was taken back."""

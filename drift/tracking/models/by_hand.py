@@ -16,11 +16,14 @@ from drift.ground.errors import DataError, DriftError
 from drift.tracking import store
 from drift.tracking.models.promotion import BEST_EVER, COMPARED_WITH, promote, what_changed
 from drift.tracking.models.registry import aliases, asking, find_version, require_model, versions
-from drift.tracking.models.standing import BLOCKED, PROMOTED, PROMOTED_AT, PROMOTED_FROM, WHY, blocked, now
+from drift.tracking.models.standing import BLOCKED, PROMOTED, PROMOTED_AT, PROMOTED_FROM, WHY, against, blocked, now
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+NOBODY = "none"
+"""In place of a version: nobody is champion."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Moved:
     """Where the alias `champion` is now, and where it was."""
 
     model: str
-    champion: int
+    champion: int | None
     before: int | None
     by: str
     reason: str
@@ -65,22 +68,21 @@ def promote_by_hand(model: str, version: str, *, reason: str = "", yes_again: bo
 def roll_back(model: str, *, reason: str, to: str | None = None) -> Moved:
     """Move `champion` back to the version before, or to another one; the one it leaves is not promoted again by a run.
 
+    ``to``: a number, an alias, or `none` for no champion at all.
     Raises DataError without a reason, without a champion or one before it, DriftError for a version that was taken back
     itself, ServiceError if MLflow refuses.
     """
     _require_reason(reason)
     with asking("rolled back in", model) as client:
-        require_model(client, model)
-        target = find_version(client, model, to) if to is not None else None
-        if (champion := aliases(client, model).get("champion")) is None:
+        champion, every = require_model(client, model).aliases.get("champion"), versions(client, model)
+        if champion is None:
             raise DataError(f"{model}: has no champion; there is nothing to roll back")
-        every = versions(client, model)
-        number = int(target.version) if target else _before(model, champion, every, aliases(client, model))
-        _require_other(client, model, champion, number)
-        _block(client, model, champion, "rolled back", reason)
-        _say(client, model, number, PROMOTED, f"version {champion} was rolled back: {reason}")
-        _step_back(client, model, champion, number, every)
-        return Moved(model, number, champion, person(), reason)
+        target = None if to == NOBODY else _target(client, model, int(champion), every, to)
+        _block(client, model, int(champion), "rolled back", reason)
+        if target is not None:
+            _say(client, model, target, PROMOTED, f"version {champion} was rolled back: {reason}")
+        _step_back(client, model, int(champion), target, every)
+        return Moved(model, target, int(champion), person(), reason)
 
 
 def reject(model: str, version: str, *, reason: str) -> Rejected:
@@ -122,12 +124,16 @@ def _require_may(client: MlflowClient, model: str, chosen: ModelVersion, reignin
         raise DriftError(f"{model} version {number}: {changed}; {again}")
 
 
-def _require_other(client: MlflowClient, model: str, champion: int, number: int) -> None:
-    if number == champion:
+def _target(client: MlflowClient, model: str, champion: int, every: Sequence[ModelVersion], to: str | None) -> int:
+    """The version that serves again: the one before, or that of ``to``, if nobody took it back."""
+    if to is None:
+        return _before(model, champion, every, aliases(client, model))
+    chosen = find_version(client, model, to)
+    if (number := int(chosen.version)) == champion:
         raise DataError(f"{model}: version {number} is champion already; name another with --to")
-    block = blocked(client, model, number)
-    if block and block.by:
-        raise DriftError(f"{model} version {number} {block}; name another with --to")
+    if BLOCKED in chosen.tags:
+        raise DriftError(f"{model} version {number} {against(chosen, every, champion)}; name another with --to")
+    return number
 
 
 def _before(model: str, champion: int, every: Sequence[ModelVersion], known: Mapping[str, int]) -> int:
@@ -141,17 +147,27 @@ def _before(model: str, champion: int, every: Sequence[ModelVersion], known: Map
     previous = known.get("previous")
     if previous in tags and previous not in seen and BLOCKED not in tags[previous]:
         return previous
-    raise DataError(f"{model}: no champion before version {champion} is left; name a version with --to")
+    raise DataError(
+        f"{model}: no champion before version {champion} is left; name a version with --to, or `--to {NOBODY}` for none"
+    )
 
 
-def _step_back(client: MlflowClient, model: str, champion: int, target: int, every: Sequence[ModelVersion]) -> None:
+def _step_back(
+    client: MlflowClient, model: str, champion: int, target: int | None, every: Sequence[ModelVersion]
+) -> None:
     known = aliases(client, model)
     if known.get("best") == champion:
-        best = _best_without(champion, every) or target
-        client.set_registered_model_alias(model, "best", str(best))
-    if known.get("previous") == target:
+        _name(client, model, "best", _best_without(champion, every) or target)
+    if target is not None and known.get("previous") == target:
         client.delete_registered_model_alias(model, "previous")
-    client.set_registered_model_alias(model, "champion", str(target))
+    _name(client, model, "champion", target)
+
+
+def _name(client: MlflowClient, model: str, alias: str, number: int | None) -> None:
+    if number is None:
+        client.delete_registered_model_alias(model, alias)
+    else:
+        client.set_registered_model_alias(model, alias, str(number))
 
 
 def _best_without(champion: int, every: Sequence[ModelVersion]) -> int | None:
