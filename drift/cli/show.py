@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from drift.config.catalog import ROLES
 from drift.ground.findings import Finding
@@ -118,9 +118,9 @@ def show_record(record: Any, as_json: bool) -> None:
     if as_json:
         show_json(json.dumps(asdict(record)))
         return
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table("", Column(overflow="fold"), show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in asdict(record).items():
-        if value not in ("", [], None):
+        if value not in ("", []):
             table.add_row(name.replace("_", " "), escape(_cell(value)))
     out.print(table)
 
@@ -153,7 +153,9 @@ def show_unchanged(same: Any, as_json: bool) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "\n".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return "\n".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:

@@ -272,15 +272,14 @@ def _result(planned: Plan, folder: Path, done: list[Done], tracker: Tracker) -> 
     gate = read_json(Path(outputs["gate"]["gate"].uri) / "gate.json")
     require_planned(planned, done, passed=gate["passed"])
     report = Path(outputs["report"]["report"].uri)
+    last = next((one for one in reversed(done) if one.record["step"] == "register"), done[-1])
     steps = (StepResult(one.record["step"], one.record["arm"], one.record["seconds"], one.cached) for one in done)
     return RunResult(
         folder=folder,
         steps=tuple(steps),
         gate=gate,
         summary=read_json(report / "summary.json"),
-        registered=registered(next(one for one in done if one.record["step"] == "register"))
-        if gate["passed"]
-        else None,
+        registered=registered(last, tracker.uri) if gate["passed"] else None,
         report=report / "report.html",
         mlflow_uri=store.redact(tracker.uri),
         mlflow_run_id=tracker.parent,
@@ -288,14 +287,14 @@ def _result(planned: Plan, folder: Path, done: list[Done], tracker: Tracker) -> 
     )
 
 
-def registered(done: Done) -> dict[str, Any]:
-    """`registered.json` of the step `register`. One from the cache said whose the alias was then, so MLflow is asked
-    whose it is now; where it does not answer, nothing is said of it."""
+def registered(done: Done, uri: str) -> dict[str, Any]:
+    """`registered.json` of the step `register`. One from the cache said whose the alias was then, so MLflow at ``uri``
+    is asked whose it is now; where it does not answer, nothing is said of it."""
     content = read_json(Path(done.outputs["registered"].uri) / "registered.json")
     if not done.cached:
         return dict(content)
     try:
-        now = standing(content["model"], content["version"])
+        now = standing(content["model"], content["version"], at=uri)
     except ServiceError as error:
         log.warning("it is not known who is champion now: %s", error)
         return lasting(content)

@@ -122,11 +122,14 @@ def _named(client: MlflowClient, known: RegisteredModel | None, alias: str) -> C
 
 
 @contextlib.contextmanager
-def asking(what: str, model: str) -> Iterator[MlflowClient]:
-    """A client of the registry; ``what`` is done there with a model. Its refusals are a ServiceError."""
+def asking(what: str, model: str, *, at: str | None = None) -> Iterator[MlflowClient]:
+    """A client of the registry; ``what`` is done there with a model. Its refusals are a ServiceError.
+
+    ``at``: the store it belongs to, if not MLFLOW_TRACKING_URI.
+    """
     from mlflow.exceptions import MlflowException
 
-    uri, client = open_registry(what)
+    uri, client = (at, open_models(at)) if at else open_registry(what)
     try:
         yield client
     except MlflowException as error:

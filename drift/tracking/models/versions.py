@@ -125,9 +125,9 @@ def details_of(model: str, version: str) -> Details:
     )
 
 
-def standing(model: str, number: int) -> Standing:
-    """Whether a version is champion now, and if not, why and which one is. Raises ServiceError."""
-    with registry.asking("asked for its champion", model) as client:
+def standing(model: str, number: int, *, at: str) -> Standing:
+    """Whether a version is champion now, and if not, why and which one is; ``at``: the store. Raises ServiceError."""
+    with registry.asking("asked for its champion", model, at=at) as client:
         every, champion = registry.versions(client, model), registry.aliases(client, model).get("champion")
     version = next((one for one in every if int(one.version) == number), None)
     if version is None:
