@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from drift.weights.modeling import allow_cuda_torchvision_on_cpu
+from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 
 allow_cuda_torchvision_on_cpu()
 

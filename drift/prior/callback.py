@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from drift.ground.errors import PriorError
+from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 from drift.prior.prior import BindReport, Prior
-from drift.weights.modeling import allow_cuda_torchvision_on_cpu
 
 allow_cuda_torchvision_on_cpu()  # transformers imports torchvision
 from transformers.trainer_callback import ExportableState, TrainerCallback  # noqa: E402

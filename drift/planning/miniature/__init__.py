@@ -12,6 +12,6 @@ data        problem pool, replay set and benchmark tables as files
 build       everything together, into one directory
 """
 
-from drift.weights.modeling import allow_cuda_torchvision_on_cpu
+from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 
 allow_cuda_torchvision_on_cpu()  # before any module here imports transformers' model classes, which import torchvision

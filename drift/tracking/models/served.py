@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
@@ -51,4 +52,8 @@ def _opened(image: str) -> Any:
 
 
 def _load_pyfunc(path: str) -> ImageTextModel:
+    with contextlib.suppress(ImportError):  # where drift is, it is installed as its README says, without a GPU too
+        from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
+
+        allow_cuda_torchvision_on_cpu()
     return ImageTextModel(path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from drift.ground.artifacts import staged
 from drift.ground.errors import DataError
@@ -34,8 +34,8 @@ class RegisteredModel:
 
 
 @dataclass(frozen=True)
-class Version:
-    """A line of `drift models list NAME`."""
+class Listed:
+    """What a version is known by."""
 
     version: int
     aliases: list[str]
@@ -44,27 +44,25 @@ class Version:
     """Percent right, with its interval."""
     perception: str
     gate: str
-    age: str
     against: str
     """What a person said against it; '' for nothing."""
 
 
 @dataclass(frozen=True)
-class Details:
+class Version(Listed):
+    """A line of `drift models list NAME`."""
+
+    age: str
+
+
+@dataclass(frozen=True)
+class Details(Listed):
     """What `drift models show` says of one version."""
 
-    model: str
-    version: int
-    aliases: list[str]
-    arm: str
-    reasoning: str
-    perception: str
-    gate: str
     compared_with: str
     """Who was champion when the gate decided."""
     promoted: str
     """When it became champion, and who said so; '' if it never was."""
-    against: str
     made: str
     run: str
     """Of MLflow."""
@@ -102,18 +100,16 @@ def versions_of(model: str) -> list[Version]:
     """The versions of a model, the newest first. Raises DataError if there is no such model, ServiceError."""
     with registry.asking("asked for its versions", model) as client:
         shelf = _look(client, model)
-        return [_version(shelf, one) for one in shelf.every]
+    return [Version(**_listed(shelf, one), age=_age(one.creation_timestamp)) for one in shelf.every]
 
 
 def details_of(model: str, version: str) -> Details:
     """One version, by its number or an alias. Raises DataError if it does not exist, ServiceError."""
     with registry.asking("asked for a version", model) as client:
         chosen, shelf = registry.find_version(client, model, version), _look(client, model)
-    listed, tags = asdict(_version(shelf, chosen)), chosen.tags
-    listed.pop("age")
+    tags = chosen.tags
     return Details(
-        model=model,
-        **listed,
+        **_listed(shelf, chosen),
         compared_with=_compared(shelf, tags),
         promoted=_promoted(tags),
         made=_date(chosen.creation_timestamp),
@@ -174,19 +170,13 @@ def _look(client: MlflowClient, model: str) -> _Shelf:
     return _Shelf(registry.versions(client, model), registry.aliases(client, model))
 
 
-def _version(shelf: _Shelf, one: ModelVersion) -> Version:
+def _listed(shelf: _Shelf, one: ModelVersion) -> dict[str, Any]:
+    """The fields of `Listed`."""
     number, tags = int(one.version), one.tags
-    reasoning, perception = (tags.get(f"drift.{role}", UNKNOWN) for role in ROLES)
-    return Version(
-        version=number,
-        aliases=sorted(alias for alias, named in shelf.known.items() if named == number),
-        arm=tags.get("drift.arm", UNKNOWN),
-        reasoning=reasoning,
-        perception=perception,
-        gate=tags.get("drift.gate", UNKNOWN),
-        age=_age(one.creation_timestamp),
-        against=str(against(one, shelf.every, shelf.known.get("champion")) or ""),
-    )
+    said = {name: tags.get(f"drift.{name}", UNKNOWN) for name in ("arm", *ROLES, "gate")}
+    aliases = sorted(alias for alias, named in shelf.known.items() if named == number)
+    block = against(one, shelf.every, shelf.known.get("champion"))
+    return {"version": number, "aliases": aliases, **said, "against": str(block or "")}
 
 
 def _compared(shelf: _Shelf, tags: Mapping[str, str]) -> str:

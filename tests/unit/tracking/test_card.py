@@ -1,6 +1,8 @@
 """A version's page: its card, its scores, and that MLflow itself loads what was registered."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,22 +116,22 @@ def test_models_and_versions_are_listed_and_downloaded(registered: Path, tmp_pat
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors", "provenance.json"]
 
 
-def test_mlflows_pyfunc_loads_a_registered_model_and_answers(client: MlflowClient, tmp_path: Path):
-    import mlflow
-    import pandas
+LOAD = """
+import sys, mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+asked = [{"question": "1 + 1 = ?", "image": sys.argv[2]}, {"question": "2 + 2 = ?", "image": None}]
+print(len(model.predict(pandas.DataFrame(asked), params={"max_new_tokens": 4})), "replies")
+"""
 
+
+def test_mlflows_pyfunc_loads_a_registered_model_in_a_process_of_its_own_and_answers(
+    client: MlflowClient, tmp_path: Path
+):
     register(CONFIG, model=str(VLM), gate=gate(tmp_path / "gate", VLM))
-    mlflow.set_tracking_uri(client.tracking_uri)
-    try:
-        loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
-        Image.new("RGB", (56, 56), "white").save(tmp_path / "image.png")
-        asked = pandas.DataFrame(
-            [{"question": "1 + 1 = ?", "image": str(tmp_path / "image.png")}, {"question": "2 + 2 = ?", "image": None}]
-        )
-        replies = loaded.predict(asked, params={"max_new_tokens": 4})
-    finally:
-        mlflow.set_tracking_uri(None)
-    assert len(replies) == 2 and all(isinstance(reply, str) for reply in replies)
+    Image.new("RGB", (56, 56), "white").save(tmp_path / "image.png")
+    command = [sys.executable, "-c", LOAD, f"models:/{NAME}@champion", str(tmp_path / "image.png")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1:] == ["2 replies"], ended.stderr
     assert len(list((tmp_path / "mlartifacts").rglob("*.safetensors"))) == len(list(VLM.glob("*.safetensors"))), "once"
 
 
