@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from drift.ground.artifacts import read_json
-from drift.ground.errors import ConfigError, DataError
-from drift.tracking import store
+from drift.ground.errors import DataError
 from drift.tracking.models.named import named_sources
-from pipelines.local.folders import OVER, only_one
+from pipelines.local.folders import OVER, only_one, store_of
 from pipelines.local.past import RECORD, PastRun, link_outputs, past_runs, task_folders
 from pipelines.local.runner import LOG
 
@@ -49,15 +48,13 @@ def clean(runs: Path, keep: int, *, dry_run: bool = False) -> list[Cleaned]:
     is removed then.
     """
     runs = runs.resolve()
-    if not runs.is_dir():
-        raise ConfigError(f"{runs}: no folder of runs; --runs names another")
     with contextlib.ExitStack() as held:
         for name in sorted({str(run.folder.state["name"]) for run in past_runs(runs)}):
             held.enter_context(only_one(runs, name))
         known = past_runs(runs)
         whole = _whole(known, keep)
         others = [run for run in known if run not in whole]
-        needed = _needed(whole) | _named(others, runs)
+        needed = _needed(whole) | _named(others)
         cleaned = [Cleaned(run.name, run.status, 0, size(run.folder.path), (whole[run],)) for run in whole]
         cleaned += [_clean(run, needed, dry_run=dry_run) for run in others]
         if not dry_run:
@@ -90,11 +87,11 @@ def _needed(whole: Collection[PastRun]) -> dict[Path, str]:
     return {folder: f"from the cache of {name}" for folder, name in tasks if folder}
 
 
-def _named(others: Collection[PastRun], runs: Path) -> dict[Path, str]:
+def _named(others: Collection[PastRun]) -> dict[Path, str]:
     """Task folders that a registered version came from, and which."""
     asked: dict[str, set[str]] = {}
     for run in others:
-        asked.setdefault(_address(run, runs), set()).update(_models(run))
+        asked.setdefault(store_of(run.folder), set()).update(_models(run))
     sources = {
         source: why for uri, models in asked.items() for source, why in named_sources(sorted(models), uri).items()
     }
@@ -107,15 +104,10 @@ def _named(others: Collection[PastRun], runs: Path) -> dict[Path, str]:
     }
 
 
-def _address(run: PastRun, runs: Path) -> str:
-    """The store that the run was tracked in; this process's own where that is the same, since it has the password."""
-    ours = store.store_uri(runs)
-    recorded = str(run.folder.state.get("mlflow_uri", ""))
-    return ours if recorded in ("", store.redact(ours)) else recorded
-
-
 def _models(run: PastRun) -> list[str]:
-    return [run.config["register"]["model"]] if run.config else []  # one without died before it registered
+    """The registered models that it may have given; none of one that died before its configuration was written."""
+    model = run.config.get("register", {}).get("model")
+    return [model] if model else []
 
 
 def _clean(run: PastRun, needed: dict[Path, str], *, dry_run: bool) -> Cleaned:

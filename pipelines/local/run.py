@@ -20,21 +20,22 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from drift.config.chain import Config, key_variables
 from drift.config.plan import MODULES, Plan, plan
 from drift.ground.artifacts import read_json
-from drift.ground.errors import DriftError, PipelineError
+from drift.ground.errors import DriftError, PipelineError, ServiceError
 from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
 from drift.tracking.runs.origin import CODE_VERSION, IMAGE, code_version, origin, packages
 from drift.tracking.runs.outputs import UPLOAD
+from drift.tracking.runs.page import FOLDER
 from drift.tracking.runs.tracker import PIPELINE, Tracker
 from drift.tracking.steps import RUN_DIR, RUN_ID, flatten, parameter_sha256
-from drift.tracking.telling.delivery import Missing, Relay
+from drift.tracking.telling.delivery import Relay
 from drift.tracking.telling.journal import append, make_event, mend
 from pipelines.check import require_honest
 from pipelines.drift_sft import drift_sft
-from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, unfinished_runs
+from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, store_of, unfinished_runs
 from pipelines.local.kubeflow import LOG, run_pipeline
 from pipelines.local.past import link_outputs
-from pipelines.local.result import RunResult, StepResult
+from pipelines.local.result import RunResult, StepResult, tracking_of
 from pipelines.local.runner import EXIT_TASK, Chain, Done, StepEvent
 from pipelines.local.work import GPU, ForkServer
 
@@ -67,13 +68,14 @@ def run(
         spec = _spec()
         planned = parameters(config, uri, runner)
         experiment = _experiment(config)
-        folder = _folder(runs, config.name, planned, fresh=fresh, uri=uri, experiment=experiment)
+        folder = _folder(runs, config.name, planned, fresh=fresh, experiment=experiment)
         tracker = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
         at = {"mlflow_uri": store.redact(uri), "mlflow_run_id": tracker.parent, "mlflow": _page(tracker)}
         at["experiment"] = experiment
         folder = folder.mark("running", **at)
         (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
-        _tell(folder, "begun", params=_flat(config), tags=origin(), texts={"packages.txt": packages()})
+        tags = origin() | {FOLDER: str(folder.path)}
+        _tell(folder, "begun", params=_flat(config), tags=tags, texts={"packages.txt": packages()})
         _tell(folder, "files", paths=[str(folder.path / "config.yaml")])
         environment = _environment(folder, tracker, experiment, config.tracking.upload, runner)
         chain = Chain(folder.path, folder.run_id, list(planned.arms), environment, on_event, server)
@@ -81,7 +83,7 @@ def run(
             cache = runs / "cache"
             run_pipeline(spec, planned.arguments(), chain, cache_root=cache, use_cache=not fresh, containers=settings)
             result = _result(planned, folder.path, chain.done, tracker)
-        return replace(result, missing=_said(folder, relay.missing()))
+        return replace(result, missing=tracking_of(folder.path, relay.missing()))
 
 
 def parameters(config: Config, uri: str, runner: Runner) -> Plan:
@@ -144,24 +146,34 @@ def _spec() -> PipelineSpec:
     return spec
 
 
-def _folder(runs: Path, name: str, planned: Plan, *, fresh: bool, uri: str, experiment: str) -> RunFolder:
+def _folder(runs: Path, name: str, planned: Plan, *, fresh: bool, experiment: str) -> RunFolder:
     """The latest unfinished run with these parameters, or a new one; other unfinished runs are closed."""
     chosen = None
     for folder in unfinished_runs(runs, name):
         if chosen is None and not fresh and folder.state["parameters_sha256"] == planned.sha256():
             chosen = folder
             continue
-        left = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
-        _tell(folder, "closed", status="FAILED" if folder.state["status"] == "failed" else "KILLED")
-        with contextlib.closing(Relay(folder.path, left.apply, left.answers)) as relay:
-            relay.deliver(everything=True)
-            left.note_missing(relay.missing())
-        folder.mark("superseded")
-        shutil.rmtree(_temporary(folder), ignore_errors=True)
+        _close(folder, experiment)
     if chosen is None:
         return create_run(runs, name, planned.sha256())
     mend(chosen.path)
     return chosen.mark("running")
+
+
+def _close(folder: RunFolder, experiment: str) -> None:
+    """End a run that nobody will continue, in the MLflow and the experiment that it was tracked in."""
+    _tell(folder, "closed", status="FAILED" if folder.state["status"] == "failed" else "KILLED")
+    try:
+        of = folder.state.get("experiment", experiment)
+        left = Tracker.open(store_of(folder), experiment=of, run_id=folder.run_id, name=folder.path.name)
+    except ServiceError as error:  # another server than this run's
+        log.warning("%s: its run in MLflow stays as it was (%s)", folder.path, error)
+    else:
+        with contextlib.closing(Relay(folder.path, left.apply, left.answers)) as relay:
+            relay.deliver(everything=True)
+            left.note_missing(relay.missing())
+    folder.mark("superseded")
+    shutil.rmtree(_temporary(folder), ignore_errors=True)
 
 
 def _flat(config: Config) -> dict[str, str]:
@@ -211,7 +223,7 @@ def _closed(folder: RunFolder, tracker: Tracker, chain: Chain) -> Iterator[Relay
         missing = relay.finish()
         tracker.note_missing(missing)
         if missing and status != "FINISHED":  # else the closing table says so
-            log.warning("MLflow: %s", _said(folder, missing))
+            log.warning("MLflow: %s", tracking_of(folder.path, missing))
         link_outputs(folder.mark(status.lower()))
         shutil.rmtree(_temporary(folder), ignore_errors=True)
 
@@ -219,10 +231,6 @@ def _closed(folder: RunFolder, tracker: Tracker, chain: Chain) -> Iterator[Relay
 def _tell(folder: RunFolder, event: str, **content: Any) -> None:
     """An event of the whole run."""
     append(folder.path, make_event(folder.run_id, PIPELINE, "", event, **content))
-
-
-def _said(folder: RunFolder, missing: Missing) -> str:
-    return f"{missing}; send them with `drift track {folder.path}`" if missing else ""
 
 
 @contextlib.contextmanager

@@ -1,25 +1,30 @@
 """The whole chain: from problems to a registered model, exactly again, and on after a kill in any step."""
 
-import json
+import contextlib
 import re
-import shutil
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pyarrow.parquet as pq
 import pytest
+from mlflow.entities import Run
 
-from drift.ground.artifacts import content_sha256
+from drift.ground.artifacts import content_sha256, read_json
 from pipelines.local.clean import clean
+from pipelines.local.past import find_run
 from tests.end_to_end import chain
+from tests.mlflow_server import mlflow_server
 from tests.world import ASSETS
 
 ARMS = ("sft", "drift")
 STEPS = set(chain.IN_ORDER)
 ASKED = {("inputs", ""), ("champion", ""), ("report", "")}
 """What the inputs are and who is champion is asked in every run."""
+PAGE = ("pipeline", "")
+"""The run in MLflow that sums up the others."""
 DECIDED = {("gate", ""), ("report", ""), ("register", "")}
 
 
@@ -47,6 +52,63 @@ def versions(config: Path) -> list:
     return list(mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db").search_model_versions())
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What one run in MLflow has: hashes of its files by name, and of those it refers to; parameters, points, data."""
+
+    files: dict[str, str]
+    referred: dict[str, str]
+    params: dict[str, str]
+    curves: dict[str, set[tuple[float, int, int]]]
+    datasets: list[str]
+
+
+def kept(client: mlflow.MlflowClient, run: Run) -> Kept:
+    folder = Path(client.download_artifacts(run.info.run_id, ""))
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    told = [read_json(path) for name, path in files.items() if name.startswith("references/")]
+    referred = {file["uri"]: file for one in told for file in one["files"]}
+    assert all(Path(uri).stat().st_size == file["bytes"] for uri, file in referred.items())
+    return Kept(
+        {name: content_sha256(path) for name, path in files.items()},
+        {uri: file["sha256"] for uri, file in referred.items()},
+        run.data.params,
+        {
+            name: {(point.value, point.timestamp, point.step) for point in history}
+            for name in run.data.metrics
+            if (history := client.get_metric_history(run.info.run_id, name))
+        },
+        [one.dataset.name for one in run.inputs.dataset_inputs],
+    )
+
+
+def in_mlflow(config: Path, result: dict, server: str = "") -> dict[tuple[str, str], Kept]:
+    """What MLflow has of a run, by step and arm, and `PAGE`."""
+    client = mlflow.MlflowClient(server or f"sqlite:///{config.parent}/runs/mlflow.db")
+    page = client.get_run(result["mlflow_run_id"])
+    below = f"tags.`mlflow.parentRunId` = '{page.info.run_id}'"
+    runs = [page, *client.search_runs([page.info.experiment_id], below, max_results=1000)]
+    return {(run.data.tags["drift.step"], run.data.tags.get("drift.arm", "")): kept(client, run) for run in runs}
+
+
+def lacking(config: Path, folder: str | Path, found: dict[tuple[str, str], Kept]) -> list[Path]:
+    """The files in a run's folder that its step in MLflow, or its page, neither has nor refers to."""
+    tasks = find_run(config.parent / "runs", Path(folder).name).tasks
+    owners = {task.folder: found[key] for key, task in tasks.items()}
+    left = []
+    for path in sorted(Path(folder).rglob("*")):
+        if path.is_file():
+            owner = next((owners[above] for above in path.parents if above in owners), found[PAGE])
+            left += [] if content_sha256(path) in {*owner.files.values(), *owner.referred.values()} else [path]
+    return left
+
+
+def on_disk(folder: Path) -> int:
+    """Bytes that the files of a folder take on the disk, each once."""
+    known = {(one.st_dev, one.st_ino): one.st_blocks * 512 for one in (path.lstat() for path in folder.rglob("*"))}
+    return sum(known.values())
+
+
 def test_every_step_works_once_and_the_model_is_registered_as_champion(whole):
     config, result = whole
     assert chain.worked(result) == STEPS
@@ -69,34 +131,16 @@ def test_mlflow_has_one_parent_and_one_child_per_step_and_arm(whole):
     assert parents[0].data.metrics["drift/reasoning"] == result["summary"]["rows"][2]["reasoning"]["mean"]
 
 
-def bookkeeping(path: Path) -> bool:
-    """The journal itself, and what continues a run."""
-    return path.name in ("events.jsonl", "events.position", "run.json")
+BOOKKEEPING = {"events.jsonl", "events.position", "events.lock", "run.json"}
+"""What tells MLflow all the rest, and what continues a run: it is written on after MLflow has heard the last."""
 
 
-def kept_in_mlflow(config: Path, experiment: str) -> tuple[set[str], set[str]]:
-    """Hashes of the contents of all artifacts in an experiment, and of the files that they refer to."""
-    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
-    found = client.get_experiment_by_name(experiment)
-    files = [
-        path
-        for run in client.search_runs([found.experiment_id], max_results=1000)
-        for path in Path(run.info.artifact_uri.removeprefix("file://")).rglob("*")
-        if path.is_file()
-    ]
-    told = [json.loads(path.read_text()) for path in files if path.parent.name == "references"]
-    referred = [file for one in told for file in one["files"]]
-    assert all(Path(file["uri"]).stat().st_size == file["bytes"] for file in referred)
-    return {content_sha256(path) for path in files}, {file["sha256"] for file in referred}
-
-
-def test_every_file_that_the_chain_wrote_is_in_mlflow_by_content_or_reference(whole):
+def test_every_file_that_the_chain_wrote_is_at_its_own_step_in_mlflow_by_content_or_reference(whole):
     config, result = whole
-    kept, referred = kept_in_mlflow(config, "miniature")
-    wrote = {path: content_sha256(path) for path in Path(result["run"]).rglob("*") if path.is_file()}
-    assert [path for path, sha256 in wrote.items() if sha256 not in kept | referred and not bookkeeping(path)] == []
-    stay = {path.name for path, sha256 in wrote.items() if sha256 not in kept and not bookkeeping(path)}
-    assert stay == {"model.safetensors", "delta.safetensors"}, "only weights are referred to"
+    found = in_mlflow(config, result)
+    assert {path.name for path in lacking(config, result["run"], found)} == BOOKKEEPING
+    weights = {Path(name).name for kept in found.values() for name in kept.referred}
+    assert weights == {"model.safetensors", "delta.safetensors"}, "only weights are referred to"
 
 
 def test_the_page_of_a_run_says_what_was_decided_with_which_configuration_and_by_whom(whole):
@@ -137,33 +181,63 @@ def test_a_second_run_measures_the_new_champion_and_a_third_takes_everything_fro
 
 
 @pytest.mark.slow
-def test_steps_cached_from_another_experiment_bring_all_they_wrote(whole):
+@pytest.mark.parametrize("where", ["server", "experiment"])
+def test_steps_cached_from_another_store_or_experiment_bring_numbers_curves_and_files(whole, tmp_path, where):
     config, result = whole
-    chain.run(config, "tracking.experiment=other")
-    kept, referred = kept_in_mlflow(config, "other")
-    cached = [folder for folder in Path(result["run"]).glob("tasks/*") if folder.name in ("curate", "deltas")]
-    wrote = [path for folder in cached for path in folder.rglob("*") if path.is_file()]
-    assert wrote and {content_sha256(path) for path in wrote} <= kept | referred
+    with mlflow_server(tmp_path) if where == "server" else contextlib.nullcontext("") as server:
+        moved = chain.run(config, "tracking.experiment=other", server=server)
+        assert moved["not_in_mlflow"] == ""
+        here, there = in_mlflow(config, result), in_mlflow(config, moved, server)
+    cached = STEPS - chain.worked(moved)
+    assert cached >= {("curate", ""), ("deltas", ""), ("arm", "sft"), ("arm", "drift"), ("evaluate_arm", "drift")}
+    for step in cached - {("gate", ""), ("register", "")}:
+        assert there[step].files == here[step].files and there[step].referred == here[step].referred, step
+        assert there[step].params == here[step].params and there[step].curves == here[step].curves, step
+    assert len(there["arm", "drift"].curves["loss"]) > 5
+    assert there[PAGE].datasets == here[PAGE].datasets == ["training_set"]
 
 
 @pytest.mark.slow
-def test_a_changed_setting_of_one_arm_reruns_that_arm_and_what_compares_it(whole):
+def test_of_a_run_that_failed_the_page_the_logs_and_all_that_it_wrote_are_in_mlflow(whole):
     config, _ = whole
-    changed = chain.run(config, "arms.sft.train.learning_rate=5e-4")
-    assert chain.worked(changed) == {("arm", "sft"), ("evaluate_arm", "sft"), *ASKED, *DECIDED}
-    assert len(versions(config)) == 1  # the candidate is the same model
+    process = chain.start(config, "curate.min_kept=190", "curate.keep=190")
+    said = process.communicate(timeout=300)[1].splitlines()[-1]
+    assert process.returncode == 2 and said.startswith("drift: step curate: ")
+    folder = max((config.parent / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime).parent
+    state = read_json(folder / "run.json")
+    page = mlflow.MlflowClient(state["mlflow_uri"]).get_run(state["mlflow_run_id"])
+    assert (page.info.status, page.data.tags["drift.tracking"]) == ("FAILED", "complete")
+    description = page.data.tags["mlflow.note.content"]
+    assert description.startswith("**curate failed:** ") and f"`{folder}` on " in description
+    found = in_mlflow(config, {"mlflow_run_id": state["mlflow_run_id"]})
+    assert "step/log.txt" in found["curate", ""].files and "run.log" in found[PAGE].files
+    assert {path.name for path in lacking(config, folder, found)} == BOOKKEEPING
 
 
 @pytest.mark.slow
-def test_a_gate_that_refuses_ends_well_and_registers_nothing(whole, tmp_path):
+def test_a_gate_that_refuses_ends_well_and_registers_nothing(whole):
     config, _ = whole
-    shutil.copytree(config.parent / "runs", tmp_path / "runs")
     before = len(versions(config))
     refused = chain.run(config, "gate.min_reasoning_gain=99.5")
     assert not refused["passed"] and refused["registered"] is None
     assert ("register", "") not in {(step["step"], step["arm"]) for step in refused["steps"]}
     assert len(versions(config)) == before
     assert "refused" in refused["summary"]["verdict"]
+
+
+@pytest.mark.slow
+def test_a_changed_setting_reruns_its_arm_and_what_compares_it_and_cleaning_frees_the_arm_before(whole):
+    config, _ = whole
+    changed = chain.run(config, "arms.sft.train.learning_rate=5e-4")
+    assert chain.worked(changed) == {("arm", "sft"), ("evaluate_arm", "sft"), *ASKED, *DECIDED}
+    assert len(versions(config)) == 1  # the candidate is the same model
+
+    before = on_disk(config.parent / "runs")
+    said = sum(one.freed_bytes for one in clean(config.parent / "runs", 1))
+    assert said > (Path(changed["run"]) / "arms" / "sft" / "model" / "model.safetensors").stat().st_size
+    assert said <= before - on_disk(config.parent / "runs") <= 1.2 * said, "whole blocks of a disk are a little more"
+    again = chain.run(config, "arms.sft.train.learning_rate=5e-4")
+    assert chain.worked(again) == ASKED
 
 
 def without_times(summary: dict) -> dict:

@@ -199,6 +199,7 @@ class Tracker:
         """What is known of the whole run: who started what, where, with which code and packages."""
         fields.log_params(self.client, self.parent, params)
         fields.set_tags(self.client, self.parent, tags)
+        page.tell(self.client, self.parent, {})
         for name, text in (texts or {}).items():
             self.client.log_text(self.parent, text, name)
 
@@ -230,8 +231,7 @@ class Tracker:
         client, inputs = self.client, event["inputs"]
         fields.log_params(client, run, event["params"])
         fields.log_inputs(client, run, inputs)
-        if event["step"] == "arm" and run != self.parent:
-            fields.log_inputs(client, self.parent, [entry for entry in inputs if entry["name"] == TRAINING_SET])
+        self._describe_whole(run, event)
         origin = {name: text for name, text in event.get("origin", {}).items() if not self.attached or _ours(name)}
         fields.set_tags(client, run, origin)
         if packages := event.get("packages"):
@@ -239,6 +239,12 @@ class Tracker:
         if event.get("pod") and not self.theirs:
             params = page.configuration(event["step"], event["arm"], event["params"])
             fields.log_params(client, self.parent, params)
+
+    def _describe_whole(self, run: str, event: Event) -> None:
+        """What the whole run was given, as one of its arms has it."""
+        if event["step"] == "arm" and run != self.parent:
+            known = [entry for entry in event["inputs"] if entry["name"] == TRAINING_SET]
+            fields.log_inputs(self.client, self.parent, known)
 
     def _forget_causes(self, run: str, tags: Mapping[str, str], last: float) -> None:
         """A run that was opened again starts afresh: causes of attempts before that are past."""
@@ -254,13 +260,13 @@ class Tracker:
         fields.set_tags(self.client, run, {"drift.cached": "true", f"drift.upstream.{event['step']}": where})
         self._end(run, event | {"status": "FINISHED", "error": None})
         brought = not did or event["step"] in page.STEPS
-        lines = list(carried(event.get("journal", ""), upstream, event)) if brought else []
-        if not any(line["event"] == "metrics" for line in lines):
+        lines = list(carried(event.get("journal", ""), upstream, event))
+        if not brought or not any(line["event"] == "metrics" for line in lines):
             self._measure(run, event)
         for line in lines:
             if line["event"] == "started":
-                self._describe(run, line)
-            else:
+                (self._describe if brought else self._describe_whole)(run, line)
+            elif brought:
                 self._keep(run, line)
 
     def _measure(self, run: str, event: Event) -> None:

@@ -138,18 +138,14 @@ class Relay(threading.Thread):
 
     def missing(self) -> Missing:
         """What has not been told until now."""
-        left, total = self._left(), sum(1 for _ in read(self._folder))
-        said = tuple(f"{event['event']} of {event['key']}: {error[:CHARACTERS]}" for event, error in left[:NAMED])
-        return Missing(len(left), total, said)
+        return _missing(self._folder, self._left())
 
     def untold(self) -> list[Event]:
         """The events themselves."""
         return [event for event, _ in self._left()]
 
     def _left(self) -> list[tuple[Event, str]]:
-        """What was not taken, and why."""
-        refused = [(next(read(self._folder, start))[0], one.error) for start, one in sorted(self._refused.items())]
-        return refused + [(event, self._why or "not told yet") for event, _ in read(self._folder, self._position)]
+        return _left(self._folder, self._position, self._refused, self._why)
 
     def _due(self, everything: bool) -> list[int]:
         """Those tried least come first, so that one that never passes keeps nothing back."""
@@ -207,6 +203,22 @@ class Relay(threading.Thread):
         }
         aside.write_text(json.dumps({"position": self._position, "refused": left}), encoding="utf-8")
         aside.replace(self._folder / POSITION)
+
+
+def missing_of(folder: Path) -> Missing:
+    """What MLflow does not have of the journal in `folder`, whoever told it last."""
+    return _missing(folder, _left(folder, *_noted(folder)))
+
+
+def _missing(folder: Path, left: list[tuple[Event, str]]) -> Missing:
+    said = tuple(f"{event['event']} of {event['key']}: {error[:CHARACTERS]}" for event, error in left[:NAMED])
+    return Missing(len(left), sum(1 for _ in read(folder)), said)
+
+
+def _left(folder: Path, position: int, refused: dict[int, Refused], why: str = "") -> list[tuple[Event, str]]:
+    """What was not taken, and why."""
+    told = [(next(read(folder, start))[0], one.error) for start, one in sorted(refused.items())]
+    return told + [(event, why or "not told yet") for event, _ in read(folder, position)]
 
 
 def _noted(folder: Path) -> tuple[int, dict[int, Refused]]:

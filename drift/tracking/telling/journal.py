@@ -67,7 +67,13 @@ def mend(folder: Path) -> None:
             file.write(b"\n")
 
 
-def last_error(folder: Path, key: str) -> str | None:
-    """The message with which the step `key` ended last, if it failed."""
-    ends = [event for event, _ in read(folder) if event.get("key") == key and event["event"] == "ended"]
+def end(folder: Path) -> int:
+    """The position behind all that is in the journal now."""
+    path = folder / JOURNAL
+    return path.stat().st_size if path.exists() else 0
+
+
+def last_error(folder: Path, key: str, position: int = 0) -> str | None:
+    """The message with which the step `key` ended last, from `position` on, if it failed."""
+    ends = [event for event, _ in read(folder, position) if event.get("key") == key and event["event"] == "ended"]
     return ends[-1].get("error") if ends else None
