@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import drift.cli.app  # noqa: F401  # every command
 from drift.cli.options import app
 from drift.ground.errors import ConfigError
+from drift.tracking.telling.journal import append, make_event
 from pipelines.local.difference import difference
 from pipelines.local.folders import RunFolder
 from pipelines.local.past import find_run, link_outputs, past_runs, scores_of
@@ -104,6 +105,24 @@ def test_the_commands_say_it_as_json(runs: Path, two: tuple[RunFolder, RunFolder
     shown = said("runs", "show", "mini", *where)
     assert [step["from"] for step in shown["steps"] if step["step"] == "arm drift"] == [first.path.name]
     assert said("runs", "compare", first.run_id, second.run_id, *where)["config"] == {"seed": ["01", "02"]}
+
+
+def test_a_run_that_failed_says_why_and_what_mlflow_lacks(runs: Path):
+    run = past_run(runs, started="2026-01-01T01:00:00+00:00", status="failed")
+    key = f"{run.run_id}/report"
+    append(run.path, make_event(key, "report", "", "ended", status="FAILED", error="disk full", seconds=1.0))
+    shown = CliRunner().invoke(app, ["runs", "show", "mini", "--runs", str(runs)])
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert f"run {run.path}" in lines and "status failed: report: disk full" in lines
+    assert f"MLflow drift ui --runs {runs}" in lines
+    assert next(line for line in lines if line.startswith("tracking ")).endswith(f"`drift track {run.path}`")
+
+
+def test_what_is_no_run_of_ours_is_passed_over(runs: Path, two: tuple[RunFolder, RunFolder]):
+    for name, content in (("torn", "{"), ("another_program", "{}")):
+        (runs / name).mkdir()
+        (runs / name / "run.json").write_text(content)
+    assert [run.folder.run_id for run in past_runs(runs)] == [run.run_id for run in reversed(two)]
 
 
 def test_two_runs_differ_in_what_was_asked_for(two: tuple[RunFolder, RunFolder], runs: Path):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from drift.ground.errors import PipelineError
-from drift.tracking.telling.delivery import Relay
-from drift.tracking.telling.journal import JOURNAL, append, last_error, mend, read
+from drift.tracking.telling.delivery import Relay, missing_of
+from drift.tracking.telling.journal import JOURNAL, append, end, last_error, mend, read
 
 
 def event(key: str, kind: str = "metrics", **content) -> dict:
@@ -54,6 +54,7 @@ def test_the_error_of_a_step_is_the_one_of_its_last_attempt(tmp_path: Path):
     append(tmp_path, event("run/arm/sft", "ended", status="FAILED", error="second"))
     append(tmp_path, event("run/arm/drift", "ended", status="FINISHED", error=None))
     assert last_error(tmp_path, "run/arm/sft") == "second"
+    assert last_error(tmp_path, "run/arm/sft", end(tmp_path)) is None, "a third has not said anything yet"
     assert last_error(tmp_path, "run/arm/drift") is None
     assert last_error(tmp_path, "run/gate") is None
 
@@ -90,6 +91,7 @@ def test_a_refused_event_is_kept_and_told_again_while_the_others_go_on(tmp_path:
         assert not relay.deliver()
         assert passed == ["k0", "k2"]
         assert str(relay.missing()) == "1 of 3 events are missing (files of k1: no right)"
+        assert missing_of(tmp_path) == relay.missing(), "whoever asks"
         assert not relay.deliver(everything=True)
     assert caplog.text.count("MLflow does not take 'files' of k1: no right") == 1, "said once"
     with closing(Relay(tmp_path, refusing(passed, error=ValueError()))) as again:
