@@ -31,6 +31,7 @@ def show_runs(known: Sequence[PastRun], as_json: bool) -> None:
         return
     heads = ("run", "ended", "took", "reas.", "perc.", "ver.", "disk")
     table = close_table(heads, right=heads[2:])
+    table.columns[0].no_wrap = True  # a name that is copied
     for row in rows:
         means = ("" if row[role] is None else f"{row[role]:.1f}" for role in ROLES)
         ended = row["gate"] if row["status"] == "finished" else row["status"]

@@ -163,7 +163,7 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
     table = close_table(HEADS, right=HEADS[1:])
     for cells in rows(comparison):
         table.add_row(*cells, style="bold" if cells[0].endswith(" mean") else "")
-    show_text(title)
+    show_text(f"compared: {title}")
     out.print(table)
     out.print(caption(comparison))
 

@@ -2,29 +2,26 @@
 
 import contextlib
 import re
+import shutil
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pyarrow.parquet as pq
 import pytest
-from mlflow.entities import Run
 
-from drift.ground.artifacts import content_sha256, read_json
+from drift.ground.artifacts import read_json
 from pipelines.local.clean import clean
-from pipelines.local.past import find_run
 from tests.end_to_end import chain
 from tests.mlflow_server import mlflow_server
+from tests.run_in_mlflow import PAGE, in_mlflow, lacking
 from tests.world import ASSETS
 
 ARMS = ("sft", "drift")
 STEPS = set(chain.IN_ORDER)
 ASKED = {("inputs", ""), ("champion", ""), ("report", "")}
 """What the inputs are and who is champion is asked in every run."""
-PAGE = ("pipeline", "")
-"""The run in MLflow that sums up the others."""
 DECIDED = {("gate", ""), ("report", ""), ("register", "")}
 
 
@@ -42,65 +39,19 @@ def whole(tmp_path_factory) -> tuple[Path, dict]:
     return config, chain.run(config)
 
 
+def local(config: Path) -> str:
+    """The store of the configuration's runs."""
+    return f"sqlite:///{config.parent}/runs/mlflow.db"
+
+
 def runs_in_mlflow(config: Path) -> list:
-    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
+    client = mlflow.MlflowClient(local(config))
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments, max_results=1000))
 
 
 def versions(config: Path) -> list:
-    return list(mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db").search_model_versions())
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What one run in MLflow has: hashes of its files by name, and of those it refers to; parameters, points, data."""
-
-    files: dict[str, str]
-    referred: dict[str, str]
-    params: dict[str, str]
-    curves: dict[str, set[tuple[float, int, int]]]
-    datasets: list[str]
-
-
-def kept(client: mlflow.MlflowClient, run: Run) -> Kept:
-    folder = Path(client.download_artifacts(run.info.run_id, ""))
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    told = [read_json(path) for name, path in files.items() if name.startswith("references/")]
-    referred = {file["uri"]: file for one in told for file in one["files"]}
-    assert all(Path(uri).stat().st_size == file["bytes"] for uri, file in referred.items())
-    return Kept(
-        {name: content_sha256(path) for name, path in files.items()},
-        {uri: file["sha256"] for uri, file in referred.items()},
-        run.data.params,
-        {
-            name: {(point.value, point.timestamp, point.step) for point in history}
-            for name in run.data.metrics
-            if (history := client.get_metric_history(run.info.run_id, name))
-        },
-        [one.dataset.name for one in run.inputs.dataset_inputs],
-    )
-
-
-def in_mlflow(config: Path, result: dict, server: str = "") -> dict[tuple[str, str], Kept]:
-    """What MLflow has of a run, by step and arm, and `PAGE`."""
-    client = mlflow.MlflowClient(server or f"sqlite:///{config.parent}/runs/mlflow.db")
-    page = client.get_run(result["mlflow_run_id"])
-    below = f"tags.`mlflow.parentRunId` = '{page.info.run_id}'"
-    runs = [page, *client.search_runs([page.info.experiment_id], below, max_results=1000)]
-    return {(run.data.tags["drift.step"], run.data.tags.get("drift.arm", "")): kept(client, run) for run in runs}
-
-
-def lacking(config: Path, folder: str | Path, found: dict[tuple[str, str], Kept]) -> list[Path]:
-    """The files in a run's folder that its step in MLflow, or its page, neither has nor refers to."""
-    tasks = find_run(config.parent / "runs", Path(folder).name).tasks
-    owners = {task.folder: found[key] for key, task in tasks.items()}
-    left = []
-    for path in sorted(Path(folder).rglob("*")):
-        if path.is_file():
-            owner = next((owners[above] for above in path.parents if above in owners), found[PAGE])
-            left += [] if content_sha256(path) in {*owner.files.values(), *owner.referred.values()} else [path]
-    return left
+    return list(mlflow.MlflowClient(local(config)).search_model_versions())
 
 
 def on_disk(folder: Path) -> int:
@@ -116,7 +67,7 @@ def test_every_step_works_once_and_the_model_is_registered_as_champion(whole):
     assert [row["label"] for row in result["summary"]["rows"]] == ["vlm", *ARMS]
     report = Path(result["report"]).read_text()
     assert "<html" in report and "drift" in report
-    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
+    client = mlflow.MlflowClient(local(config))
     assert len(versions(config)) == 1
     assert set(client.get_registered_model("drift-miniature").aliases) == {"best", "candidate", "champion"}
 
@@ -137,15 +88,15 @@ BOOKKEEPING = {"events.jsonl", "events.position", "events.lock", "run.json"}
 
 def test_every_file_that_the_chain_wrote_is_at_its_own_step_in_mlflow_by_content_or_reference(whole):
     config, result = whole
-    found = in_mlflow(config, result)
-    assert {path.name for path in lacking(config, result["run"], found)} == BOOKKEEPING
+    found = in_mlflow(local(config), result)
+    assert lacking(Path(result["run"]), found) == BOOKKEEPING
     weights = {Path(name).name for kept in found.values() for name in kept.referred}
     assert weights == {"model.safetensors", "delta.safetensors"}, "only weights are referred to"
 
 
 def test_the_page_of_a_run_says_what_was_decided_with_which_configuration_and_by_whom(whole):
     config, result = whole
-    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
+    client = mlflow.MlflowClient(local(config))
     page = client.get_run(result["mlflow_run_id"])
     said = page.data.tags["mlflow.note.content"]
     assert said.startswith("**Gate: drift passed.**") and "| drift | " in said
@@ -187,13 +138,15 @@ def test_steps_cached_from_another_store_or_experiment_bring_numbers_curves_and_
     with mlflow_server(tmp_path) if where == "server" else contextlib.nullcontext("") as server:
         moved = chain.run(config, "tracking.experiment=other", server=server)
         assert moved["not_in_mlflow"] == ""
-        here, there = in_mlflow(config, result), in_mlflow(config, moved, server)
+        here, there = in_mlflow(local(config), result), in_mlflow(server or local(config), moved)
+    if server:
+        shutil.rmtree(moved["run"])  # as its MLflow is gone, cleaning would keep it
     cached = STEPS - chain.worked(moved)
     assert cached >= {("curate", ""), ("deltas", ""), ("arm", "sft"), ("arm", "drift"), ("evaluate_arm", "drift")}
     for step in cached - {("gate", ""), ("register", "")}:
         assert there[step].files == here[step].files and there[step].referred == here[step].referred, step
         assert there[step].params == here[step].params and there[step].curves == here[step].curves, step
-    assert len(there["arm", "drift"].curves["loss"]) > 5
+    assert len(there["arm", "drift"].curves["train/loss"]) > 5
     assert there[PAGE].datasets == here[PAGE].datasets == ["training_set"]
 
 
@@ -209,9 +162,9 @@ def test_of_a_run_that_failed_the_page_the_logs_and_all_that_it_wrote_are_in_mlf
     assert (page.info.status, page.data.tags["drift.tracking"]) == ("FAILED", "complete")
     description = page.data.tags["mlflow.note.content"]
     assert description.startswith("**curate failed:** ") and f"`{folder}` on " in description
-    found = in_mlflow(config, {"mlflow_run_id": state["mlflow_run_id"]})
+    found = in_mlflow(local(config), state)
     assert "step/log.txt" in found["curate", ""].files and "run.log" in found[PAGE].files
-    assert {path.name for path in lacking(config, folder, found)} == BOOKKEEPING
+    assert lacking(folder, found) == BOOKKEEPING
 
 
 @pytest.mark.slow
