@@ -21,9 +21,9 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the versio
 def _store(
     runs: Annotated[Path, typer.Option(help="Folder of the embedded MLflow store.")] = Path("runs"),
 ) -> None:
-    from drift.tracking.store import use_store
+    from drift.tracking.store import require_store
 
-    use_store(runs)
+    require_store(runs)
 
 
 InRegistry = Annotated[None, Group(_store)]
@@ -39,12 +39,12 @@ def models_list(
     """Registered models, or one's versions with scores, gate, age, aliases and what was said against them."""
     from drift.tracking.models.versions import models, versions_of
 
-    show_records(versions_of(name) if name else models(), as_json)
+    show_records(models() if name is None else versions_of(name), as_json)
 
 
 @command(REGISTRY, "show", of=models_app)
 def models_show(store: InRegistry, name: Model, version: VersionOf, as_json: AsJson = False) -> None:
-    """All that is known of a version: where it came from, what the gate compared it with, who promoted it."""
+    """A version: its scores, what the gate compared it with, who promoted it and why, where it came from."""
     from drift.tracking.models.versions import details_of
 
     show_record(details_of(name, version), as_json)
@@ -62,7 +62,7 @@ def models_promote(
     as_json: AsJson = False,
 ) -> None:
     """Make a version champion. It must have passed the gate against the one that is champion now."""
-    from drift.tracking.models.promotion import promote_by_hand
+    from drift.tracking.models.by_hand import promote_by_hand
 
     show_record(promote_by_hand(name, version, reason=reason, yes_again=yes_again), as_json)
 
@@ -72,11 +72,11 @@ def models_rollback(
     store: InRegistry,
     name: Model,
     reason: Reason,
-    to: Annotated[str | None, typer.Option(help="Another version than the champion before.")] = None,
+    to: Annotated[str | None, typer.Option(help="Another version than the one before; none: no champion.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the champion before it champion again. No run promotes the one that was taken back."""
-    from drift.tracking.models.promotion import roll_back
+    from drift.tracking.models.by_hand import roll_back
 
     show_record(roll_back(name, reason=reason, to=to), as_json)
 
@@ -84,7 +84,7 @@ def models_rollback(
 @command(REGISTRY, "reject", of=models_app)
 def models_reject(store: InRegistry, name: Model, version: VersionOf, reason: Reason, as_json: AsJson = False) -> None:
     """Say that no run may promote a version."""
-    from drift.tracking.models.promotion import reject
+    from drift.tracking.models.by_hand import reject
 
     show_record(reject(name, version, reason=reason), as_json)
 

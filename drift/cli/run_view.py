@@ -121,7 +121,7 @@ def _places(result: Any) -> dict[str, str]:
         return {"run": result.url, **({"MLflow": result.mlflow} if result.mlflow else {})}
     registered, runs = result.registered, result.folder.parent
     model = f"{registered['model']} version {registered['version']}" if registered else "none: the gate refused"
-    alias = {"champion": registered["alias"]} if registered else {}
+    alias = {"champion": registered["alias"]} if registered and "alias" in registered else {}
     return {
         "report": str(result.report),
         "run": str(result.folder),

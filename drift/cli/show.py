@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from drift.config.catalog import ROLES
 from drift.ground.findings import Finding
@@ -51,7 +51,7 @@ def show_report(report: Report, folder: Path | str, as_json: bool) -> None:
     out.print(table)
 
 
-def show_verdicts(lines: str, counts: Mapping[str, float], file: Path | None, as_json: bool) -> None:
+def show_judged(lines: str, counts: Mapping[str, float], file: Path | None, as_json: bool) -> None:
     """Verdicts as JSON lines, in ``file`` or on standard output; the summary then goes to standard error."""
     if file is None:
         out.file.write(lines)
@@ -114,13 +114,14 @@ def _amount(name: str, value: Any) -> str:
 
 
 def show_record(record: Any, as_json: bool) -> None:
-    """One dataclass: its fields by name."""
+    """One dataclass: its fields by name, but for those that say nothing."""
     if as_json:
         show_json(json.dumps(asdict(record)))
         return
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table("", Column(overflow="fold"), show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in asdict(record).items():
-        table.add_row(name.replace("_", " "), escape(_cell(value)))
+        if value not in ("", []):
+            table.add_row(name.replace("_", " "), escape(_cell(value)))
     out.print(table)
 
 
@@ -130,9 +131,12 @@ def show_records(records: Sequence[Any], as_json: bool) -> None:
         show_json(json.dumps([asdict(record) for record in records]))
         return
     rows = [asdict(record) for record in records]
+    if not rows:
+        show_text("none")
+        return
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in rows[0] if rows else ("none",):
-        table.add_column(name.replace("_", " "))
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row.values()))
     out.print(table)
@@ -149,7 +153,9 @@ def show_unchanged(same: Any, as_json: bool) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "\n".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return "\n".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from drift.cli.options import EXIT_REFUSED, STEPS, AsJson, DryRun, Out, RunsFolder, SectionOf, command
 from drift.cli.runs import scores_named
-from drift.cli.show import show_comparison, show_plan, show_report, show_scores, show_text, show_verdicts
+from drift.cli.show import show_comparison, show_judged, show_plan, show_record, show_report, show_scores, show_text
 from drift.config.catalog import KNOWN, SUITES, expand
 from drift.config.data import CurateConfig, GenerateConfig, IngestConfig
 from drift.config.evaluate import EvaluateConfig
@@ -89,7 +89,7 @@ def verify(
     from drift.verdicts.table import as_lines, verify_file
 
     report = verify_file(file, timeout_seconds)
-    show_verdicts(as_lines(report.rows), report.metrics(), out, as_json)
+    show_judged(as_lines(report.rows), report.metrics(), out, as_json)
 
 
 @command(STEPS)
@@ -366,7 +366,7 @@ def register(
 
     use_store(runs)
     section = section_from.load(RegisterConfig, "register", {"model": name, "promotion": promotion})
-    show_report(step(section, model=model, gate=gate), model, as_json)
+    show_record(step(section, model=model, gate=gate), as_json)
 
 
 @command(STEPS)

@@ -47,6 +47,7 @@ def checks(config: Config) -> list[Check]:
         ("MLflow", _mlflow),
         ("promotion", partial(_promotion, config.register_.model)),
         ("MLflow artifacts", partial(_artifacts, config)),
+        ("champion", partial(_champion, config.register_.model)),
     ]
 
 
@@ -112,7 +113,12 @@ def _promotion(model: str) -> str:
 def _artifacts(config: Config) -> str:
     _server()
     experiment = os.environ.get(store.EXPERIMENT) or config.tracking.experiment or config.name
-    return rights.check_artifacts(config.register_.model, experiment)
+    return rights.check_files(experiment)
+
+
+def _champion(model: str) -> str:
+    _server()
+    return rights.check_champion(model)
 
 
 def _server() -> str:

@@ -39,6 +39,11 @@ _POLITE = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Where the user did not say otherwise."""
+_AROUND = (
+    re.compile(r"failed with error code (\d+) != 200\. Response body: (.*)"),
+    re.compile(r"\(Caused by \w+\(.*?\): (.*?)[\"']?\)\)?$"),
+)
+"""Of an answer its status and what it says; of none at all, why."""
 _NO_PATH = re.compile(r"\?|%[0-9a-fA-F]{2}")
 """What an address of SQLite takes for something else than a part of the path."""
 
@@ -85,14 +90,20 @@ def use_store(runs: Path) -> None:
     os.environ[URI] = store_uri(runs)
 
 
+def require_store(runs: Path) -> None:
+    """The same for who only asks. Raises ConfigError where there is no store yet."""
+    if not (os.environ.get(URI) or os.environ.get(REGISTRY_URI) or (runs / "mlflow.db").is_file()):
+        raise ConfigError(f"{runs}: no MLflow store there; set {URI}, or name the folder of runs with --runs")
+    use_store(runs)
+
+
 def check_server(uri: str) -> None:
     """Raise ServiceError if no MLflow answers at `uri`, or it refuses: within seconds where nothing is there."""
     client = open_client(uri)
     try:
         client.search_experiments(max_results=1)
     except Exception as error:  # connection, host check, authentication: all kinds
-        what = "does not answer" if is_transient(error) else "refuses"
-        raise ServiceError(f"{URI}: MLflow at {redact(uri)} {what} ({first_line(error)})") from error
+        raise ServiceError(f"{URI}: {answer_of(uri, error)}") from error
 
 
 def server_version(uri: str) -> str:
@@ -119,6 +130,7 @@ def open_client(uri: str, *, registry: str = "") -> MlflowClient:
     # it warns of each retry; we say what came of it
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.model_registry").setLevel(logging.WARNING)  # of each version made
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
@@ -209,6 +221,14 @@ def _first_use(uri: str) -> Iterator[bool]:
         yield True
 
 
+def answer_of(uri: str, error: BaseException) -> str:
+    """That MLflow at `uri` refuses, or does not answer, and in which words."""
+    what = "does not answer" if is_transient(error) else "refuses"
+    return f"MLflow at {redact(uri)} {what} ({first_line(error)})"
+
+
 def first_line(error: BaseException) -> str:
-    """What an error of MLflow says, on one line and without passwords."""
-    return redact((str(error).splitlines() or [type(error).__name__])[0])[:300]
+    """What an error of MLflow says, on one line, without passwords and without what its HTTP client says around it."""
+    said = redact((str(error).strip().splitlines() or [type(error).__name__])[0])
+    found = next(filter(None, (pattern.search(said) for pattern in _AROUND)), None)
+    return (" ".join(found.groups()) if found else said)[:300]

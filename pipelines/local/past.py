@@ -26,7 +26,7 @@ from drift.tracking import store
 from drift.tracking.telling.delivery import missing_of
 from drift.tracking.telling.journal import read
 from pipelines.local.folders import STATE, TASKS, RunFolder, all_runs, store_of
-from pipelines.local.result import RunResult, StepResult, tracking_of
+from pipelines.local.result import RunResult, StepResult, lasting, tracking_of
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +106,9 @@ class PastRun:
 
     @cached_property
     def registered(self) -> dict[str, Any] | None:
-        """`registered.json`."""
-        return self._read("register", "registered/registered.json")
+        """What of `registered.json` holds for good."""
+        content = self._read("register", "registered/registered.json")
+        return content and lasting(content)
 
     def _read(self, step: str, output: str) -> dict[str, Any] | None:
         path = self.output(step, "", output)

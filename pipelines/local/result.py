@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,18 @@ class StepResult:
     cached: bool
 
 
+LASTING = ("model", "version", "uri", "fingerprint")
+
+
+def lasting(registered: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `registered.json` holds for good: which version, and not whose the aliases were then."""
+    return {name: registered[name] for name in LASTING}
+
+
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run. `gate` is `gate.json`, `summary` is `summary.json`, `registered` is `registered.json`."""
+    """A finished run. `gate` is `gate.json`, `summary` is `summary.json`, `registered` is `registered.json`, whose
+    aliases are those of now, or left out."""
 
     folder: Path
     steps: tuple[StepResult, ...]

@@ -23,6 +23,7 @@ from drift.ground.artifacts import read_json
 from drift.ground.errors import DriftError, PipelineError, ServiceError
 from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
+from drift.tracking.models.versions import standing
 from drift.tracking.runs.origin import CODE_VERSION, IMAGE, code_version, origin, packages
 from drift.tracking.runs.outputs import UPLOAD
 from drift.tracking.runs.page import FOLDER
@@ -35,7 +36,7 @@ from pipelines.drift_sft import drift_sft
 from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, store_of, unfinished_runs
 from pipelines.local.kubeflow import LOG, run_pipeline
 from pipelines.local.past import link_outputs
-from pipelines.local.result import RunResult, StepResult, tracking_of
+from pipelines.local.result import RunResult, StepResult, lasting, tracking_of
 from pipelines.local.runner import EXIT_TASK, Chain, Done, StepEvent
 from pipelines.local.work import GPU, ForkServer
 
@@ -279,19 +280,33 @@ def _result(planned: Plan, folder: Path, done: list[Done], tracker: Tracker) -> 
     gate = read_json(Path(outputs["gate"]["gate"].uri) / "gate.json")
     require_planned(planned, done, passed=gate["passed"])
     report = Path(outputs["report"]["report"].uri)
-    registered = outputs["register"]["registered"].uri if gate["passed"] else None
+    last = next((one for one in reversed(done) if one.record["step"] == "register"), done[-1])
     steps = (StepResult(one.record["step"], one.record["arm"], one.record["seconds"], one.cached) for one in done)
     return RunResult(
         folder=folder,
         steps=tuple(steps),
         gate=gate,
         summary=read_json(report / "summary.json"),
-        registered=read_json(Path(registered) / "registered.json") if registered else None,
+        registered=registered(last, tracker.uri) if gate["passed"] else None,
         report=report / "report.html",
         mlflow_uri=store.redact(tracker.uri),
         mlflow_run_id=tracker.parent,
         mlflow=_page(tracker),
     )
+
+
+def registered(done: Done, uri: str) -> dict[str, Any]:
+    """`registered.json` of the step `register`. One from the cache said whose the alias was then, so MLflow at ``uri``
+    is asked whose it is now; where it does not answer, nothing is said of it."""
+    content = read_json(Path(done.outputs["registered"].uri) / "registered.json")
+    if not done.cached:
+        return dict(content)
+    try:
+        now = standing(content["model"], content["version"], at=uri)
+    except ServiceError as error:
+        log.warning("it is not known who is champion now: %s", error)
+        return lasting(content)
+    return lasting(content) | {"champion": now.champion, "alias": now.said}
 
 
 def _page(tracker: Tracker) -> str:

@@ -62,7 +62,7 @@ def test_this_machine_has_what_is_needed_and_the_rest_is_noted(tmp_path: Path) -
     found = examined(tmp_path)
     needed = ("Python", "torch", "transformers", "mlflow", "kfp", "disk")
     assert {found[name].state for name in needed} == {"passed"}
-    assert {found[name].state for name in ("Docker", "MLflow", "promotion", "MLflow artifacts", "Kubeflow")} == {"note"}
+    assert {found[name].state for name in ("Docker", "MLflow", "promotion", "MLflow artifacts", "champion")} == {"note"}
     assert "Docker does not answer" in found["Docker"].detail
 
 
@@ -117,7 +117,7 @@ def test_a_named_mlflow_that_does_not_answer_ends_with_2(
     with pytest.raises(SystemExit):
         main(["doctor"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("✗")]
-    assert [line.split("  ")[0] for line in lines] == ["✗ MLflow", "✗ promotion", "✗ MLflow artifacts"]
+    assert [line.split("  ")[0] for line in lines] == ["✗ MLflow", "✗ promotion", "✗ MLflow artifacts", "✗ champion"]
     assert "does not answer" in lines[0]
 
 
@@ -131,7 +131,8 @@ def test_who_may_not_change_a_registered_model_is_told_before_a_run(
         found = examined(tmp_path)
         assert found["MLflow"].detail == f"{address} {importlib.metadata.version('mlflow')}"
         assert found["promotion"] == Finding("promotion", "passed", "drift-miniature may be made")
-        assert found["MLflow artifacts"].detail.endswith("may be written and read; drift-miniature has no champion yet")
+        assert found["MLflow artifacts"].detail.endswith("may be written and read")
+        assert found["champion"].detail == "drift-miniature has none yet"
         client = open_client(address)
         client.create_registered_model("drift-miniature")
         assert examined(tmp_path)["promotion"].detail == "drift-miniature may be changed"
@@ -139,7 +140,7 @@ def test_who_may_not_change_a_registered_model_is_told_before_a_run(
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "reader")
         found = examined(tmp_path)
         refused, files = found["promotion"], found["MLflow artifacts"]
-        assert refused.is_problem and "'Permission denied'); ask for the right" in refused.detail
+        assert refused.is_problem and "'Permission denied'); ask for the right; the steps gate and" in refused.detail
         assert files.is_problem and "give the steps the rights and keys" in files.detail
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         (left,) = client.search_registered_models()

@@ -1,7 +1,8 @@
 """The registry: models that passed the gate, as versions that people can work with.
 
 registry  registered models and the champions           registration  a model that passed becomes a version
-promotion which version serves, what stands against it  versions  as a person looks at them
+promotion which version serves                          standing  what stands against a version
+by_hand   promote, roll back, reject                    versions  as a person looks at them
 rights    what MLflow lets its user do                  ledger    every look that a gate took
 copies    a model's files in MLflow                     storage   files of a model, from any address
 card      a version's model card                        packaging what lies beside its weights in MLflow

@@ -10,6 +10,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,19 +36,24 @@ _NOT_IN_NAMES = re.compile(r"[/:.%\"']")
 """What the name of a LoggedModel may not hold, unlike a registered model's, such as `catalog.schema.model`."""
 
 
-def copy_of(
-    client: MlflowClient, name: str, model: Path, tags: Mapping[str, str], card: str, params: Mapping[str, str]
-) -> LoggedModel:
-    """The model's copy in MLflow with its card, made if there is no whole one yet.
+@dataclass(frozen=True)
+class Content:
+    """What lies in MLflow of a model: its folder, its card beside it, and on MLflow's page how it was made."""
 
-    ``params``: how it was made, for MLflow's page of it.
-    """
-    run, fingerprint = None if is_elsewhere() else pipeline_run(), tags[FINGERPRINT]
+    folder: Path
+    card: str
+    params: Mapping[str, str]
+
+
+def copy_of(client: MlflowClient, name: str, content: Content, tags: Mapping[str, str]) -> LoggedModel:
+    """The model's copy in MLflow, made if there is no whole one yet."""
+    run = None if is_elsewhere() else pipeline_run()
     experiment = client.get_run(run).info.experiment_id if run else _experiment(client)
     called = _NOT_IN_NAMES.sub("-", name)
-    mine = f"name = '{called}' and tags.`{FINGERPRINT}` = '{fingerprint}'"
+    mine = f"name = '{called}' and tags.`{FINGERPRINT}` = '{tags[FINGERPRINT]}'"
     for found in client.search_logged_models([experiment], mine):
         if str(found.status) == "READY":
+            repair(client, found, content)
             return found
         client.finalize_logged_model(found.model_id, "FAILED")
     made = client.create_logged_model(
@@ -55,12 +61,10 @@ def copy_of(
         name=called,
         source_run_id=run,
         tags=dict(tags),
-        params={key[:LONGEST_KEY]: value[:LONGEST_VALUE] for key, value in params.items()},
+        params={key[:LONGEST_KEY]: value[:LONGEST_VALUE] for key, value in content.params.items()},
         model_type=MODEL_TYPE,
     )
-    _upload(client, made.model_id, model)
-    added = _upload_beside(client, made.model_id, model, card)
-    client.set_logged_model_tags(made.model_id, {packaging.ADDED: added})
+    _fill(client, made.model_id, content)
     client.finalize_logged_model(made.model_id, "READY")
     return client.get_logged_model(made.model_id)
 
@@ -76,32 +80,35 @@ def tell_scores(client: MlflowClient, copy: LoggedModel, scores: Mapping[str, fl
     client.log_batch(copy.source_run_id, metrics=metrics)
 
 
-def is_kept(client: MlflowClient, version: ModelVersion) -> bool:
-    """Whether a version's files are, or were, MLflow's own: then they can be put there again."""
+def copy_behind(client: MlflowClient, version: ModelVersion) -> LoggedModel | None:
+    """The copy with a version's files; None where there is none, or it was deleted."""
     from mlflow.exceptions import MlflowException
 
-    if model_id := id_of(version):
-        try:
-            client.get_logged_model(model_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
-    return bool(model_id) or str(version.source).startswith(storage.KEPT)
-
-
-def repair(client: MlflowClient, version: ModelVersion, model: Path) -> bool:
-    """Upload the files of a version again if some are not there whole. Whether that was so."""
     if not (model_id := id_of(version)):
-        return False
-    files = storage.repository(str(client.get_logged_model(model_id).artifact_location), os.environ[store.URI])
+        return None
+    try:
+        return client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def repair(client: MlflowClient, copy: LoggedModel, content: Content) -> bool:
+    """Upload a copy's files again if some are not there whole. Whether that was so."""
+    files = storage.repository(str(copy.artifact_location), os.environ[store.URI])
     there = {str(one.path): one.file_size for one in storage.files_below(files)}
-    ours = {str(path.relative_to(model)): path.stat().st_size for path in model.rglob("*") if path.is_file()}
-    counted = {name: size for name, size in ours.items() if name != PROVENANCE and not name.startswith(".")}
-    if all(there.get(name) == size for name, size in counted.items()):
+    whole = all(there.get(name) == size for name, size in _sizes(content.folder).items())
+    if whole and set(packaging.added_to(copy.tags)) <= there.keys():
         return False
-    _upload(client, model_id, model)
+    _fill(client, copy.model_id, content)
     return True
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the files that make up a model's contents."""
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return {name: size for name, size in files.items() if name != PROVENANCE and not name.startswith(".")}
 
 
 def id_of(version: ModelVersion) -> str:
@@ -129,11 +136,13 @@ def pipeline_run() -> str | None:
     return tracker.parent if tracker else None
 
 
-def _upload_beside(client: MlflowClient, model_id: str, model: Path, card: str) -> str:
+def _fill(client: MlflowClient, model_id: str, content: Content) -> None:
+    """Upload the model, and beside it what MLflow loads it with."""
+    _upload(client, model_id, content.folder)
     with tempfile.TemporaryDirectory(prefix="drift-beside-") as aside:
-        added = packaging.package(Path(aside), model, card, model_id)
+        added = packaging.package(Path(aside), content.folder, content.card, model_id)
         _upload(client, model_id, Path(aside))
-    return " ".join(added)
+    client.set_logged_model_tags(model_id, {packaging.ADDED: " ".join(added)})
 
 
 def _upload(client: MlflowClient, model_id: str, folder: Path) -> None:

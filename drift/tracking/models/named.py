@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from drift.tracking import store
 from drift.tracking.models import storage
-from drift.tracking.models.registry import exists, refusal
+from drift.tracking.models.registry import SOURCE, find_for_a_run, open_models, refusal, versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SOURCE = "drift.source_uri"
-
 
 def named_sources(models: Iterable[str], uri: str) -> dict[str, str]:
-    """Where the models at ``uri`` came from that an alias names, or that MLflow has no copy of: address → whose it is.
+    """Where models came from that an alias names, or that MLflow has no copy of: address → whose it is.
 
-    An alias is `champion`, `previous` and every other. Raises ServiceError if MLflow does not answer.
+    ``uri``: of the store that the registry belongs to. An alias is `champion`, `previous` and every other.
+    Raises ServiceError if MLflow does not answer.
     """
-    client = store.open_client(uri)
+    client = open_models(uri)
     sources: dict[str, str] = {}
     for model in models:
         try:
@@ -31,14 +29,14 @@ def named_sources(models: Iterable[str], uri: str) -> dict[str, str]:
 
 
 def _sources(client: MlflowClient, model: str) -> dict[str, str]:
-    if not exists(client, model):
+    if (known := find_for_a_run(client, model)) is None:
         return {}
-    sources = {}
-    for version in client.search_model_versions(f"name = '{model}'"):
+    sources, every = {}, {str(one.version): one for one in versions(client, model)}
+    for version in every.values():
         if not str(version.source).startswith(storage.KEPT):
             sources[str(version.source)] = f"version {version.version} of {model}, which is only an address"
-    for alias, number in sorted(client.get_registered_model(model).aliases.items()):
-        tags = client.get_model_version(model, str(number)).tags
+    for alias, number in sorted(known.aliases.items()):
+        tags = every[str(number)].tags
         if SOURCE in tags:
             sources[str(tags[SOURCE])] = f"{alias} of {model} (version {number})"
     return sources

@@ -19,9 +19,10 @@ from drift.ground.errors import DataError, DriftError, ServiceError
 from drift.tracking import store
 from drift.tracking.models import copies, packaging, storage
 from drift.tracking.models.card import ROLES, made_how, metrics_of, score_text, write_card
-from drift.tracking.models.promotion import BEST_EVER, BLOCKED, COMPARED_WITH, promote, why_it_stays
-from drift.tracking.models.registry import FINGERPRINT, aliases, ensure_model, open_models, versions
+from drift.tracking.models.promotion import BEST_EVER, COMPARED_WITH, promote, why_it_stays
+from drift.tracking.models.registry import FINGERPRINT, SOURCE, aliases, ensure_model, open_models, versions
 from drift.tracking.models.rights import check_rights
+from drift.tracking.models.standing import BLOCKED
 from drift.tracking.steps import flatten
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class RegisterReport:
         return {"register/version": float(self.version), "register/created": float(self.created)}
 
     def run_tags(self) -> dict[str, str]:
-        """What the whole run is found by in MLflow: the version that it gave."""
-        return {"drift.registered": self.uri}
+        """What the whole run is found by in MLflow: the version that it gave, and what came of the alias."""
+        return {"drift.registered": self.uri, "drift.champion": self.alias}
 
 
 def register(
@@ -82,7 +83,8 @@ def register(
         check_rights(config.model)
         with storage.folder_of(model, uri) as folder:
             _require_same(model, folder, decided)
-            report = _register(client, config, folder, decision, _tags(decision, source or model))
+            tags = _tags(decision, source or model)
+            report = _register(client, config, _Passed(config.model, folder, decision, tags, made_how(folder)))
     except DriftError:
         raise
     except Exception as error:  # MLflow and the object store raise many kinds
@@ -121,7 +123,7 @@ def _tags(decision: Mapping[str, Any], source: str) -> dict[str, str]:
     run = os.environ.get(RUN_ID)
     return {
         FINGERPRINT: str(decision["model_sha256"]),
-        "drift.source_uri": store.redact(source),
+        SOURCE: store.redact(source),
         "drift.gate": "passed",
         "drift.arm": str(decision["winner"]),
         COMPARED_WITH: decision.get("champion_sha256") or "",
@@ -132,69 +134,86 @@ def _tags(decision: Mapping[str, Any], source: str) -> dict[str, str]:
     }
 
 
-def _register(
-    client: MlflowClient, config: RegisterConfig, model: Path, decision: Mapping[str, Any], tags: Mapping[str, str]
-) -> RegisterReport:
+@dataclass(frozen=True)
+class _Passed:
+    """A model that the gate passed, and all that is said of it."""
+
+    name: str
+    """Of the registered model."""
+    folder: Path
+    decision: Mapping[str, Any]
+    tags: Mapping[str, str]
+    provenance: Mapping[str, Any]
+
+    def card(self, version: str) -> str:
+        return write_card(self.name, version, self.decision, self.provenance)
+
+    def content(self) -> copies.Content:
+        """The card there has an alias: what number the version gets is not known yet."""
+        return copies.Content(self.folder, self.card("candidate"), flatten("made", self.provenance.get("config", {})))
+
+
+def _register(client: MlflowClient, config: RegisterConfig, passed: _Passed) -> RegisterReport:
     ensure_model(client, config.model)
-    same = [one for one in versions(client, config.model) if one.tags.get(FINGERPRINT) == tags[FINGERPRINT]]
-    known = next((one for one in same if copies.is_kept(client, one)), None)
-    provenance = made_how(model)
-    version = known or _create(client, config.model, model, (decision, provenance), {**_blocks(same), **tags})
-    repaired = known is not None and copies.repair(client, known, model)
+    same = [one for one in versions(client, config.model) if one.tags.get(FINGERPRINT) == passed.tags[FINGERPRINT]]
+    version, created, repaired = _version(client, passed, same)
     number = int(version.version)
-    _describe(client, config.model, version, decision, provenance)
-    if known is None:
+    _describe(client, passed, version)
+    if created:
         _replace(client, config.model, [int(one.version) for one in same], number)
     else:
-        _compared_anew(client, config.model, number, tags)
+        _compared_anew(client, passed, version)
     client.set_registered_model_alias(config.model, "candidate", str(number))
-    before = aliases(client, config.model).get("champion")
-    stays = why_it_stays(client, config, decision, number)
-    stays = stays or promote(client, config.model, number, best=bool(decision.get("best_ever", True)))
-    now = aliases(client, config.model)
+    stays = why_it_stays(client, config, passed.decision, number)
+    stays = stays or promote(client, config.model, number, best=bool(passed.decision.get("best_ever", True)))
+    return _report(passed, number, stays, aliases(client, config.model), created=created, repaired=repaired)
+
+
+def _version(client: MlflowClient, passed: _Passed, same: Sequence[ModelVersion]) -> tuple[ModelVersion, bool, bool]:
+    """The version of these contents, whether it was made now, and whether its files were put back."""
+    for known in same:
+        if copy := copies.copy_behind(client, known):
+            return known, False, copies.repair(client, copy, passed.content())
+        if not copies.id_of(known) and str(known.source).startswith(storage.KEPT):
+            return known, False, False
+    tags = {**_blocks(same), **passed.tags}
+    copy = copies.copy_of(client, passed.name, passed.content(), tags)
+    beside = {copies.MODEL_ID: copy.model_id, packaging.ADDED: copy.tags.get(packaging.ADDED, "")}
+    made = client.create_model_version(
+        passed.name,
+        source=copy.model_uri,
+        run_id=copy.source_run_id or None,  # MLflow with users refuses an empty one
+        tags={**tags, **beside},
+        model_id=copy.model_id,
+    )
+    return made, True, False
+
+
+def _report(
+    passed: _Passed, number: int, stays: str, known: Mapping[str, int], *, created: bool, repaired: bool
+) -> RegisterReport:
+    """``stays``: why `champion` did not move; ``known``: version by alias, as it is now."""
     return RegisterReport(
-        model=config.model,
+        model=passed.name,
         version=number,
-        uri=f"models:/{config.model}/{number}",
-        champion=now.get("champion") == number,
-        previous=None if stays else now.get("previous") if before == number else before,
-        created=known is None,
-        fingerprint=tags[FINGERPRINT],
-        alias=stays or str(decision.get("alias", "")),
+        uri=f"models:/{passed.name}/{number}",
+        champion=known.get("champion") == number,
+        previous=None if stays else known.get("previous"),
+        created=created,
+        fingerprint=passed.tags[FINGERPRINT],
+        alias=stays or str(passed.decision.get("alias", "")),
         repaired=repaired,
     )
 
 
-def _create(
-    client: MlflowClient,
-    name: str,
-    model: Path,
-    about: tuple[Mapping[str, Any], Mapping[str, Any]],
-    tags: Mapping[str, str],
-) -> ModelVersion:
-    """``about``: the gate's decision, and the model's provenance."""
-    card = write_card(name, "candidate", *about)
-    copy = copies.copy_of(client, name, model, tags, card, flatten("made", about[1].get("config", {})))
-    return client.create_model_version(
-        name,
-        source=copy.model_uri,
-        run_id=copy.source_run_id or None,  # MLflow with users refuses an empty one
-        tags={**tags, copies.MODEL_ID: copy.model_id, packaging.ADDED: copy.tags.get(packaging.ADDED, "")},
-        model_id=copy.model_id,
-    )
-
-
-def _describe(
-    client: MlflowClient, name: str, version: ModelVersion, decision: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> None:
+def _describe(client: MlflowClient, passed: _Passed, version: ModelVersion) -> None:
     """The version's page: its card, where nobody wrote another text, and its scores on its model's page."""
-    if model_id := copies.id_of(version):
-        copies.tell_scores(client, client.get_logged_model(model_id), metrics_of(decision))
+    if copy := copies.copy_behind(client, version):
+        copies.tell_scores(client, copy, metrics_of(passed.decision))
     if not version.description:
-        card = write_card(name, str(version.version), decision, provenance)
-        client.update_model_version(name, str(version.version), card)
-    if not client.get_registered_model(name).description:
-        client.update_registered_model(name, ABOUT)
+        client.update_model_version(passed.name, str(version.version), passed.card(str(version.version)))
+    if not client.get_registered_model(passed.name).description:
+        client.update_registered_model(passed.name, ABOUT)
 
 
 def _blocks(same: Sequence[ModelVersion]) -> dict[str, str]:
@@ -202,10 +221,12 @@ def _blocks(same: Sequence[ModelVersion]) -> dict[str, str]:
     return {name: value for one in same for name, value in one.tags.items() if name.startswith(BLOCKED)}
 
 
-def _compared_anew(client: MlflowClient, name: str, number: int, tags: Mapping[str, str]) -> None:
-    """The gate's last decision on a version is the one that a person goes by."""
+def _compared_anew(client: MlflowClient, passed: _Passed, version: ModelVersion) -> None:
+    """The gate's last decision on a version is the one that a person goes by; with itself it compared nothing."""
+    if passed.tags[COMPARED_WITH] == passed.tags[FINGERPRINT]:
+        return
     for tag in (COMPARED_WITH, BEST_EVER):
-        client.set_model_version_tag(name, str(number), tag, tags[tag])
+        client.set_model_version_tag(passed.name, str(version.version), tag, passed.tags[tag])
 
 
 def _replace(client: MlflowClient, name: str, old: Sequence[int], number: int) -> None:

@@ -1,4 +1,4 @@
-"""MLflow's registry as it is read: a registered model, its aliases, its champions.
+"""MLflow's registry as it is read: a registered model, its aliases, its versions, its champions.
 
 `champion` is the model in service, `best` the best champion ever: no later one may be worse than it by more than a
 margin, so that allowed steps cannot add up. Both are aliases; a model that does not exist yet has neither.
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 FINGERPRINT = "drift.fingerprint"
+"""Of a version: hash of its contents; without it it was registered by other means."""
+SOURCE = "drift.source_uri"
+"""Of a version: where its files were."""
+SHOWN = 10
+"""Registered models that an error names."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +78,16 @@ def find_champion(model: str) -> Champion | None:
 
     Raises ServiceError if MLflow does not answer.
     """
-    return _by_alias(model, "champion")
+    champions = find_champions(model)
+    return champions.reigning if champions else None
 
 
 def find_champions(model: str) -> Champions | None:
     """The same with the best champion ever, where that is another version."""
-    reigning = find_champion(model)
-    if reigning is None:
-        return None
-    best = _by_alias(model, "best")
-    return Champions(reigning, None if best == reigning else best)
+    with asking(f"asked for the champion of {model}", model) as client:
+        known = find_for_a_run(client, model)
+        reigning, best = (_named(client, known, alias) for alias in ("champion", "best"))
+        return Champions(reigning, None if best == reigning else best) if reigning else None
 
 
 def address_of(model: str, fingerprint: str) -> str:
@@ -96,7 +101,7 @@ def address_of(model: str, fingerprint: str) -> str:
 def model_tags(model: str) -> dict[str, str]:
     """Tags of a registered model at MLFLOW_TRACKING_URI; none where it does not exist. Raises ServiceError."""
     with asking(f"asked for the tags of {model}", model) as client:
-        known = find_model(client, model)
+        known = find_for_a_run(client, model)
         return dict(known.tags) if known else {}
 
 
@@ -107,18 +112,24 @@ def tag_model(model: str, tag: str, value: str) -> None:
         client.set_registered_model_tag(model, tag, value)
 
 
-def _by_alias(model: str, alias: str) -> Champion | None:
-    with asking(f"asked for the {alias} of {model}", model) as client:
-        number = aliases(client, model).get(alias)
-        return None if number is None else Champion(model, number, fingerprint_of(client, model, number))
+def _named(client: MlflowClient, known: RegisteredModel | None, alias: str) -> Champion | None:
+    """The version that an alias names."""
+    number = _by_alias(known).get(alias)
+    if known is None or number is None:
+        return None
+    tags = client.get_model_version(known.name, str(number)).tags
+    return Champion(known.name, number, str(tags.get(FINGERPRINT, "")))
 
 
 @contextlib.contextmanager
-def asking(what: str, model: str) -> Iterator[MlflowClient]:
-    """A client of the registry; ``what`` is done there with a model. Its refusals are a ServiceError."""
+def asking(what: str, model: str, *, at: str | None = None) -> Iterator[MlflowClient]:
+    """A client of the registry; ``what`` is done there with a model. Its refusals are a ServiceError.
+
+    ``at``: the store it belongs to, if not MLFLOW_TRACKING_URI.
+    """
     from mlflow.exceptions import MlflowException
 
-    uri, client = open_registry(what)
+    uri, client = (at, open_models(at)) if at else open_registry(what)
     try:
         yield client
     except MlflowException as error:
@@ -127,11 +138,23 @@ def asking(what: str, model: str) -> Iterator[MlflowClient]:
 
 def refusal(model: str, uri: str, error: Exception) -> ServiceError:
     """What MLflow said about a model, as an error of one line."""
-    return ServiceError(f"{model}: MLflow at {store.redact(uri)} {store.first_line(error)}")
+    return ServiceError(f"{model}: {store.answer_of(uri, error)}")
 
 
 def find_model(client: MlflowClient, model: str) -> RegisteredModel | None:
-    """The registered model; None if there is none.
+    """The registered model; None if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def find_for_a_run(client: MlflowClient, model: str) -> RegisteredModel | None:
+    """The same for what a run is to fill.
 
     A server may refuse a user to look at what does not exist, in the words of what exists and is not theirs. Which of
     both it is, only making the model shows, which the user's first run does anyway.
@@ -139,10 +162,8 @@ def find_model(client: MlflowClient, model: str) -> RegisteredModel | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_registered_model(model)
+        return find_model(client, model)
     except MlflowException as refused:
-        if refused.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
         if refused.error_code != "PERMISSION_DENIED":
             raise
         try:
@@ -151,16 +172,11 @@ def find_model(client: MlflowClient, model: str) -> RegisteredModel | None:
             raise refused from None
 
 
-def exists(client: MlflowClient, model: str) -> bool:
-    """Whether there is a registered model of that name."""
-    return find_model(client, model) is not None
-
-
 def ensure_model(client: MlflowClient, model: str) -> None:
     """Make the registered model if there is none."""
     from mlflow.exceptions import MlflowException
 
-    if exists(client, model):
+    if find_for_a_run(client, model):
         return
     try:
         client.create_registered_model(model)
@@ -169,9 +185,30 @@ def ensure_model(client: MlflowClient, model: str) -> None:
             raise
 
 
+def require_model(client: MlflowClient, model: str) -> RegisteredModel:
+    """The registered model. Raises DataError with those that there are."""
+    if known := model and find_model(client, model):
+        return known
+    there = [one.name for one in every_model(client)]
+    names = ", ".join(there[:SHOWN]) + (f" and {len(there) - SHOWN} more" if len(there) > SHOWN else "")
+    raise DataError(f"{model or repr('')}: no such registered model; there is {names or 'none'}")
+
+
+def every_model(client: MlflowClient) -> Iterator[RegisteredModel]:
+    """All that this user may look at. MLflow hands them out in pages."""
+    page = client.search_registered_models()
+    yield from page
+    while page.token:
+        page = client.search_registered_models(page_token=page.token)
+        yield from page
+
+
 def aliases(client: MlflowClient, model: str) -> dict[str, int]:
     """Version by alias. Asked of the model: of an alias that is not set, some servers say that it is forbidden."""
-    known = find_model(client, model)
+    return _by_alias(find_model(client, model))
+
+
+def _by_alias(known: RegisteredModel | None) -> dict[str, int]:
     return {alias: int(version) for alias, version in known.aliases.items()} if known else {}
 
 
@@ -181,9 +218,14 @@ def versions(client: MlflowClient, model: str) -> list[ModelVersion]:
     return sorted(found, key=lambda version: int(version.version), reverse=True)
 
 
-def fingerprint_of(client: MlflowClient, model: str, number: int) -> str:
-    """Hash of a version's contents; '' where it was registered by other means."""
-    return str(client.get_model_version(model, str(number)).tags.get(FINGERPRINT, ""))
+def find_version(client: MlflowClient, model: str, version: str) -> ModelVersion:
+    """A version by its number or an alias. Raises DataError with what there is."""
+    known, every = _by_alias(require_model(client, model)), versions(client, model)
+    number = str(known.get(version.removeprefix("@"), version))
+    if chosen := next((one for one in every if str(one.version) == number), None):
+        return chosen
+    there = ", ".join([*(str(one.version) for one in reversed(every)), *known]) or "no version at all"
+    raise DataError(f"{model}: no version or alias '{version}'; there is {there}")
 
 
 def fetch(champion: Champion, into: Path) -> Path:
@@ -191,32 +233,26 @@ def fetch(champion: Champion, into: Path) -> Path:
 
     Raises ServiceError if it cannot be downloaded, DataError if its contents are not those that were registered.
     """
-    uri, client = open_registry(f"asked for version {champion.version} of {champion.model}")
     address = f"models:/{champion.model}/{champion.version}"
-    _require_kept(client, champion)
-    path = storage.download(address, into, uri)
-    packaging.strip(path, client.get_model_version(champion.model, str(champion.version)).tags)
+    with asking(f"asked for {address}", champion.model) as client:
+        version = client.get_model_version(champion.model, str(champion.version))
+    _require_kept(address, str(version.source))
+    path = storage.download(address, into, os.environ[store.URI])
+    packaging.strip(path, version.tags)
     if champion.fingerprint not in ("", found := content_sha256(path)):
         raise DataError(
-            f"{address}: its contents are {found[:12]}, not {champion.fingerprint[:12]} as registered; move the alias "
-            "champion to a whole version"
+            f"{address}: its contents are {found[:12]}, not {champion.fingerprint[:12]} as registered; `drift "
+            "register` with that model puts missing files back, `drift models rollback` makes the one before champion"
         )
     return path
 
 
-def _require_kept(client: MlflowClient, champion: Champion) -> None:
-    """Raise ServiceError if the version is only an address, of a kind that MLflow cannot fetch."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        source = str(client.get_model_version(champion.model, str(champion.version)).source)
-    except MlflowException:  # the download says why
-        return
+def _require_kept(address: str, source: str) -> None:
+    """Raise ServiceError if a version is only an address, of a kind that MLflow cannot fetch."""
     if storage.why_not(source):
         raise ServiceError(
-            f"models:/{champion.model}/{champion.version}: only its address was registered, and MLflow does not know "
-            f"'{source.partition(':')[0]}://'; register its files anew (`drift register --model FOLDER`), or remove "
-            "the alias champion"
+            f"{address}: only its address was registered, and MLflow does not know '{source.partition(':')[0]}://'; "
+            "register its files anew (`drift register --model FOLDER`), or remove the alias champion"
         )
 
 

@@ -6,16 +6,12 @@ import posixpath
 import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from drift.ground.errors import ServiceError
 from drift.tracking import store
 from drift.tracking.models import packaging, storage
-from drift.tracking.models.registry import Champion, exists, find_champion, open_registry, refusal
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from drift.tracking.models.registry import find_champion, find_for_a_run, open_registry, refusal
 
 CHECKED = "drift.checked"
 FILE = "drift-doctor.txt"
@@ -31,7 +27,7 @@ def check_rights(model: str) -> str:
 
     uri, client = open_registry(f"asked about {model}")
     try:
-        if exists(client, model):
+        if find_for_a_run(client, model):
             client.set_registered_model_tag(model, CHECKED, "now")
             client.delete_registered_model_tag(model, CHECKED)
             return f"{model} may be changed"
@@ -39,35 +35,48 @@ def check_rights(model: str) -> str:
         client.delete_registered_model(made)
         return f"{model} may be made"
     except MlflowException as error:
-        if error.error_code != "PERMISSION_DENIED":
-            raise refusal(model, uri, error) from error
-        said = store.first_line(error)
-        raise ServiceError(f"{model}: MLflow at {store.redact(uri)} refuses ({said}); ask for the right") from error
+        remedy = "; ask for the right" if error.error_code == "PERMISSION_DENIED" else ""
+        said = f"{model}: {store.answer_of(uri, error)}{remedy}; the steps gate and register would fail"
+        raise ServiceError(said) from error
 
 
-def check_artifacts(model: str, experiment: str) -> str:
-    """That a promoted model can be copied into MLflow and fetched again.
+def check_files(experiment: str) -> str:
+    """That a registration can put a model's files into MLflow.
 
     A small file is written beside the models of the experiment (made if need be: only then it has a place), read and
-    deleted; of the champion, where there is one, the smallest file is downloaded. Raises ServiceError, naming the
-    place, if either fails.
+    deleted. Raises ServiceError, naming the place and the step that would fail.
     """
-    uri, client = open_registry(f"asked for the files of {model}")
+    uri, client = open_registry("asked where files go")
     try:
-        place = str(
-            client.get_experiment(store.ensure_experiment(client, store.models_uri(uri), experiment)).artifact_location
-        )
+        known = client.get_experiment(store.ensure_experiment(client, store.models_uri(uri), experiment))
     except Exception as error:  # connection, rights: all kinds
-        raise refusal(model, uri, error) from error
+        raise refusal(f"experiment {experiment}", uri, error) from error
+    place = str(known.artifact_location)
     _require_shared(place, store.models_uri(uri))
     _write_and_read(place, uri)
+    return f"{store.redact(place)} may be written and read"
+
+
+def check_champion(model: str) -> str:
+    """That the champion, where there is one, can be fetched: its smallest file is. Raises ServiceError."""
     champion = find_champion(model)
     if champion is None:
-        return f"{store.redact(place)} may be written and read; {model} has no champion yet"
-    address = f"models:/{champion.model}/{champion.version}"
-    return (
-        f"{store.redact(place)} may be written and read; {address} can be fetched ({_fetched(client, champion, uri)})"
-    )
+        return f"{model} has none yet"
+    address = f"models:/{model}/{champion.version}"
+    uri, client = open_registry(f"asked for {address}")
+    try:
+        added = packaging.added_to(client.get_model_version(model, str(champion.version)).tags)
+        files = storage.repository(address, uri)
+        theirs = [one for one in storage.files_below(files) if one.path not in added]
+        smallest = min(theirs, key=lambda one: one.file_size or 0)
+        with tempfile.TemporaryDirectory() as folder:
+            files.download_artifacts(smallest.path, dst_path=folder)
+    except Exception as error:  # MLflow and the object store raise many kinds; and no file at all
+        raise ServiceError(
+            f"{address}: cannot be downloaded ({storage.cause(error)}); register it anew, the step evaluate_champion "
+            "would fail"
+        ) from error
+    return f"{address} can be fetched ({smallest.path})"
 
 
 def _require_shared(place: str, uri: str) -> None:
@@ -94,22 +103,8 @@ def _write_and_read(place: str, uri: str) -> None:
     except Exception as error:  # MLflow and the object store raise many kinds
         raise ServiceError(
             f"{store.redact(place)}: cannot be written and read ({storage.cause(error)}); give the steps the rights "
-            "and keys, or start the MLflow server with --artifacts-destination"
+            "and keys, or start the MLflow server with --artifacts-destination; register would fail, and no step's "
+            "files would be kept"
         ) from error
     if back != said:
         raise ServiceError(f"{store.redact(place)}: gives back another file than was written; look at MLflow's storage")
-
-
-def _fetched(client: MlflowClient, champion: Champion, uri: str) -> str:
-    """The name of the smallest file of the champion, once it was downloaded. Raises ServiceError."""
-    address = f"models:/{champion.model}/{champion.version}"
-    try:
-        files = storage.repository(address, uri)
-        added = packaging.added_to(client.get_model_version(champion.model, str(champion.version)).tags)
-        theirs = [one for one in storage.files_below(files) if one.path not in added]
-        smallest = min(theirs, key=lambda one: one.file_size or 0)
-        with tempfile.TemporaryDirectory() as folder:
-            files.download_artifacts(smallest.path, dst_path=folder)
-    except Exception as error:  # as above; and no file at all
-        raise ServiceError(f"{address}: cannot be downloaded ({storage.cause(error)}); register it anew") from error
-    return str(smallest.path)

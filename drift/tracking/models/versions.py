@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from drift.ground.artifacts import staged
 from drift.ground.errors import DataError
 from drift.tracking.models import registry
-from drift.tracking.models.promotion import blocked, find_version
+from drift.tracking.models.promotion import COMPARED_WITH, champion_text
+from drift.tracking.models.standing import PROMOTED, PROMOTED_AT, against
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +28,8 @@ class RegisteredModel:
 
     model: str
     champion: str
-    versions: int
+    latest: int
+    """Its newest version."""
     changed: str
 
 
@@ -42,7 +44,6 @@ class Version:
     """Percent right, with its interval."""
     perception: str
     gate: str
-    made: str
     age: str
     against: str
     """What a person said against it; '' for nothing."""
@@ -55,12 +56,32 @@ class Details:
     model: str
     version: int
     aliases: list[str]
-    made: str
-    address: str
-    run: str
-    contents: str
+    arm: str
+    reasoning: str
+    perception: str
+    gate: str
+    compared_with: str
+    """Who was champion when the gate decided."""
+    promoted: str
+    """When it became champion, and who said so; '' if it never was."""
     against: str
+    made: str
+    run: str
+    """Of MLflow."""
+    source: str
+    """Where its files were."""
+    contents: str
+    address: str
     tags: list[str]
+    """Those that are not drift's."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the registry says of a version now."""
+
+    champion: bool
+    said: str
 
 
 def models() -> list[RegisteredModel]:
@@ -70,42 +91,58 @@ def models() -> list[RegisteredModel]:
             RegisteredModel(
                 model=one.name,
                 champion=str(one.aliases.get("champion", UNKNOWN)),
-                versions=len(registry.versions(client, one.name)),
+                latest=max((int(version.version) for version in one.latest_versions), default=0),
                 changed=_date(one.last_updated_timestamp),
             )
-            for one in client.search_registered_models()
+            for one in registry.every_model(client)
         ]
 
 
 def versions_of(model: str) -> list[Version]:
     """The versions of a model, the newest first. Raises DataError if there is no such model, ServiceError."""
     with registry.asking("asked for its versions", model) as client:
-        known = _aliases(client, model)
-        return [_version(client, model, one, known) for one in registry.versions(client, model)]
+        shelf = _look(client, model)
+        return [_version(shelf, one) for one in shelf.every]
 
 
 def details_of(model: str, version: str) -> Details:
     """One version, by its number or an alias. Raises DataError if it does not exist, ServiceError."""
     with registry.asking("asked for a version", model) as client:
-        chosen, known = find_version(client, model, version), _aliases(client, model)
-        number = int(chosen.version)
-        return Details(
-            model=model,
-            version=number,
-            aliases=known.get(number, []),
-            made=_date(chosen.creation_timestamp),
-            address=f"models:/{model}/{number}",
-            run=chosen.run_id or chosen.tags.get("drift.run", UNKNOWN),
-            contents=chosen.tags.get(registry.FINGERPRINT, UNKNOWN),
-            against=_against(client, model, number),
-            tags=[f"{name}: {value}" for name, value in sorted(chosen.tags.items())],
-        )
+        chosen, shelf = registry.find_version(client, model, version), _look(client, model)
+    listed, tags = asdict(_version(shelf, chosen)), chosen.tags
+    listed.pop("age")
+    return Details(
+        model=model,
+        **listed,
+        compared_with=_compared(shelf, tags),
+        promoted=_promoted(tags),
+        made=_date(chosen.creation_timestamp),
+        run=chosen.run_id or tags.get("drift.run", UNKNOWN),
+        source=tags.get(registry.SOURCE, UNKNOWN),
+        contents=tags.get(registry.FINGERPRINT, UNKNOWN),
+        address=f"models:/{model}/{chosen.version}",
+        tags=[f"{name}: {value}" for name, value in sorted(tags.items()) if not name.startswith("drift.")],
+    )
+
+
+def standing(model: str, number: int, *, at: str) -> Standing:
+    """Whether a version is champion now, and if not, why and which one is; ``at``: the store. Raises ServiceError."""
+    with registry.asking("asked for its champion", model, at=at) as client:
+        every, champion = registry.versions(client, model), registry.aliases(client, model).get("champion")
+    version = next((one for one in every if int(one.version) == number), None)
+    if version is None:
+        return Standing(False, f"Version {number} is not in the registry any more: {champion_text(champion)}.")
+    if champion == number:
+        return Standing(True, f"Version {number} is champion.")
+    block = against(version, every, champion)
+    said = f"Version {number} {block}: {champion_text(champion)}." if block else f"{champion_text(champion)}."
+    return Standing(False, said[0].upper() + said[1:])
 
 
 def card_of(model: str, version: str) -> str:
     """The version's model card. Raises DataError if there is no such version, or it has none."""
     with registry.asking("asked for a card", model) as client:
-        chosen = find_version(client, model, version)
+        chosen = registry.find_version(client, model, version)
     if not chosen.description:
         raise DataError(f"{model} version {chosen.version}: has no card; registering it again writes one")
     return str(chosen.description)
@@ -117,50 +154,57 @@ def download(model: str, version: str, out: Path) -> Path:
     Raises DataError or ServiceError.
     """
     with registry.asking("asked for the files of a version", model) as client:
-        number = int(find_version(client, model, version).version)
-        fingerprint = registry.fingerprint_of(client, model, number)
+        chosen = registry.find_version(client, model, version)
     with staged(out) as folder:
-        aside = folder / "aside"
-        aside.mkdir()
-        fetched = registry.fetch(registry.Champion(model, number, fingerprint), aside)
-        for path in list(fetched.iterdir()):
-            path.rename(folder / path.name)
-        for left in (fetched, aside):
-            if left.is_dir():
-                left.rmdir()
+        registry.fetch(registry.Champion(model, int(chosen.version), chosen.tags.get(registry.FINGERPRINT, "")), folder)
     return out
 
 
-def _version(client: MlflowClient, model: str, one: ModelVersion, known: Mapping[int, list[str]]) -> Version:
+@dataclass(frozen=True)
+class _Shelf:
+    """All versions of a model, and version by alias."""
+
+    every: Sequence[ModelVersion]
+    known: Mapping[str, int]
+
+
+def _look(client: MlflowClient, model: str) -> _Shelf:
+    """Raises DataError if there is no such model."""
+    registry.require_model(client, model)
+    return _Shelf(registry.versions(client, model), registry.aliases(client, model))
+
+
+def _version(shelf: _Shelf, one: ModelVersion) -> Version:
     number, tags = int(one.version), one.tags
     reasoning, perception = (tags.get(f"drift.{role}", UNKNOWN) for role in ROLES)
     return Version(
         version=number,
-        aliases=known.get(number, []),
+        aliases=sorted(alias for alias, named in shelf.known.items() if named == number),
         arm=tags.get("drift.arm", UNKNOWN),
         reasoning=reasoning,
         perception=perception,
         gate=tags.get("drift.gate", UNKNOWN),
-        made=_date(one.creation_timestamp),
         age=_age(one.creation_timestamp),
-        against=_against(client, model, number),
+        against=str(against(one, shelf.every, shelf.known.get("champion")) or ""),
     )
 
 
-def _against(client: MlflowClient, model: str, number: int) -> str:
-    block = blocked(client, model, number)
-    return str(block) if block else ""
+def _compared(shelf: _Shelf, tags: Mapping[str, str]) -> str:
+    if COMPARED_WITH not in tags:
+        return UNKNOWN
+    if not (sha256 := tags[COMPARED_WITH]):
+        return "no champion"
+    same = (f"version {one.version}" for one in shelf.every if one.tags.get(registry.FINGERPRINT) == sha256)
+    return next(same, f"a champion that is gone ({sha256[:12]})")
 
 
-def _aliases(client: MlflowClient, model: str) -> dict[int, list[str]]:
-    """Aliases by version. Raises DataError if there is no such model."""
-    if not registry.exists(client, model):
-        there = ", ".join(one.name for one in client.search_registered_models()) or "none"
-        raise DataError(f"{model}: no such registered model; there is {there}")
-    found: dict[int, list[str]] = {}
-    for alias, number in sorted(registry.aliases(client, model).items()):
-        found.setdefault(number, []).append(alias)
-    return found
+def _promoted(tags: Mapping[str, str]) -> str:
+    """The gate says nothing beside the time."""
+    if PROMOTED_AT not in tags:
+        return ""
+    reason, by = (tags.get(f"{PROMOTED}_{why}", "") for why in ("reason", "by"))
+    said = f" by {by or 'the gate'}" + (f" ({reason})" if reason else "")
+    return f"{tags[PROMOTED_AT][:16].replace('T', ' ')}{said}"
 
 
 def _date(milliseconds: int) -> str:

@@ -1,5 +1,7 @@
 """Which version serves after runs, people and accidents: the table of cases."""
 
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from mlflow import MlflowClient
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError, DriftError
-from drift.tracking.models.promotion import promote_by_hand, reject, roll_back
+from drift.tracking.models.by_hand import promote_by_hand, reject, roll_back
 from drift.tracking.models.registration import RegisterReport, register
 from drift.tracking.models.registry import fetch, find_champion
 from tests.unit.tracking.test_registry import CONFIG, aliases, client, gate, model, versions
@@ -32,11 +34,13 @@ class Chain:
         folder = self.folder / name
         return folder if folder.exists() else model(folder, weights=name)
 
-    def run(self, name: str, *, against: str | None = None, config: RegisterConfig = CONFIG) -> RegisterReport:
+    def run(
+        self, name: str, *, against: str | None = None, config: RegisterConfig = CONFIG, **more: bool
+    ) -> RegisterReport:
         """Register a model that the gate found better than another."""
         self.gates += 1
         champion = self.model(against) if against else None
-        decision = gate(self.folder / f"gate{self.gates}", self.model(name), against=champion)
+        decision = gate(self.folder / f"gate{self.gates}", self.model(name), against=champion, **more)
         return register(config, model=str(self.model(name)), gate=decision)
 
 
@@ -66,8 +70,37 @@ def test_the_next_better_model_takes_over_after_a_rollback(client: MlflowClient,
     assert aliases(client) == {"candidate": 3, "champion": 3, "previous": 1, "best": 3}
     moved = roll_back(NAME, reason="bad too")
     assert (moved.champion, moved.before) == (1, 3)
-    with pytest.raises(DataError, match="no champion before version 1 is left; name a version with --to"):
+    with pytest.raises(DataError, match="no champion before version 1 is left; name a version with --to, or"):
         roll_back(NAME, reason="all bad")
+
+
+def test_a_first_champion_that_is_bad_can_be_taken_back_and_the_next_one_takes_the_empty_place(
+    client: MlflowClient, tmp_path: Path
+):
+    chain = Chain(tmp_path)
+    chain.run("one")
+    assert roll_back(NAME, reason="bad", to="none").champion is None
+    assert aliases(client) == {"candidate": 1}
+    assert chain.run("one").alias.startswith("Version 1 was rolled back by ")
+    assert chain.run("two").champion
+    assert aliases(client) == {"candidate": 2, "champion": 2, "best": 2}
+
+
+def test_a_rollback_gives_the_title_back_to_the_best_champion_that_nobody_took_back(client: MlflowClient, chain: Chain):
+    chain.run("lesser", against="two", best_ever=False)
+    assert aliases(client) == {"candidate": 3, "champion": 3, "previous": 2, "best": 2}
+    chain.run("best", against="lesser")
+    roll_back(NAME, reason="bad")
+    assert aliases(client) == {"candidate": 4, "champion": 3, "best": 2}
+    assert client.get_model_version(NAME, "3").tags["drift.promoted_reason"] == "version 4 was rolled back: bad"
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_who_takes_a_version_back_says_why(chain: Chain, reason: str):
+    with pytest.raises(DataError, match="--reason: is empty; say why"):
+        roll_back(NAME, reason=reason)
+    with pytest.raises(DataError, match="--reason: is empty; say why"):
+        reject(NAME, "1", reason=reason)
 
 
 def test_an_alias_that_somebody_moved_back_in_mlflow_counts_as_a_rollback(client: MlflowClient, chain: Chain):
@@ -76,6 +109,13 @@ def test_an_alias_that_somebody_moved_back_in_mlflow_counts_as_a_rollback(client
     assert not report.champion
     assert "Version 2 was champion, until somebody moved the alias back in MLflow" in report.alias
     assert aliases(client)["champion"] == 1
+
+
+def test_the_same_holds_of_a_version_that_was_champion_twice(client: MlflowClient, chain: Chain):
+    assert chain.run("one", against="two").champion
+    client.set_registered_model_alias(NAME, "champion", "2")
+    assert "Version 1 was champion, until somebody moved" in chain.run("one", against="two").alias
+    assert aliases(client)["champion"] == 2
 
 
 def test_a_champion_that_a_better_one_followed_may_come_back_by_the_gate(client: MlflowClient, chain: Chain):
@@ -101,7 +141,7 @@ def test_a_rejected_version_is_never_promoted_by_a_run(client: MlflowClient, cha
         "register.promotion is manual: the alias champion stays; `drift models promote drift-vlm 3` moves it."
     )
     said = reject(NAME, "candidate", reason="licence")
-    assert (said.what, said.reason) == ("rejected", "licence")
+    assert (said.version, said.reason) == (3, "licence")
     report = chain.run("three", against="two")
     assert not report.champion and "Version 3 was rejected by " in report.alias
     with pytest.raises(DriftError, match=r"version 2: is champion; `drift models rollback` takes it back"):
@@ -135,24 +175,39 @@ def test_a_champion_that_changed_between_the_gate_and_the_registration_stays(cli
 def test_a_version_or_alias_that_does_not_exist_is_named_with_those_that_do(chain: Chain, version: str):
     with pytest.raises(DataError, match=rf"no version or alias '{version}'; there is 1, 2, "):
         promote_by_hand(NAME, version)
-    with pytest.raises(DataError, match="none: no version or alias '1'; there is no version at all"):
+    with pytest.raises(DataError, match="none: no such registered model; there is drift-vlm"):
         promote_by_hand("none", "1")
 
 
+def copy_of(chain: Chain, name: str) -> Path:
+    """Where MLflow keeps a model's files."""
+    weights = (chain.folder / "mlartifacts").rglob("model.safetensors")
+    return next(path.parent for path in weights if path.read_text() == name)
+
+
+@pytest.mark.parametrize("gone", ["model.safetensors", "MLmodel", "."])
 def test_a_version_whose_files_are_gone_is_made_whole_by_registering_it_again(
-    client: MlflowClient, chain: Chain, tmp_path: Path
+    client: MlflowClient, chain: Chain, tmp_path: Path, gone: str
 ):
-    (place,) = [
-        path.parent for path in (tmp_path / "mlartifacts").rglob("model.safetensors") if "two" in path.read_text()
-    ]
-    (place / "model.safetensors").unlink()
+    place = copy_of(chain, "two")
+    before = sorted(path.relative_to(place) for path in place.rglob("*"))
+    shutil.rmtree(place) if gone == "." else (place / gone).unlink()
     report = chain.run("two", against="one")
     assert (report.version, report.created, report.repaired, report.champion) == (2, False, True, True)
+    assert sorted(path.relative_to(place) for path in place.rglob("*")) == before
     champion = find_champion(NAME)
     (tmp_path / "into").mkdir()
     assert champion is not None
     assert content_sha256(fetch(champion, tmp_path / "into")) == content_sha256(chain.model("two"))
     assert chain.run("two", against="one").repaired is False
+
+
+def test_a_version_that_was_deleted_together_with_its_files_is_made_anew(client: MlflowClient, chain: Chain):
+    place = copy_of(chain, "two")
+    shutil.rmtree(place)
+    client.delete_model_version(NAME, "2")
+    assert chain.run("two", against="one").version == 3
+    assert (place / "model.safetensors").read_text() == "two"
 
 
 def test_a_version_whose_copy_was_deleted_from_mlflow_gets_a_new_one_with_its_aliases(
@@ -164,18 +219,10 @@ def test_a_version_whose_copy_was_deleted_from_mlflow_gets_a_new_one_with_its_al
     assert aliases(client) == {"candidate": 3, "champion": 3, "previous": 1, "best": 3}
 
 
-WRITES = (
-    "create_registered_model",
-    "set_registered_model_tag",
-    "delete_registered_model_tag",
-    "set_registered_model_alias",
-    "delete_registered_model_alias",
-    "create_logged_model",
-    "log_model_artifacts",
-    "finalize_logged_model",
-    "create_model_version",
-    "set_model_version_tag",
-)
+WRITES = [
+    name for name in dir(MlflowClient) if re.match("(create|set|update|delete|log|finalize|rename|transition)_", name)
+]
+"""Every call that changes something."""
 
 
 @pytest.fixture
@@ -199,6 +246,7 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     yield left
 
 
+@pytest.mark.slow
 def test_a_registration_that_dies_before_any_of_its_writes_is_finished_by_the_next(
     client: MlflowClient, chain: Chain, dying: list[int]
 ):
@@ -211,17 +259,22 @@ def test_a_registration_that_dies_before_any_of_its_writes_is_finished_by_the_ne
             done = True
         except KeyboardInterrupt:
             dying[0] = 10**9
-            champions.append(aliases(client)["champion"])
+            champion = find_champion(NAME)
+            assert champion and champion.fingerprint in [content_sha256(chain.model(one)) for one in (before, weights)]
+            champions.append(champion.version)
             assert chain.run(weights, against=before).champion
         writes += 1
-    assert writes > 10, "each registration makes so many writes"
+    assert writes > 15, "each registration makes so many writes"
     assert versions(client) == list(range(1, writes + 3)), "none twice"
     assert champions == sorted(champions), "never an earlier one"
+    assert aliases(client)["previous"] == aliases(client)["champion"] - 1
 
 
-def test_a_rollback_that_dies_before_any_of_its_writes_is_finished_by_the_next(
+@pytest.mark.slow
+def test_a_rollback_that_dies_before_any_of_its_writes_is_finished_by_the_same_command(
     client: MlflowClient, chain: Chain, dying: list[int]
 ):
+    chain.run("three", against="two")
     for writes in range(20):
         dying[0] = writes
         try:
@@ -229,9 +282,29 @@ def test_a_rollback_that_dies_before_any_of_its_writes_is_finished_by_the_next(
             break
         except KeyboardInterrupt:
             dying[0] = 10**9
-            if aliases(client)["champion"] == 2:
-                roll_back(NAME, reason="bad")
-            assert (aliases(client)["champion"], aliases(client)["best"]) == (1, 1)
-            promote_by_hand(NAME, "2", yes_again=True)
+            assert aliases(client)["champion"] == 3, "the last write counts"
+            roll_back(NAME, reason="bad")
+            assert aliases(client) == {"candidate": 3, "champion": 2, "best": 2}
+            promote_by_hand(NAME, "3", yes_again=True)
+            assert aliases(client) == {"candidate": 3, "champion": 3, "previous": 2, "best": 3}
+    assert writes > 8
+
+
+@pytest.mark.slow
+def test_a_promotion_by_a_person_that_dies_before_any_of_its_writes_is_finished_by_the_same_command(
+    client: MlflowClient, chain: Chain, dying: list[int]
+):
+    for writes in range(30):
+        roll_back(NAME, reason="bad")
+        dying[0] = writes
+        try:
+            promote_by_hand(NAME, "2", reason="good", yes_again=True)
+            break
+        except KeyboardInterrupt:
+            dying[0] = 10**9
+            assert aliases(client)["champion"] in (1, 2)
+            promote_by_hand(NAME, "2", reason="good", yes_again=True)
+            tags = client.get_model_version(NAME, "2").tags
+            assert tags["drift.promoted_reason"] == "good" and not [tag for tag in tags if "blocked" in tag]
             assert aliases(client) == {"candidate": 2, "champion": 2, "previous": 1, "best": 2}
-    assert writes > 5
+    assert writes > 8

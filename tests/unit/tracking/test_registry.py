@@ -265,7 +265,7 @@ def test_on_a_cluster_a_version_knows_the_run_that_it_came_from(
     report = register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made), source=at)
     version = client.get_model_version("drift-vlm", "1")
     assert (version.run_id, version.tags["drift.source_uri"]) == (tracker.parent, at)
-    assert report.run_tags() == {"drift.registered": "models:/drift-vlm/1"}
+    assert report.run_tags() == {"drift.registered": "models:/drift-vlm/1", "drift.champion": "Above."}
 
 
 def test_a_model_directory_that_does_not_exist_is_named(client: MlflowClient, tmp_path: Path):
@@ -311,7 +311,7 @@ def test_a_champion_of_other_contents_than_were_registered_is_refused(client: Ml
     register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made))
     with pytest.raises(DataError, match=r"models:/drift-vlm/1: its contents are \w{12}, not abab"):
         fetch(Champion("drift-vlm", 1, "ab" * 32), tmp_path)
-    with pytest.raises(ServiceError, match="models:/drift-vlm/7: cannot be downloaded"):
+    with pytest.raises(ServiceError, match=r"drift-vlm: MLflow at .* refuses \(.*version=7\) not found"):
         fetch(Champion("drift-vlm", 7, "ab" * 32), tmp_path)
 
 

@@ -1,6 +1,7 @@
 """The registry of a server with users, and one that is not where the runs are."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ from mlflow.server import get_app_client
 
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256
-from drift.ground.errors import ServiceError
+from drift.ground.errors import DriftError, ServiceError
+from drift.tracking.models.by_hand import promote_by_hand, roll_back
 from drift.tracking.models.ledger import Look, RegistryLedger, take_look
-from drift.tracking.models.promotion import promote_by_hand
 from drift.tracking.models.registration import register
 from drift.tracking.models.registry import fetch, find_champion, find_champions
+from drift.tracking.models.versions import details_of, versions_of
 from drift.tracking.runs.tracker import Tracker
 from tests.mlflow_server import ADMIN, mlflow_server, server_with_users
 from tests.unit.tracking.test_registry import CONFIG, gate, model
@@ -65,6 +67,20 @@ def test_the_first_run_of_a_user_finds_no_champion_and_ends_registered_and_a_str
     become(monkeypatch, "trainer")
     champion = find_champion(NAME)
     assert champion is not None and champion.version == 1
+
+
+def test_a_name_that_does_not_exist_is_said_or_refused_and_no_model_is_made_of_it(
+    server: str, monkeypatch: pytest.MonkeyPatch
+):
+    become(monkeypatch, "trainer")
+    for look in (versions_of, partial(details_of, version="champion"), partial(roll_back, reason="x")):
+        with pytest.raises(
+            DriftError, match=r"^typo: (no such registered model|MLflow at .* refuses \(403 'Permission)"
+        ):
+            look("typo")
+    for name, value in ADMIN.items():
+        monkeypatch.setenv(name, value)
+    assert MlflowClient(server).search_registered_models() == []
 
 
 def test_models_are_registered_where_mlflow_registry_uri_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

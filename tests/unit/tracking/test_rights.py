@@ -6,7 +6,7 @@ import pytest
 
 from drift.ground.errors import ServiceError
 from drift.tracking.models.registration import register
-from drift.tracking.models.rights import check_artifacts
+from drift.tracking.models.rights import check_champion, check_files
 from tests.mlflow_server import mlflow_server
 from tests.s3_server import KEYS, s3_server
 from tests.unit.tracking.test_registry import CONFIG, gate, model
@@ -23,19 +23,21 @@ def test_what_a_registration_needs_is_tried_through_a_server_and_nothing_is_left
 ):
     with mlflow_server(tmp_path) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        first = "mlflow-artifacts:/1 may be written and read; drift-vlm has no champion yet"
-        assert check_artifacts("drift-vlm", "drift") == first
+        assert check_files("drift") == "mlflow-artifacts:/1 may be written and read"
+        assert check_champion("drift-vlm") == "drift-vlm has none yet"
         made = model(tmp_path / "model", weights="w" * 1000)
         register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made))
         before = files(tmp_path / "artifacts")
-        then = "mlflow-artifacts:/1 may be written and read; models:/drift-vlm/1 can be fetched (config.json)"
-        assert check_artifacts("drift-vlm", "drift") == then
+        check_files("drift")
+        assert check_champion("drift-vlm") == "models:/drift-vlm/1 can be fetched (config.json)"
         assert files(tmp_path / "artifacts") == before
         (config,) = (tmp_path / "artifacts").rglob("config.json")
         for path in (config, config.with_name("model.safetensors")):
             path.unlink()
-        with pytest.raises(ServiceError, match=r"models:/drift-vlm/1: cannot be downloaded \(.*register it anew"):
-            check_artifacts("drift-vlm", "drift")
+        with pytest.raises(
+            ServiceError, match=r"drift-vlm/1: cannot be downloaded \(.*the step evaluate_champion would"
+        ):
+            check_champion("drift-vlm")
 
 
 def test_a_bucket_that_the_server_hands_out_needs_keys_in_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -50,7 +52,7 @@ def test_a_bucket_that_the_server_hands_out_needs_keys_in_the_steps(tmp_path: Pa
             with pytest.raises(
                 ServiceError, match=r"s3://mlflow/files/1: .*credentials.*give the steps the rights and"
             ):
-                check_artifacts("drift-vlm", "drift")
+                check_files("drift")
         assert bucket.keys() == []
 
 
@@ -59,7 +61,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     with mlflow_server(tmp_path, *root) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         with pytest.raises(ServiceError, match=r"file:///proc/none/1: cannot be written and read \(.*artifacts-dest"):
-            check_artifacts("drift-vlm", "drift")
+            check_files("drift")
 
 
 def test_a_server_elsewhere_that_keeps_files_in_a_folder_of_whoever_writes_them_is_found(
@@ -71,5 +73,5 @@ def test_a_server_elsewhere_that_keeps_files_in_a_folder_of_whoever_writes_them_
         elsewhere = address.replace("127.0.0.1", "127.1")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
         with pytest.raises(ServiceError, match=r"keeps files in .*mlruns/1, a folder of whoever writes them"):
-            check_artifacts("drift-vlm", "drift")
+            check_files("drift")
         assert not (tmp_path / "mlruns").exists()
