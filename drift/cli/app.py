@@ -7,10 +7,11 @@ may import `pipelines`, and only inside the commands that run the whole chain.
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import logging
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -41,14 +42,22 @@ def root(
     )
 
 
+def _end(message: str) -> NoReturn:
+    sys.stderr.write(f"drift: {' '.join(message.split())}\n")
+    sys.exit(EXIT_BAD_INPUT)
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: errors of the input are one line and exit code 2."""
     atexit.register(gc.freeze)  # the interpreter's last collections would go through all of torch and MLflow
     try:
         return app(arguments)
     except DriftError as error:
-        sys.stderr.write(f"drift: {' '.join(str(error).split())}\n")
-        sys.exit(EXIT_BAD_INPUT)
+        _end(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _end(f"{error.filename or 'the disk'}: {error.strerror}; make room, and start the same command again")
     except KeyboardInterrupt:
         sys.stderr.write("drift: interrupted; the same command goes on from the last finished step\n")
         sys.exit(130)
