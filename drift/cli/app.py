@@ -29,6 +29,10 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+PROGRESS = ("drift.training.telling", "drift.tracking.telling.progress")
+"""Loggers of the lines that stand in a bar's place where there is no terminal."""
+
+
 @app.callback()
 def root(
     version: Annotated[
@@ -40,6 +44,8 @@ def root(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    for name in PROGRESS:
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _end(message: str) -> NoReturn:
