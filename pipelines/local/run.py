@@ -30,7 +30,7 @@ from drift.tracking.runs.page import FOLDER
 from drift.tracking.runs.tracker import PIPELINE, Tracker
 from drift.tracking.steps import RUN_DIR, RUN_ID, flatten, parameter_sha256
 from drift.tracking.telling.delivery import Relay
-from drift.tracking.telling.journal import append, make_event, mend
+from drift.tracking.telling.journal import Event, append, make_event
 from pipelines.check import require_honest
 from pipelines.drift_sft import drift_sft
 from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, store_of, unfinished_runs
@@ -157,7 +157,6 @@ def _folder(runs: Path, name: str, planned: Plan, *, fresh: bool, experiment: st
         _close(folder, experiment)
     if chosen is None:
         return create_run(runs, name, planned.sha256())
-    mend(chosen.path)
     return chosen.mark("running")
 
 
@@ -217,21 +216,42 @@ def _closed(folder: RunFolder, tracker: Tracker, chain: Chain) -> Iterator[Relay
         status = "FAILED"
         raise
     finally:
-        _tell(folder, "files", paths=[str(folder.path / LOG)])
-        exit_task = (folder.path / TASKS / EXIT_TASK).glob("*")
-        _tell(folder, "files", paths=[str(path) for path in exit_task], at=EXIT_TASK)
-        _tell(folder, "closed", status=status)
-        missing = relay.finish()
-        tracker.note_missing(missing)
-        if missing and status != "FINISHED":  # else the closing table says so
-            log.warning("MLflow: %s", tracking_of(folder.path, missing))
-        link_outputs(folder.mark(status.lower()))
+        _end(folder, tracker, relay, status)
         shutil.rmtree(_temporary(folder), ignore_errors=True)
 
 
+def _end(folder: RunFolder, tracker: Tracker, relay: Relay, status: str) -> None:
+    """The run's last words. Where the disk is full MLflow alone hears that it is over, and the folder stays unfinished:
+    the same command goes on in it."""
+    try:
+        _tell_files(folder)
+        _tell(folder, "closed", status=status)
+    except PipelineError as error:
+        log.warning("%s", error)
+        relay.finish()
+        relay.tell_once(_event(folder, "closed", status=status))
+        return
+    missing = relay.finish()
+    tracker.note_missing(missing)
+    if missing and status != "FINISHED":  # else the closing table says so
+        log.warning("MLflow: %s", tracking_of(folder.path, missing))
+    link_outputs(folder.mark(status.lower()))
+
+
+def _tell_files(folder: RunFolder) -> None:
+    """What the run itself has written, beside its steps."""
+    _tell(folder, "files", paths=[str(folder.path / LOG)])
+    exit_task = (folder.path / TASKS / EXIT_TASK).glob("*")
+    _tell(folder, "files", paths=[str(path) for path in exit_task], at=EXIT_TASK)
+
+
 def _tell(folder: RunFolder, event: str, **content: Any) -> None:
-    """An event of the whole run."""
-    append(folder.path, make_event(folder.run_id, PIPELINE, "", event, **content))
+    append(folder.path, _event(folder, event, **content))
+
+
+def _event(folder: RunFolder, event: str, **content: Any) -> Event:
+    """Of the whole run."""
+    return make_event(folder.run_id, PIPELINE, "", event, **content)
 
 
 @contextlib.contextmanager

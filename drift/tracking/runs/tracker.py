@@ -15,6 +15,7 @@ from drift.ground.errors import ServiceError
 from drift.tracking.limits import NUMBERS, limit
 from drift.tracking.runs import fields, outputs, page
 from drift.tracking.runs.carried import carried
+from drift.tracking.runs.points import Points
 from drift.tracking.store import (
     KEY,
     URI,
@@ -63,6 +64,9 @@ class Tracker:
     made: bool = False
     """Whether this tracker made the parent, and did not find it."""
     _children: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._points = Points(self.client)
 
     @classmethod
     def open(
@@ -271,7 +275,7 @@ class Tracker:
 
     def _measure(self, run: str, event: Event) -> None:
         """The step's metrics; the headlines also on the parent, since MLflow's table of runs shows parents only."""
-        fields.log_metrics(self.client, run, event["metrics"])
+        self._points.log(run, event["metrics"])
         if event["step"] in HEADLINES and run != self.parent:
             fields.log_metrics(self.client, self.parent, event["metrics"])
         if dropped := event.get("not_finite"):

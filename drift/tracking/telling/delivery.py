@@ -136,6 +136,13 @@ class Relay(threading.Thread):
                 self._note()
             return not self._refused
 
+    def tell_once(self, event: Event) -> None:
+        """Tell an event that the journal has no room for; a warning if it is not taken."""
+        try:
+            self._apply(event)
+        except Exception as error:
+            log.warning("MLflow does not take %s", _said(event, error))
+
     def missing(self) -> Missing:
         """What has not been told until now."""
         return _missing(self._folder, self._left())
@@ -170,7 +177,7 @@ class Relay(threading.Thread):
         return True
 
     def _fail(self, event: Event, start: int, error: Exception) -> None:
-        said = f"'{event['event']}' of {event['key']}: {first_line(error)}"
+        said = _said(event, error)
         if not self._answers():
             if not self._away:
                 log.warning(
@@ -197,12 +204,19 @@ class Relay(threading.Thread):
         return bool(self._away) or any(one.passing for one in self._refused.values())
 
     def _note(self) -> None:
-        aside = self._folder / (POSITION + ".partial")
         left = {
             str(start): {k: v for k, v in asdict(one).items() if k != "due"} for start, one in self._refused.items()
         }
-        aside.write_text(json.dumps({"position": self._position, "refused": left}), encoding="utf-8")
-        aside.replace(self._folder / POSITION)
+        aside = self._folder / (POSITION + ".partial")
+        try:
+            aside.write_text(json.dumps({"position": self._position, "refused": left}), encoding="utf-8")
+            aside.replace(self._folder / POSITION)
+        except OSError as error:  # a full disk: whoever comes next tells some again, which does no harm
+            log.debug("%s: %s", aside, error)
+
+
+def _said(event: Event, error: Exception) -> str:
+    return f"'{event['event']}' of {event['key']}: {first_line(error)}"
 
 
 def missing_of(folder: Path) -> Missing:
