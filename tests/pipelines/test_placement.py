@@ -1,5 +1,6 @@
 """What the steps' pods get on a cluster, from file to compiled pipeline."""
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,25 @@ def test_every_step_is_a_component_that_a_pipeline_of_others_can_run(tmp_path: P
     theirs(section=f'{{"source": "{pool}", "limit": 20}}')
     (table,) = (tmp_path / "root").rglob("problems.parquet")
     assert table.stat().st_size > 0
+
+
+def documented_users() -> Resources:
+    """The profile of docs/mlflow.md that gives two steps another user of MLflow than the rest."""
+    text = (EXAMPLE.parents[2] / "docs" / "mlflow.md").read_text(encoding="utf-8")
+    lines = text[text.index("    roles:") :].split("\n\n")[0]
+    return validate(Resources, yaml.safe_load(textwrap.dedent(lines)))
+
+
+def test_each_step_gets_the_user_of_mlflow_that_the_documented_profile_gives_it(tmp_path: Path) -> None:
+    spec, pods = executors_of(tmp_path, documented_users())
+    users = {
+        step: [key["envVar"] for secret in pod["secretAsEnv"] for key in secret["keyToEnv"]]
+        for step, pod in pods.items()
+    }
+    assert set(users) == {step for step, one in spec.items() if "container" in one} > {"finalize", "champion", "arm"}
+    assert all(names == ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"] for names in users.values())
+    named = {step: pod["secretAsEnv"][0]["secretName"] for step, pod in pods.items()}
+    assert {step for step, name in named.items() if name == "mlflow-registrar"} == {"gate", "register"}
+    assert set(named.values()) == {"mlflow-registrar", "mlflow-steps"}
+    values = {one["name"]: one.get("value") for one in spec["arm"]["container"]["env"]}
+    assert values["MLFLOW_TRACKING_SERVER_CERT_PATH"] == "/certificates/ca.pem"

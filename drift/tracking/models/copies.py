@@ -5,11 +5,12 @@ With a registry elsewhere (MLFLOW_REGISTRY_URI) it is there, since a server name
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,9 +59,10 @@ def copy_of(
         params={key[:LONGEST_KEY]: value[:LONGEST_VALUE] for key, value in params.items()},
         model_type=MODEL_TYPE,
     )
-    _upload(client, made.model_id, model)
-    added = _upload_beside(client, made.model_id, model, card)
-    client.set_logged_model_tags(made.model_id, {packaging.ADDED: added})
+    with _said_if_it_fails(client, made.model_id):
+        _upload(client, made.model_id, model)
+        added = _upload_beside(client, made.model_id, model, card)
+        client.set_logged_model_tags(made.model_id, {packaging.ADDED: added})
     client.finalize_logged_model(made.model_id, "READY")
     return client.get_logged_model(made.model_id)
 
@@ -127,6 +129,17 @@ def pipeline_run() -> str | None:
         return run
     tracker = tracker_from_environment() if os.environ.get(RUN_ID) or os.environ.get(TASK) else None
     return tracker.parent if tracker else None
+
+
+@contextlib.contextmanager
+def _said_if_it_fails(client: MlflowClient, model_id: str) -> Iterator[None]:
+    """A copy whose upload was refused does not look as if it were still at work."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(Exception):  # whoever refused the one may refuse the other; the first is told
+            client.finalize_logged_model(model_id, "FAILED")
+        raise
 
 
 def _upload_beside(client: MlflowClient, model_id: str, model: Path, card: str) -> str:
