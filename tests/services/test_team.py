@@ -120,6 +120,19 @@ def test_who_may_only_read_promotes_nothing_and_pays_no_teacher(team: Team, tmp_
     assert not list((tmp_path / "runs").glob("*/run.json")) and "RUNNING" not in statuses(team)
 
 
+def test_with_the_least_rights_a_user_may_run_and_what_only_the_owner_may_delete_stays_once(team: Team, tmp_path: Path):
+    config = write_config(tmp_path, name="least", register={"model": "drift-least"})
+    experiment = team.ask("POST", "experiments/create", name="least").json()["experiment_id"]
+    team.ask("POST", "registered-models/create", name="drift-least").raise_for_status()
+    user = team.user("least")
+    team.grant("least", "experiment", experiment)
+    team.grant("least", "registered_model", "drift-least")
+    for _ in range(2):
+        found = findings(drift(user, "doctor", "-c", str(config), "--json"))
+        assert {one["state"] for one in found} == {"passed"}, found
+    assert len(team.bucket.keys(f"artifacts/{experiment}/doctor-")) == 1
+
+
 def test_all_may_read_those_with_rights_to_the_experiment_write_runs_and_one_user_promotes(team: Team):
     experiment = team.ask("POST", "experiments/create", name="rights").json()["experiment_id"]
     team.ask("POST", "registered-models/create", name="rights").raise_for_status()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import posixpath
 import tempfile
 import uuid
@@ -16,6 +18,7 @@ from drift.tracking.models.registry import Champion, exists, find_champion, open
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 CHECKED = "drift.checked"
 FILE = "drift-doctor.txt"
@@ -48,9 +51,9 @@ def check_rights(model: str) -> str:
 def check_artifacts(model: str, experiment: str) -> str:
     """That a promoted model can be copied into MLflow and fetched again.
 
-    A small file is written beside the models of the experiment (made if need be: only then it has a place), read and
-    deleted; of the champion, where there is one, the smallest file is downloaded. Raises ServiceError, naming the
-    place, if either fails.
+    A small file is written beside the models of the experiment (made if need be: only then it has a place), read and,
+    by who may, deleted; of the champion, where there is one, the smallest file is downloaded. Raises ServiceError,
+    naming the place, if either fails.
     """
     uri, client = open_registry(f"asked for the files of {model}")
     try:
@@ -84,13 +87,13 @@ def _write_and_read(place: str, uri: str) -> None:
     """Put a file there for a moment. Raises ServiceError."""
     said = uuid.uuid4().hex
     try:
-        files = storage.repository(posixpath.join(place, f"doctor-{said[:8]}"), uri)
+        files = storage.repository(posixpath.join(place, f"doctor-{platform.node()}"), uri)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / FILE).write_text(said)
             files.log_artifact(str(Path(folder) / FILE))
             (Path(folder) / "back").mkdir()
             back = Path(files.download_artifacts(FILE, dst_path=str(Path(folder) / "back"))).read_text()
-        files.delete_artifacts()
+        _delete(files)
     except Exception as error:  # MLflow and the object store raise many kinds
         raise ServiceError(
             f"{store.redact(place)}: cannot be written and read ({storage.cause(error)}); give the steps the rights "
@@ -98,6 +101,13 @@ def _write_and_read(place: str, uri: str) -> None:
         ) from error
     if back != said:
         raise ServiceError(f"{store.redact(place)}: gives back another file than was written; look at MLflow's storage")
+
+
+def _delete(files: ArtifactRepository) -> None:
+    """Where that is allowed: a server with users lets only who may manage an experiment, and no step needs it. Else one
+    small file stays, which the next look from this machine writes again."""
+    with contextlib.suppress(Exception):  # MLflow and the object store raise many kinds
+        files.delete_artifacts()
 
 
 def _fetched(client: MlflowClient, champion: Champion, uri: str) -> str:
