@@ -37,8 +37,11 @@ _POLITE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
 }
-"""Where the user did not say otherwise."""
+"""Where the user did not say otherwise. A server over S3 sends every client to its bucket, reachable or not; what goes
+through the server always arrives."""
 _AROUND = (
     re.compile(r"failed with error code (\d+) != 200\. Response body: (.*)"),
     re.compile(r"\(Caused by \w+\(.*?\): (.*?)[\"']?\)\)?$"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import tempfile
@@ -23,6 +24,7 @@ from drift.ground.artifacts import read_json
 from drift.ground.errors import DriftError, PipelineError, ServiceError
 from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
+from drift.tracking.models.rights import check_champion, check_files, check_rights
 from drift.tracking.models.versions import standing
 from drift.tracking.runs.origin import CODE_VERSION, IMAGE, code_version, origin, packages
 from drift.tracking.runs.outputs import UPLOAD
@@ -60,8 +62,8 @@ def run(
     With the runner `docker` each step runs in a container of its role's image, whose digest then stands for the code.
 
     An unfinished run with the same parameters is continued in its folder, unless `fresh`, which also uses no cache.
-    Raises PipelineError for a step that failed, ServiceError if MLflow does not answer, ConfigError for a missing
-    input; KeyboardInterrupt or SystemExit when interrupted, after the steps at work have ended.
+    Raises PipelineError for a step that failed, ServiceError if MLflow does not answer or would refuse the model,
+    ConfigError for a missing input; KeyboardInterrupt or SystemExit when interrupted, after the steps have ended.
     """
     runs = Path(config.runs).resolve()
     uri = store.store_uri(runs)
@@ -69,6 +71,7 @@ def run(
         spec = _spec()
         planned = parameters(config, uri, runner)
         experiment = _experiment(config)
+        _require_rights(config, experiment)
         folder = _folder(runs, config.name, planned, fresh=fresh, experiment=experiment)
         tracker = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
         at = {"mlflow_uri": store.redact(uri), "mlflow_run_id": tracker.parent, "mlflow": _page(tracker)}
@@ -94,6 +97,14 @@ def parameters(config: Config, uri: str, runner: Runner) -> Plan:
     """
     store.check_server(uri)
     return plan(config, store=store.store_identity(uri, _experiment(config)), codes=_codes(runner))
+
+
+def _require_rights(config: Config, experiment: str) -> None:
+    """What the last steps will ask of a server, before the first is paid for. Raises ServiceError."""
+    if os.environ.get(store.URI):
+        check_rights(config.register_.model)
+        check_files(experiment)
+        check_champion(config.register_.model)
 
 
 def _experiment(config: Config) -> str:

@@ -5,11 +5,12 @@ With a registry elsewhere (MLFLOW_REGISTRY_URI) it is there, since a server name
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,8 @@ def copy_of(client: MlflowClient, name: str, content: Content, tags: Mapping[str
         params={key[:LONGEST_KEY]: value[:LONGEST_VALUE] for key, value in content.params.items()},
         model_type=MODEL_TYPE,
     )
-    _fill(client, made.model_id, content)
+    with _said_if_it_fails(client, made.model_id):
+        _fill(client, made.model_id, content)
     client.finalize_logged_model(made.model_id, "READY")
     return client.get_logged_model(made.model_id)
 
@@ -134,6 +136,17 @@ def pipeline_run() -> str | None:
         return run
     tracker = tracker_from_environment() if os.environ.get(RUN_ID) or os.environ.get(TASK) else None
     return tracker.parent if tracker else None
+
+
+@contextlib.contextmanager
+def _said_if_it_fails(client: MlflowClient, model_id: str) -> Iterator[None]:
+    """A copy whose upload was refused does not look as if it were still at work."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(Exception):  # whoever refused the one may refuse the other; the first is told
+            client.finalize_logged_model(model_id, "FAILED")
+        raise
 
 
 def _fill(client: MlflowClient, model_id: str, content: Content) -> None:
