@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from drift.config.gate import RegisterConfig
+from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ConfigError, DataError, ServiceError
 from drift.tracking.limits import NUMBERS
+from drift.tracking.models.registration import register
 from drift.tracking.resend import resend
 from drift.tracking.runs.tracker import Tracker
 from drift.tracking.store import check_server
@@ -235,6 +238,29 @@ def test_a_slow_start_is_no_refusal_and_an_upload_takes_the_time_it_takes(
         assert told(folder, "slow", proxy.host, seconds=60.0) == "complete"
         assert len(proxy.broken) == 4, "each file was sent once"
     require_everything(server, "slow")
+
+
+@pytest.mark.slow
+def test_a_model_whose_upload_is_answered_after_half_a_minute_is_registered(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DRIFT_MLFLOW_LIMITS", "")
+    model, gate = tmp_path / "model", tmp_path / "gate"
+    for folder in (model, gate):
+        folder.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"w" * 10_000_000)
+    decision = {"passed": True, "winner": "drift", "model_sha256": content_sha256(model), "promotes": True}
+    (gate / "gate.json").write_text(json.dumps(decision))
+    with FaultProxy(server, [Fault("PUT .*model.safetensors", "delay", seconds=30.0)]) as proxy:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.host)
+        report = register(RegisterConfig(model="slow"), model=str(model), gate=gate)
+        assert len(proxy.broken) == 1, "it was sent once"
+    assert report.created and report.champion
+    client = MlflowClient(server)
+    assert client.get_model_version_by_alias("slow", "champion").version == "1"
 
 
 def test_a_wrong_password_is_a_refusal_and_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ import pytest
 from drift.ground.errors import PipelineError
 from drift.tracking.telling.delivery import Relay, missing_of
 from drift.tracking.telling.journal import JOURNAL, append, end, last_error, read
+from drift.tracking.telling.live import Live, telling
+from tests.small_disk import small_disk
 
 
 def event(key: str, kind: str = "metrics", **content) -> dict:
@@ -45,6 +47,20 @@ def test_a_line_torn_by_a_crash_is_left_out_and_the_next_ones_are_not(tmp_path: 
     assert [line["key"] for line, _ in read(tmp_path)] == ["whole"]
     append(tmp_path, event("after"))
     assert [line["key"] for line, _ in read(tmp_path)] == ["whole", "after"]
+    assert "a line was torn" in caplog.text
+
+
+def test_a_full_disk_tears_no_line_but_its_own_and_numbers_wait_for_room(tmp_path: Path, caplog):
+    with small_disk(tmp_path, "64k"), telling(tmp_path, "r1/arm", "arm", ""):
+        append(tmp_path, event("r1/arm"))
+        (tmp_path / "ballast").write_bytes(b"x" * 40_000)
+        with pytest.raises(PipelineError, match=r"events.jsonl: cannot be written \(No space left on device\); make"):
+            append(tmp_path, event("torn", text="x" * 100_000))
+        live = Live(every=0)
+        live.tell({"loss": 1.0}, 1)
+        (tmp_path / "ballast").unlink()
+        live.tell({"loss": 0.5}, 2)
+        assert [len(line.get("metrics", [])) for line, _ in read(tmp_path)] == [0, 2]
     assert "a line was torn" in caplog.text
 
 

@@ -14,8 +14,11 @@ from mlflow import MlflowClient
 from drift.tracking.runs.tracker import Tracker
 from drift.tracking.telling.delivery import Relay
 from drift.tracking.telling.live import Live
-from tests.cluster_steps import Pods, Report, by_name
+from tests.cluster_steps import Pods, Report, by_name, statuses
+from tests.end_to_end.chain import write_config
+from tests.forked import drift
 from tests.mlflow_server import Server, impatient
+from tests.small_disk import small_disk
 from tests.told_runs import EXPERIMENT, ToldRun, exit_code, require_everything
 
 pytestmark = [
@@ -100,6 +103,16 @@ def test_a_step_on_a_cluster_outlives_its_server(
     assert run.info.status == "FINISHED"
     assert [(one.step, one.timestamp) for one in points] == [(at, 1000_000 + 1000 * at) for at in range(1, 11)]
     assert len(client.get_metric_history(run.info.run_id, "train/steps")) == 1
+
+
+def test_a_full_disk_ends_a_run_on_one_line_and_leaves_nothing_running(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    config = write_config(tmp_path, name="full")
+    with small_disk(tmp_path / "runs", "100k"):
+        ended = drift("run", "-c", str(config), MLFLOW_TRACKING_URI=server.address)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert "No space left on device" in ended.stderr.splitlines()[-1]
+    assert by_name(server.address, "full") and set(statuses(server.address, "full").values()) <= {"FINISHED", "FAILED"}
 
 
 DELETED: dict[str, Callable[[MlflowClient, Tracker], None]] = {
