@@ -32,7 +32,9 @@ Key = Annotated[str, Field(pattern=rf"^({SUBDOMAIN}/)?{LABEL}$", max_length=317)
 LabelValue = Annotated[str, Field(pattern=rf"^({LABEL})?$")]
 MountPath = Annotated[str, Field(pattern=r"^/[^:]*$")]
 
-OURS = re.compile(r"^(DRIFT_(?!VLMEVALKIT)|KFP_)|^MLFLOW_(TRACKING_URI|TRACKING_AUTH|RUN_ID|EXPERIMENT_ID|WORKSPACE)$")
+OURS = re.compile(
+    r"^(DRIFT_(?!VLMEVALKIT|SPOOL)|KFP_)|^MLFLOW_(TRACKING_URI|TRACKING_AUTH|RUN_ID|EXPERIMENT_ID|WORKSPACE)$"
+)
 """Variables that Kubeflow, its MLflow plugin and these pipelines give a pod themselves."""
 SECRET = re.compile(r"(^|_)(API)?(TOKENS?|KEYS?|PASSWORD|PASSWD|PWD|PASSPHRASE|SECRETS?)(_|$)", re.IGNORECASE)
 WITH_PASSWORD = re.compile(r"://[^/@\s]+:[^/@\s]+@")

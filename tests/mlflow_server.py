@@ -11,8 +11,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 
@@ -32,25 +34,48 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.contextmanager
 def mlflow_server(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Serve a new store in ``folder``; yields the address. ``arguments`` and ``environment`` come on top."""
-    address = f"http://127.0.0.1:{_free_port()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
-    stores = ["--backend-store-uri", fresh_store(folder), "--artifacts-destination", str(folder / "artifacts")]
-    own = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(environment or {})}
-    own.pop("MLFLOW_TRACKING_URI", None)
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--workers", "1", *stores, *arguments],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=own,
-            start_new_session=True,
-        )
-    try:
-        _wait(process, f"{address}/health")
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+    with Server(folder, arguments, environment or {}) as server:
+        yield server.address
+
+
+class Server:
+    """A server on a new store in ``folder``; stopped and started again, it has the same store and address."""
+
+    def __init__(
+        self, folder: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.address = f"http://127.0.0.1:{_free_port()}"
+        self._log = folder / "server.log"
+        own = ["--host", "127.0.0.1", "--port", self.address.rpartition(":")[2], "--workers", "1"]
+        stores = ["--backend-store-uri", fresh_store(folder), "--artifacts-destination", str(folder / "artifacts")]
+        self._command = [sys.executable, "-m", "mlflow", "server", *own, *stores, *arguments]
+        self._environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(environment or {})}
+        self._environment.pop("MLFLOW_TRACKING_URI", None)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Until it answers."""
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
+            )
+        _wait(self._process, f"{self.address}/health")
+
+    def stop(self, signal_: int = signal.SIGTERM) -> None:
+        """All its processes, by whatever signal; nothing where it is stopped."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal_)
+            self._process.wait(30)
+            self._process = None
 
 
 @contextlib.contextmanager

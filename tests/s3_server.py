@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
 KEYS = {"AWS_ACCESS_KEY_ID": "of-tests", "AWS_SECRET_ACCESS_KEY": "of-tests", "AWS_DEFAULT_REGION": "us-east-1"}
+
+_CREDENTIALS = {name.lower(): value for name, value in KEYS.items() if name.startswith(("AWS_ACCESS", "AWS_SECRET"))}
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,7 @@ class Bucket:
         return boto3.client(
             "s3",
             endpoint_url=self.address,
-            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+            **_CREDENTIALS,
             region_name=KEYS["AWS_DEFAULT_REGION"],
             config=Config(s3={"addressing_style": "path"}),
         )
@@ -38,6 +40,19 @@ class Bucket:
         """What lies in it."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
         return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[dict[str, str]]:
+        """The keys of a user of the server who may do nothing; for the block it asks who somebody is."""
+        iam = boto3.client("iam", endpoint_url=self.address, region_name=KEYS["AWS_DEFAULT_REGION"], **_CREDENTIALS)
+        iam.create_user(UserName=(nobody := f"nobody-{uuid.uuid4().hex[:8]}"))
+        made = iam.create_access_key(UserName=nobody)["AccessKey"]
+        _tell(self.address, "reset-auth", b"0")
+        try:
+            theirs = {"AWS_ACCESS_KEY_ID": made["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": made["SecretAccessKey"]}
+            yield {**KEYS, **theirs}
+        finally:
+            _tell(self.address, "reset-auth", b"inf")
 
     def empty(self) -> None:
         """As after the end of its objects' lives."""
@@ -53,10 +68,15 @@ def s3_server(*buckets: str) -> Iterator[list[Bucket]]:
     host, port = server.get_host_and_port()
     made = [Bucket(f"http://{host}:{port}", name) for name in buckets]
     try:
-        reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")  # its objects outlive it
-        urllib.request.urlopen(reset).close()
+        _tell(f"http://{host}:{port}", "reset")  # its objects outlive it
         for bucket in made:
             bucket.client.create_bucket(Bucket=bucket.name)
         yield made
     finally:
         server.stop()
+
+
+def _tell(address: str, what: str, body: bytes = b"") -> None:
+    """Change the server itself."""
+    asked = urllib.request.Request(f"{address}/moto-api/{what}", body, {"Content-Type": "text/plain"}, method="POST")
+    urllib.request.urlopen(asked).close()

@@ -22,9 +22,10 @@ import requests
 import yaml
 
 from tests.mlflow_server import mlflow_server
-from tests.s3_server import KEYS, s3_server
+from tests.s3_server import KEYS, Bucket, s3_server
 
 COMPOSE = Path(__file__).parent.parent / "docker" / "compose.yaml"
+USERS = COMPOSE.parent / "mlflow" / "auth.ini"
 PASSWORD = "a-password-of-tests"
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 """Where Debian puts PostgreSQL."""
@@ -32,9 +33,10 @@ BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 @dataclass(frozen=True)
 class Team:
-    """The server at ``address``, as its administrator."""
+    """The server at ``address``, as its administrator, and the bucket that it keeps files in."""
 
     address: str
+    bucket: Bucket
 
     def ask(self, method: str, path: str, *, as_user: str = "admin", **body: Any) -> requests.Response:
         """Ask the REST API; ``path`` is below `mlflow/` of its version 2.0, or begins with another."""
@@ -64,14 +66,14 @@ def team_server(folder: Path) -> Iterator[Team]:
     with postgres() as database, s3_server("mlflow") as (bucket,):
         places = {"@postgres/": f"@{database}/", "http://s3:8333": bucket.address}
         settings = folder / "auth.ini"
-        settings.write_text(_placed(compose["configs"]["auth"]["content"], places))
+        settings.write_text(_placed(USERS.read_text(), places))
         asked = {name: _placed(value, places) for name, value in compose["services"]["mlflow"]["environment"].items()}
         ours = {"MLFLOW_AUTH_CONFIG_PATH": str(settings), **KEYS}
         command = compose["services"]["mlflow"]["command"][2:]
         flags = [flag for flag in command if not flag.startswith(("--host", "--port", "--workers"))]
         stores = ["--backend-store-uri", asked["MLFLOW_BACKEND_STORE_URI"]]
         with mlflow_server(folder, *flags, *stores, environment=asked | ours) as address:
-            yield Team(address)
+            yield Team(address, bucket)
 
 
 @contextlib.contextmanager

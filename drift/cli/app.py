@@ -7,10 +7,11 @@ may import `pipelines`, and only inside the commands that run the whole chain.
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import logging
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -28,6 +29,10 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+PROGRESS = ("drift.training.telling", "drift.tracking.telling.progress")
+"""Loggers of the lines that stand in a bar's place where there is no terminal."""
+
+
 @app.callback()
 def root(
     version: Annotated[
@@ -39,6 +44,13 @@ def root(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    for name in PROGRESS:
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _end(message: str) -> NoReturn:
+    sys.stderr.write(f"drift: {' '.join(message.split())}\n")
+    sys.exit(EXIT_BAD_INPUT)
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -47,8 +59,11 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return app(arguments)
     except DriftError as error:
-        sys.stderr.write(f"drift: {' '.join(str(error).split())}\n")
-        sys.exit(EXIT_BAD_INPUT)
+        _end(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _end(f"{error.filename or 'the disk'}: {error.strerror}; make room, and start the same command again")
     except KeyboardInterrupt:
         sys.stderr.write("drift: interrupted; the same command goes on from the last finished step\n")
         sys.exit(130)

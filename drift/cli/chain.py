@@ -227,7 +227,9 @@ def _examined(
 @command(CHAIN)
 def ui(
     runs: RunsFolder,
-    port: Annotated[int | None, typer.Option(help="On 127.0.0.1; default: 5000, or one that is free.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="On 127.0.0.1; default: 5000, or one that is free.")
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
 ) -> None:
     """Open MLflow over the runs of this machine (Ctrl-C stops it), or the server that MLFLOW_TRACKING_URI names."""

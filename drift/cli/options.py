@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,6 +125,14 @@ def _runs(
 
 RunsFolder = Annotated[Path, Group(_runs)]
 """The folder of runs: named, or a configuration's, or the default one."""
+
+
+def about_runs(command: str, runs: Path) -> str:
+    """A command over a folder of runs, as it is typed from here."""
+    if runs.resolve() == _runs().resolve():
+        return command
+    near = runs.resolve().is_relative_to(Path.cwd())
+    return shlex.join([*command.split(), "--runs", str(runs.resolve().relative_to(Path.cwd()) if near else runs)])
 
 
 @dataclass(frozen=True)

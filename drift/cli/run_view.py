@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,15 +13,16 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from drift.cli.options import about_runs
 from drift.cli.show import findings_as_json, mean_text, out, show_json, show_text
 from drift.ground.findings import Finding
 
-if TYPE_CHECKING:
-    pass
-
-
 WIDE = 120
 """Characters that the closing table takes with a column per benchmark."""
+
+
+TYPED = ("tracking", "again")
+"""Of the places, what is for a person alone."""
 
 
 class RunView:
@@ -79,8 +80,6 @@ def show_result(result: Any, as_json: bool) -> None:
         out.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {check['detail']}", soft_wrap=True)
     for name, place in _places(result).items():
         show_text(f"{name:<17} {place}")
-    if missing := getattr(result, "missing", ""):
-        show_text(f"{'not in MLflow':<17} {missing}")
 
 
 def _closing_tables(summary: dict[str, Any]) -> list[Table]:
@@ -120,15 +119,17 @@ def _table(summary: dict[str, Any], columns: dict[str, list[str]], caption: str)
 def _places(result: Any) -> dict[str, str]:
     if _on_cluster(result):
         return {"run": result.url, **({"MLflow": result.mlflow} if result.mlflow else {})}
-    registered = result.registered
+    registered, runs = result.registered, result.folder.parent
     model = f"{registered['model']} version {registered['version']}" if registered else "none: the gate refused"
     alias = {"champion": registered["alias"]} if registered and "alias" in registered else {}
     return {
         "report": str(result.report),
         "run": str(result.folder),
-        "MLflow": result.mlflow or f"{result.mlflow_uri}  (drift ui)",
+        "MLflow": result.mlflow or f"{result.mlflow_uri}  ({about_runs('drift ui', runs)})",
+        "tracking": result.missing or "complete",
         "registered model": model,
         **alias,
+        "again": about_runs(f"drift runs show {result.folder.name}", runs),
     }
 
 
@@ -142,7 +143,7 @@ def _result_as_json(result: Any) -> dict[str, Any]:
     return {
         "skipped": False,
         "passed": result.passed,
-        **{name.replace(" ", "_").lower(): place for name, place in _places(result).items()},
+        **{name.replace(" ", "_").lower(): place for name, place in _places(result).items() if name not in TYPED},
         "mlflow_run_id": result.mlflow_run_id,
         "not_in_mlflow": result.missing,
         "registered": result.registered,

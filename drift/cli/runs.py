@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drift.cli.browser import show_page
-from drift.cli.options import RUNS, AsJson, RunsFolder, app, command, need_kubeflow
+from drift.cli.options import RUNS, AsJson, RunsFolder, about_runs, app, command, need_kubeflow
 from drift.cli.runs_view import show_cleaned, show_difference, show_past, show_runs
 from drift.cli.show import show_text
 from drift.ground.errors import ConfigError
@@ -65,10 +65,11 @@ def runs_open(
     past = find_run(runs.resolve(), run)
     if mlflow:
         page = past.folder.state.get("mlflow", "")
-        remedy = f"drift ui --runs {runs}"
+        remedy = about_runs("drift ui", runs)
     else:
         report = past.output("report", "", "report/report.html")
-        page, remedy = report.as_uri() if report else "", f"it is {past.status}; drift runs show {past.name} says why"
+        page = report.as_uri() if report else ""
+        remedy = f"it is {past.status}; {about_runs(f'drift runs show {past.name}', runs)} says why"
     if not page:
         raise ConfigError(f"{past.name}: no {'page of a server' if mlflow else 'report'} ({remedy})")
     show_text(page)

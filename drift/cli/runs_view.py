@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from drift.cli.options import about_runs
 from drift.cli.run_view import show_result
-from drift.cli.show import out, show_json, show_text
+from drift.cli.show import close_table, out, show_json, show_text
 
 if TYPE_CHECKING:
     from pipelines.local.clean import Cleaned
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipelines.local.past import PastRun
 
 ROLES = ("reasoning", "perception")
+BOTH = ("first", "second")
 
 
 def show_runs(known: Sequence[PastRun], as_json: bool) -> None:
@@ -29,7 +30,8 @@ def show_runs(known: Sequence[PastRun], as_json: bool) -> None:
         show_json(json.dumps(rows))
         return
     heads = ("run", "ended", "took", "reas.", "perc.", "ver.", "disk")
-    table = _table(heads, right=heads[2:])
+    table = close_table(heads, right=heads[2:])
+    table.columns[0].no_wrap = True  # a name that is copied
     for row in rows:
         means = ("" if row[role] is None else f"{row[role]:.1f}" for role in ROLES)
         ended = row["gate"] if row["status"] == "finished" else row["status"]
@@ -60,6 +62,7 @@ def _row(run: PastRun) -> dict[str, Any]:
         "cleaned": run.folder.state.get("cleaned"),
         "bytes": size(run.folder.path),
         "mlflow": run.folder.state.get("mlflow", ""),
+        "not_in_mlflow": run.missing,
     }
 
 
@@ -73,23 +76,25 @@ def show_past(run: PastRun, as_json: bool) -> None:
     if result:
         show_result(result, False)
     else:
-        show_text(f"{'run':<17} {run.folder.path}")
-    show_text(f"{'status':<17} {run.status}{'' if result else _failure(run)}")
+        _show_unfinished(run)
     for name, places in _arms(run).items():
         for kind, place in places.items():
             show_text(f"{kind + ' of ' + name:<27} {place}")
-    table = _table(("step", "seconds", "from"), right=("seconds",))
+    table = close_table(("step", "seconds", "from"), right=("seconds",))
     for step in _steps(run):
         table.add_row(step["step"], f"{step['seconds']:.1f}", step["from"])
     out.print(table)
 
 
-def _failure(run: PastRun) -> str:
-    """What the last step that failed said."""
-    from drift.tracking.telling.journal import read
-
-    ends = [event for event, _ in read(run.folder.path) if event["event"] == "ended" and event.get("error")]
-    return f": {' '.join(filter(None, (ends[-1]['step'], ends[-1]['arm'])))}: {ends[-1]['error']}" if ends else ""
+def _show_unfinished(run: PastRun) -> None:
+    """How far a run came that has no report, and why."""
+    for name, said in {
+        "run": str(run.folder.path),
+        "status": f"{run.status}: {run.failure}" if run.failure else run.status,
+        "MLflow": run.folder.state.get("mlflow") or about_runs("drift ui", run.folder.path.parent),
+        "tracking": run.missing or "complete",
+    }.items():
+        show_text(f"{name:<17} {said}")
 
 
 def _steps(run: PastRun) -> list[dict[str, Any]]:
@@ -119,18 +124,17 @@ def show_difference(found: Difference, as_json: bool) -> None:
         scores = [{"model": model, "role": role, "percent": pair} for (model, role), pair in found.scores.items()]
         show_json(json.dumps(asdict(found) | {"scores": scores}))
         return
-    first, second = found.runs
-    keys = _table(("configuration", first, second))
+    for which, name, verdict in zip(BOTH, found.runs, found.verdicts, strict=True):
+        show_text(f"{which:<17} {name}: {verdict or 'the gate was not reached'}")
+    keys = close_table(("configuration", *BOTH))
     for key, values in (found.config or {"no key differs": ("", "")}).items():
         keys.add_row(escape(key), *map(escape, values))
     out.print(keys)
-    out.print(_scores(found.scores, first, second))
-    for name, verdict in zip(found.runs, found.verdicts, strict=True):
-        show_text(f"gate of {name}: {verdict or 'not reached'}")
+    out.print(_scores(found.scores))
 
 
-def _scores(scores: Mapping[tuple[str, str], tuple[float | None, float | None]], first: str, second: str) -> Table:
-    table = _table(("percent right", "", first, second, "difference"), right=(first, second, "difference"))
+def _scores(scores: Mapping[tuple[str, str], tuple[float | None, float | None]]) -> Table:
+    table = close_table(("percent right", "", *BOTH, "change"), right=(*BOTH, "change"))
     for (model, role), (before, after) in scores.items():
         change = f"{after - before:+.1f}" if before is not None and after is not None else ""
         table.add_row(model, role, *("" if one is None else f"{one:.1f}" for one in (before, after)), change)
@@ -143,7 +147,7 @@ def show_cleaned(cleaned: Sequence[Cleaned], *, dry_run: bool, as_json: bool) ->
     if as_json:
         show_json(json.dumps({"freed_bytes": freed, "dry_run": dry_run, "runs": [asdict(one) for one in cleaned]}))
         return
-    table = _table(("run", "freed", "kept", "why it is kept"), right=("freed", "kept"))
+    table = close_table(("run", "freed", "kept", "why it is kept"), right=("freed", "kept"))
     for one in cleaned:
         table.add_row(one.run, amount(one.freed_bytes), amount(one.kept_bytes), escape("\n".join(one.why)))
     out.print(table)
@@ -162,10 +166,3 @@ def duration(seconds: float) -> str:
     """Hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def _table(heads: Sequence[str], *, right: Sequence[str] = ()) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for head in heads:
-        table.add_column(head, justify="right" if head in right else "left", overflow="fold")
-    return table

@@ -166,14 +166,20 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
         show_json(json.dumps(comparison.to_json()))
         return
     title = f"{comparison.candidate} against {comparison.baseline}"
-    table = Table(
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption=caption(comparison), caption_justify="left"
-    )
-    for head in HEADS:
-        table.add_column(head, justify="left" if head == HEADS[0] else "right", no_wrap=True)
+    table = close_table(HEADS, right=HEADS[1:])
     for cells in rows(comparison):
         table.add_row(*cells, style="bold" if cells[0].endswith(" mean") else "")
+    show_text(f"compared: {title}")
     out.print(table)
+    out.print(caption(comparison))
+
+
+def close_table(heads: Sequence[str], *, right: Sequence[str] = ()) -> Table:
+    """A table without margins, whose cells are folded and never cut: it is whole in 80 characters."""
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
+    for head in heads:
+        table.add_column(head, justify="right" if head in right else "left", overflow="fold")
+    return table
 
 
 MARKS = {"passed": "[green]✓[/]", "problem": "[red]✗[/]", "note": "[yellow]–[/]"}

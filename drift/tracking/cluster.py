@@ -28,7 +28,7 @@ from drift.tracking.runs.origin import origin
 from drift.tracking.runs.tracker import REOPENED, Tracker, parent_tags, started
 from drift.tracking.store import EXPERIMENT, KEY, OURS, RUN, URI, adopt_address, first_line, open_client, redact
 from drift.tracking.telling.delivery import Missing, Relay
-from drift.tracking.telling.journal import Event, append, mend
+from drift.tracking.telling.journal import Event, append
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -89,8 +89,12 @@ class Pod:
         self.folder, self._relay = _spool(key, self._apply, self._answers)
 
     def tell(self, event: Event) -> None:
-        """Write it down, and tell it as soon as can be."""
-        append(self.folder, event)
+        """Write it down, and tell it as soon as can be; where it cannot be written, tell it once."""
+        try:
+            append(self.folder, event)
+        except PipelineError as error:  # a full claim is no fault of the step's
+            log.warning("%s", error)
+            self._relay.tell_once(event)
         if event["event"] == "started":
             self._relay.deliver()
             self._relay.start()
@@ -147,7 +151,6 @@ def _spool(key: str, apply: Callable[[Event], None], answers: Callable[[], bool]
         try:
             folder = Path(claim) / key
             folder.mkdir(parents=True, exist_ok=True)
-            mend(folder)
             write_json(folder / "spool.json", _about())
             return folder, Relay(folder, apply, answers)
         except (OSError, PipelineError) as error:

@@ -15,7 +15,7 @@ from drift.ground.errors import ConfigError, DataError
 from drift.tracking import store
 from drift.tracking.runs.tracker import Tracker
 from drift.tracking.telling.delivery import Missing, Relay
-from drift.tracking.telling.journal import JOURNAL, append, mend
+from drift.tracking.telling.journal import JOURNAL, append
 
 ABOUT = ("run.json", "spool.json")
 """Beside a journal: whose it is, and where it was told."""
@@ -72,7 +72,6 @@ def _resend(folder: Path) -> Sent:
         uri, experiment=about["experiment"], run_id=about["run_id"], name=about.get("name") or folder.name
     )
     with contextlib.closing(Relay(folder, tracker.apply, tracker.answers)) as relay:
-        mend(folder)
         before = relay.missing()
         relay.deliver(everything=True)
         missing = relay.missing()

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from drift.config.section import SectionType, from_json
 from drift.ground.artifacts import content_sha256, read_json, write_json
-from drift.ground.errors import ConfigError, DataError, DriftError
+from drift.ground.errors import ConfigError, DataError, DriftError, PipelineError
 from drift.ground.patience import patience_seconds, patiently
 from drift.tracking.runs.origin import IMAGE, origin, packages
 from drift.tracking.runs.outputs import DEFAULT_UPLOAD, UPLOAD
@@ -95,7 +95,8 @@ def run_step(
         with _terminable(), journal.alive(), journal.telling(), watched(), journal.printed():
             report = journal.patiently(lambda: work(config))
     except BaseException as error:
-        journal.write("ended", status=_status(error), error=_one_line(error), seconds=time.time() - started)
+        with contextlib.suppress(PipelineError):  # a full disk, which the error itself will say
+            journal.write("ended", status=_status(error), error=_one_line(error), seconds=time.time() - started)
         raise
     seconds = time.time() - started
     metrics = finite_metrics(report)

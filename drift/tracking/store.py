@@ -37,8 +37,11 @@ _POLITE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
 }
-"""Where the user did not say otherwise."""
+"""Where the user did not say otherwise. A server over S3 sends every client to its bucket, reachable or not; what goes
+through the server always arrives."""
 _AROUND = (
     re.compile(r"failed with error code (\d+) != 200\. Response body: (.*)"),
     re.compile(r"\(Caused by \w+\(.*?\): (.*?)[\"']?\)\)?$"),
@@ -154,9 +157,9 @@ def store_identity(uri: str, experiment: str) -> str:
 def ensure_run(
     client: MlflowClient, experiment_id: str, key: str, name: str, tags: Mapping[str, str], began: float | None = None
 ) -> str:
-    """The run with the key, made if there is none, as of `began`. Of two made at once the oldest stays, in every
-    process."""
-    found = find_runs(client, experiment_id, key)
+    """The run with the key, restored if it was deleted, made if there is none, as of `began`. Of two made at once the
+    oldest stays, in every process."""
+    found = find_runs(client, experiment_id, key) or _restored(client, experiment_id, key)
     if found:
         return str(found[0].info.run_id)
     start = None if began is None else int(began * 1000)
@@ -177,10 +180,21 @@ def page_of(uri: str, experiment_id: str, run_id: str) -> str:
     return f"{redact(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}" if uri.startswith("http") else ""
 
 
-def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
-    """The runs with the key, the oldest first."""
+def find_runs(client: MlflowClient, experiment_id: str, key: str, *, deleted: bool = False) -> list[Run]:
+    """The runs with the key, or the `deleted` ones, the oldest first."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-    return list(client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", order_by=order))
+    return list(client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", view, order_by=order))
+
+
+def _restored(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
+    """The run that a person has deleted meanwhile: what it had, and the runs below it, are not to be orphans."""
+    found = find_runs(client, experiment_id, key, deleted=True)[:1]
+    for run in found:
+        client.restore_run(run.info.run_id)
+    return found
 
 
 def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:

@@ -17,7 +17,6 @@ import torch
 
 from drift.ground import errors
 from drift.ground.errors import DriftError, PipelineError, first_line
-from drift.tracking.telling.live import LIVE
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +120,8 @@ def prepare_deepspeed() -> None:
 
 
 def _rank(work: Callable[[Any], Result], job: Any, deepspeed: bool) -> Result:
-    if LIVE in os.environ:  # a step of a pipeline, whose log is all that is seen of a rank
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("drift").setLevel(logging.INFO)
+    logging.basicConfig(format="%(message)s")  # what a rank logs is all that is seen of it
+    logging.getLogger("drift").setLevel(logging.INFO)
     with process_group(deepspeed):
         return work(job)
 

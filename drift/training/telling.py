@@ -33,8 +33,10 @@ class StepProgress(TrainerCallback):
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One step further."""
+        """One step further; the loss is that of the last that was logged."""
         self.bar.update(state.global_step - self.bar.n)
+        if time.monotonic() - self.told > LINE_SECONDS:
+            self._say(state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Show the newest loss."""
@@ -42,8 +44,6 @@ class StepProgress(TrainerCallback):
             return
         self.loss = float(logs["loss"])
         self.bar.set_postfix(loss=f"{self.loss:.3f}")
-        if time.monotonic() - self.told > LINE_SECONDS:
-            self._say(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""

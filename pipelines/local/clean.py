@@ -11,18 +11,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from drift.ground.artifacts import read_json
-from drift.ground.errors import ConfigError, DataError
+from drift.ground.errors import DataError, ServiceError
 from drift.tracking import store
 from drift.tracking.models.named import named_sources
-from pipelines.local.folders import OVER, only_one
+from pipelines.local.folders import OVER, only_one, store_of
 from pipelines.local.past import RECORD, PastRun, link_outputs, past_runs, task_folders
 from pipelines.local.runner import LOG
 
@@ -45,19 +45,19 @@ class Cleaned:
 def clean(runs: Path, keep: int, *, dry_run: bool = False) -> list[Cleaned]:
     """Free what no kept run needs; of each name the newest ``keep`` finished runs are kept. ``dry_run`` only says what.
 
-    Raises PipelineError while a run is at work, ServiceError if the registry cannot be asked for its champions; nothing
-    is removed then.
+    A run whose own MLflow does not answer, as a server that is gone, stays whole. Raises PipelineError while a run is
+    at work, ServiceError if the MLflow of this process cannot be asked for its champions; nothing is removed then.
     """
     runs = runs.resolve()
-    if not runs.is_dir():
-        raise ConfigError(f"{runs}: no folder of runs; --runs names another")
     with contextlib.ExitStack() as held:
         for name in sorted({str(run.folder.state["name"]) for run in past_runs(runs)}):
             held.enter_context(only_one(runs, name))
         known = past_runs(runs)
         whole = _whole(known, keep)
+        sources, silent = _ask([run for run in known if run not in whole], store.store_uri(runs))
+        whole |= silent
         others = [run for run in known if run not in whole]
-        needed = _needed(whole) | _named(others, runs)
+        needed = _needed(whole) | _named(others, sources)
         cleaned = [Cleaned(run.name, run.status, 0, size(run.folder.path), (whole[run],)) for run in whole]
         cleaned += [_clean(run, needed, dry_run=dry_run) for run in others]
         if not dry_run:
@@ -90,14 +90,28 @@ def _needed(whole: Collection[PastRun]) -> dict[Path, str]:
     return {folder: f"from the cache of {name}" for folder, name in tasks if folder}
 
 
-def _named(others: Collection[PastRun], runs: Path) -> dict[Path, str]:
-    """Task folders that a registered version came from, and which."""
-    asked: dict[str, set[str]] = {}
+def _ask(others: Collection[PastRun], ours: str) -> tuple[dict[str, str], dict[PastRun, str]]:
+    """Where the versions that an alias names came from, and which; and the runs whose registry does not answer.
+
+    Raises ServiceError if ours does not.
+    """
+    sources: dict[str, str] = {}
+    silent: dict[PastRun, str] = {}
+    asked: defaultdict[str, list[PastRun]] = defaultdict(list)
     for run in others:
-        asked.setdefault(_address(run, runs), set()).update(_models(run))
-    sources = {
-        source: why for uri, models in asked.items() for source, why in named_sources(sorted(models), uri).items()
-    }
+        asked[store_of(run.folder)].append(run)
+    for uri, runs in asked.items():
+        try:
+            sources |= named_sources(sorted({model for run in runs for model in _models(run)}), uri)
+        except ServiceError:
+            if uri == ours:
+                raise
+            silent |= dict.fromkeys(runs, f"its MLflow, {store.redact(uri)}, does not answer")
+    return sources, silent
+
+
+def _named(others: Collection[PastRun], sources: Mapping[str, str]) -> dict[Path, str]:
+    """Task folders that a registered version came from, and which."""
     folders = [folder for run in others for folder in task_folders(run.folder.path)]
     return {
         folder: why
@@ -107,15 +121,10 @@ def _named(others: Collection[PastRun], runs: Path) -> dict[Path, str]:
     }
 
 
-def _address(run: PastRun, runs: Path) -> str:
-    """The store that the run was tracked in; this process's own where that is the same, since it has the password."""
-    ours = store.store_uri(runs)
-    recorded = str(run.folder.state.get("mlflow_uri", ""))
-    return ours if recorded in ("", store.redact(ours)) else recorded
-
-
 def _models(run: PastRun) -> list[str]:
-    return [run.config["register"]["model"]] if run.config else []  # one without died before it registered
+    """The registered models that it may have given; none of one that died before its configuration was written."""
+    model = run.config.get("register", {}).get("model")
+    return [model] if model else []
 
 
 def _clean(run: PastRun, needed: dict[Path, str], *, dry_run: bool) -> Cleaned:

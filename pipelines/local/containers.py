@@ -24,16 +24,18 @@ from drift.config.chain import Config
 from drift.config.plan import MODULES
 from drift.config.section import to_json
 from drift.ground.errors import ServiceError
+from drift.tracking import limits
 from drift.tracking.steps import LIFELINE
 from pipelines.local.work import GPU
 
 LABEL = "drift.run"
 PASSED = re.compile(
-    r"(HF_(TOKEN|HUB_OFFLINE)|OMP_NUM_THREADS|(AWS|MLFLOW)_\w+|(SSL_CERT_FILE|REQUESTS_CA_BUNDLE)|(HTTPS?|NO)_PROXY)$",
+    r"(HF_(TOKEN|HUB_OFFLINE)|OMP_NUM_THREADS|(AWS|MLFLOW)_\w+|(SSL_CERT_FILE|REQUESTS_CA_BUNDLE)|(HTTPS?|NO)_PROXY"
+    rf"|{limits.OURS})$",
     re.IGNORECASE,
 )
-"""Variables of this process that every step gets: what MLflow, S3 and the hub are reached with. Those that the
-configuration names for keys come on top."""
+"""Variables of this process that every step gets: what MLflow, S3 and the hub are reached with, and which of MLflow's
+the user has not set. Those that the configuration names for keys come on top."""
 OTHERS = re.compile(r"MLFLOW_(RUN_ID|EXPERIMENT_(ID|NAME)|TRACKING_URI)$")
 """Which run a step logs into is ours to say."""
 FILES = re.compile(r".*(_FILE|_PATH|_BUNDLE)$")

@@ -15,12 +15,15 @@ from typing import Any
 
 from drift.ground.artifacts import SCHEMA, read_json, write_json
 from drift.ground.errors import ConfigError, DataError, PipelineError
+from drift.tracking import store
 from drift.tracking.telling.journal import read
 
 STATE = "run.json"
 TASKS = "tasks"
 """Of a run's folder: what its steps wrote."""
 OVER = ("finished", "superseded")
+KNOWN = {"name", "run_id", "parameters_sha256", "started", "status"}
+"""What every `run.json` says."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,13 @@ class RunFolder:
         state = {**self.state, "status": status, **more}
         write_json(self.path / STATE, state)
         return RunFolder(self.path, state)
+
+
+def store_of(run: RunFolder) -> str:
+    """The MLflow that the run was tracked in; this process's own where that is the same, since it has the password."""
+    ours = store.store_uri(run.path.parent)
+    recorded = str(run.state.get("mlflow_uri", ""))
+    return ours if recorded in ("", store.redact(ours)) else recorded
 
 
 def create_run(runs: Path, name: str, parameters_sha256: str) -> RunFolder:
@@ -83,11 +93,12 @@ def measured_hours(runs: Path, name: str) -> dict[str, float]:
 
 
 def all_runs(runs: Path) -> Iterator[RunFolder]:
-    """Runs of all names, the latest first; a folder whose `run.json` cannot be read is none."""
+    """Runs of all names, the latest first; what has no `run.json` that can be read, and is a run's, is none."""
     known = []
     for path in runs.glob(f"*/{STATE}"):
         with contextlib.suppress(DataError):
-            known.append(RunFolder(path.parent, read_json(path)))
+            run = RunFolder(path.parent, read_json(path))
+            known += [run] if run.state.keys() >= KNOWN else []
     yield from sorted(known, key=lambda run: (run.state["started"], run.path.name), reverse=True)
 
 

@@ -23,9 +23,10 @@ from drift.config.section import suggest
 from drift.ground.artifacts import read_json
 from drift.ground.errors import ConfigError, DataError
 from drift.tracking import store
+from drift.tracking.telling.delivery import missing_of
 from drift.tracking.telling.journal import read
-from pipelines.local.folders import STATE, TASKS, RunFolder, all_runs
-from pipelines.local.result import RunResult, StepResult, lasting
+from pipelines.local.folders import STATE, TASKS, RunFolder, all_runs, store_of
+from pipelines.local.result import RunResult, StepResult, lasting, tracking_of
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +87,12 @@ class PastRun:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Its configuration, whole; empty for a run that died before it was written."""
+        """Its configuration, whole; empty for a run that died before it was written. Raises DataError."""
         path = self.folder.path / "config.yaml"
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        try:
+            return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: no configuration; what the run was given is not known") from error
 
     @cached_property
     def gate(self) -> dict[str, Any] | None:
@@ -142,14 +146,28 @@ class PastRun:
             summary=self.summary,
             registered=self.registered,
             report=report / "report.html",
-            mlflow_uri=self.folder.state.get("mlflow_uri") or store.redact(store.store_uri(self.folder.path.parent)),
+            mlflow_uri=store.redact(store_of(self.folder)),
             mlflow_run_id=self.folder.state.get("mlflow_run_id", ""),
             mlflow=self.folder.state.get("mlflow", ""),
+            missing=self.missing,
         )
+
+    @cached_property
+    def missing(self) -> str:
+        """What MLflow does not have of it, and how it gets it; empty if it has everything."""
+        return tracking_of(self.folder.path, missing_of(self.folder.path))
+
+    @property
+    def failure(self) -> str:
+        """What the last step that failed said; '' if none did."""
+        ends = [event for event, _ in read(self.folder.path) if event["event"] == "ended" and event.get("error")]
+        return f"{' '.join(filter(None, (ends[-1]['step'], ends[-1]['arm'])))}: {ends[-1]['error']}" if ends else ""
 
 
 def past_runs(runs: Path) -> list[PastRun]:
-    """All runs in the folder, the latest first."""
+    """All runs in the folder, the latest first. Raises ConfigError if there is no such folder."""
+    if not runs.is_dir():
+        raise ConfigError(f"{runs}: no folder of runs; `drift run` makes one, --runs names another")
     folders = list(all_runs(runs))
     places = {key: task for folder in folders for key, task in _own(folder).items()}
     return [PastRun(folder, _tasks(folder, places)) for folder in folders]

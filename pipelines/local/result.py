@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drift.tracking.telling.delivery import Missing
+
+
+def tracking_of(folder: Path, missing: Missing) -> str:
+    """What MLflow does not have of the run in ``folder``, and how it gets it; empty if it has everything."""
+    return f"{missing}; send them with `drift track {folder}`" if missing else ""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -42,7 +49,7 @@ class RunResult:
     mlflow: str = ""
     """The run's page; '' in the embedded store, which `drift ui` serves."""
     missing: str = ""
-    """What MLflow does not have of what the run told, and how it gets it; empty if it has everything."""
+    """See `tracking_of`."""
 
     @property
     def passed(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import tempfile
@@ -23,19 +24,21 @@ from drift.ground.artifacts import read_json
 from drift.ground.errors import DriftError, PipelineError, ServiceError
 from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
+from drift.tracking.models.rights import check_champion, check_files, check_rights
 from drift.tracking.models.versions import standing
 from drift.tracking.runs.origin import CODE_VERSION, IMAGE, code_version, origin, packages
 from drift.tracking.runs.outputs import UPLOAD
+from drift.tracking.runs.page import FOLDER
 from drift.tracking.runs.tracker import PIPELINE, Tracker
 from drift.tracking.steps import RUN_DIR, RUN_ID, flatten, parameter_sha256
-from drift.tracking.telling.delivery import Missing, Relay
-from drift.tracking.telling.journal import append, make_event, mend
+from drift.tracking.telling.delivery import Relay
+from drift.tracking.telling.journal import Event, append, make_event
 from pipelines.check import require_honest
 from pipelines.drift_sft import drift_sft
-from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, unfinished_runs
+from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, store_of, unfinished_runs
 from pipelines.local.kubeflow import LOG, run_pipeline
 from pipelines.local.past import link_outputs
-from pipelines.local.result import RunResult, StepResult, lasting
+from pipelines.local.result import RunResult, StepResult, lasting, tracking_of
 from pipelines.local.runner import EXIT_TASK, Chain, Done, StepEvent
 from pipelines.local.work import GPU, ForkServer
 
@@ -59,8 +62,8 @@ def run(
     With the runner `docker` each step runs in a container of its role's image, whose digest then stands for the code.
 
     An unfinished run with the same parameters is continued in its folder, unless `fresh`, which also uses no cache.
-    Raises PipelineError for a step that failed, ServiceError if MLflow does not answer, ConfigError for a missing
-    input; KeyboardInterrupt or SystemExit when interrupted, after the steps at work have ended.
+    Raises PipelineError for a step that failed, ServiceError if MLflow does not answer or would refuse the model,
+    ConfigError for a missing input; KeyboardInterrupt or SystemExit when interrupted, after the steps have ended.
     """
     runs = Path(config.runs).resolve()
     uri = store.store_uri(runs)
@@ -68,13 +71,15 @@ def run(
         spec = _spec()
         planned = parameters(config, uri, runner)
         experiment = _experiment(config)
-        folder = _folder(runs, config.name, planned, fresh=fresh, uri=uri, experiment=experiment)
+        _require_rights(config, experiment)
+        folder = _folder(runs, config.name, planned, fresh=fresh, experiment=experiment)
         tracker = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
         at = {"mlflow_uri": store.redact(uri), "mlflow_run_id": tracker.parent, "mlflow": _page(tracker)}
         at["experiment"] = experiment
         folder = folder.mark("running", **at)
         (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
-        _tell(folder, "begun", params=_flat(config), tags=origin(), texts={"packages.txt": packages()})
+        tags = origin() | {FOLDER: str(folder.path)}
+        _tell(folder, "begun", params=_flat(config), tags=tags, texts={"packages.txt": packages()})
         _tell(folder, "files", paths=[str(folder.path / "config.yaml")])
         environment = _environment(folder, tracker, experiment, config.tracking.upload, runner)
         chain = Chain(folder.path, folder.run_id, list(planned.arms), environment, on_event, server)
@@ -82,7 +87,7 @@ def run(
             cache = runs / "cache"
             run_pipeline(spec, planned.arguments(), chain, cache_root=cache, use_cache=not fresh, containers=settings)
             result = _result(planned, folder.path, chain.done, tracker)
-        return replace(result, missing=_said(folder, relay.missing()))
+        return replace(result, missing=tracking_of(folder.path, relay.missing()))
 
 
 def parameters(config: Config, uri: str, runner: Runner) -> Plan:
@@ -92,6 +97,14 @@ def parameters(config: Config, uri: str, runner: Runner) -> Plan:
     """
     store.check_server(uri)
     return plan(config, store=store.store_identity(uri, _experiment(config)), codes=_codes(runner))
+
+
+def _require_rights(config: Config, experiment: str) -> None:
+    """What the last steps will ask of a server, before the first is paid for. Raises ServiceError."""
+    if os.environ.get(store.URI):
+        check_rights(config.register_.model)
+        check_files(experiment)
+        check_champion(config.register_.model)
 
 
 def _experiment(config: Config) -> str:
@@ -145,24 +158,33 @@ def _spec() -> PipelineSpec:
     return spec
 
 
-def _folder(runs: Path, name: str, planned: Plan, *, fresh: bool, uri: str, experiment: str) -> RunFolder:
+def _folder(runs: Path, name: str, planned: Plan, *, fresh: bool, experiment: str) -> RunFolder:
     """The latest unfinished run with these parameters, or a new one; other unfinished runs are closed."""
     chosen = None
     for folder in unfinished_runs(runs, name):
         if chosen is None and not fresh and folder.state["parameters_sha256"] == planned.sha256():
             chosen = folder
             continue
-        left = Tracker.open(uri, experiment=experiment, run_id=folder.run_id, name=folder.path.name)
-        _tell(folder, "closed", status="FAILED" if folder.state["status"] == "failed" else "KILLED")
+        _close(folder, experiment)
+    if chosen is None:
+        return create_run(runs, name, planned.sha256())
+    return chosen.mark("running")
+
+
+def _close(folder: RunFolder, experiment: str) -> None:
+    """End a run that nobody will continue, in the MLflow and the experiment that it was tracked in."""
+    _tell(folder, "closed", status="FAILED" if folder.state["status"] == "failed" else "KILLED")
+    try:
+        of = folder.state.get("experiment", experiment)
+        left = Tracker.open(store_of(folder), experiment=of, run_id=folder.run_id, name=folder.path.name)
+    except ServiceError as error:  # another server than this run's
+        log.warning("%s: its run in MLflow stays as it was (%s)", folder.path, error)
+    else:
         with contextlib.closing(Relay(folder.path, left.apply, left.answers)) as relay:
             relay.deliver(everything=True)
             left.note_missing(relay.missing())
-        folder.mark("superseded")
-        shutil.rmtree(_temporary(folder), ignore_errors=True)
-    if chosen is None:
-        return create_run(runs, name, planned.sha256())
-    mend(chosen.path)
-    return chosen.mark("running")
+    folder.mark("superseded")
+    shutil.rmtree(_temporary(folder), ignore_errors=True)
 
 
 def _flat(config: Config) -> dict[str, str]:
@@ -205,25 +227,42 @@ def _closed(folder: RunFolder, tracker: Tracker, chain: Chain) -> Iterator[Relay
         status = "FAILED"
         raise
     finally:
-        _tell(folder, "files", paths=[str(folder.path / LOG)])
-        exit_task = (folder.path / TASKS / EXIT_TASK).glob("*")
-        _tell(folder, "files", paths=[str(path) for path in exit_task], at=EXIT_TASK)
-        _tell(folder, "closed", status=status)
-        missing = relay.finish()
-        tracker.note_missing(missing)
-        if missing and status != "FINISHED":  # else the closing table says so
-            log.warning("MLflow: %s", _said(folder, missing))
-        link_outputs(folder.mark(status.lower()))
+        _end(folder, tracker, relay, status)
         shutil.rmtree(_temporary(folder), ignore_errors=True)
 
 
+def _end(folder: RunFolder, tracker: Tracker, relay: Relay, status: str) -> None:
+    """The run's last words. Where the disk is full MLflow alone hears that it is over, and the folder stays unfinished:
+    the same command goes on in it."""
+    try:
+        _tell_files(folder)
+        _tell(folder, "closed", status=status)
+    except PipelineError as error:
+        log.warning("%s", error)
+        relay.finish()
+        relay.tell_once(_event(folder, "closed", status=status))
+        return
+    missing = relay.finish()
+    tracker.note_missing(missing)
+    if missing and status != "FINISHED":  # else the closing table says so
+        log.warning("MLflow: %s", tracking_of(folder.path, missing))
+    link_outputs(folder.mark(status.lower()))
+
+
+def _tell_files(folder: RunFolder) -> None:
+    """What the run itself has written, beside its steps."""
+    _tell(folder, "files", paths=[str(folder.path / LOG)])
+    exit_task = (folder.path / TASKS / EXIT_TASK).glob("*")
+    _tell(folder, "files", paths=[str(path) for path in exit_task], at=EXIT_TASK)
+
+
 def _tell(folder: RunFolder, event: str, **content: Any) -> None:
-    """An event of the whole run."""
-    append(folder.path, make_event(folder.run_id, PIPELINE, "", event, **content))
+    append(folder.path, _event(folder, event, **content))
 
 
-def _said(folder: RunFolder, missing: Missing) -> str:
-    return f"{missing}; send them with `drift track {folder.path}`" if missing else ""
+def _event(folder: RunFolder, event: str, **content: Any) -> Event:
+    """Of the whole run."""
+    return make_event(folder.run_id, PIPELINE, "", event, **content)
 
 
 @contextlib.contextmanager

@@ -23,8 +23,9 @@ from kfp.local.status import Status
 from drift.config.plan import MODULES
 from drift.ground.artifacts import read_json
 from drift.tracking.runs.carried import journal_of
+from drift.tracking.runs.outputs import DEFAULT_UPLOAD, UPLOAD
 from drift.tracking.steps import LOGS, run_step
-from drift.tracking.telling.journal import append, last_error, make_event, step_key
+from drift.tracking.telling.journal import append, end, last_error, make_event, step_key
 from pipelines.local.work import ForkServer, Work
 
 LOG = "log.txt"
@@ -63,7 +64,10 @@ class Done:
 class _Task:
     step: str
     arm: str
+    key: str
     started: float
+    position: int
+    """In the journal, where its own lines begin."""
     log: Path | None = None
     code: int | None = None
 
@@ -110,7 +114,8 @@ class Chain:
         """One task: nothing once the run is over, else Kubeflow's own way with events around it."""
         iteration = _ITERATION.search(arguments["pipeline_resource_name"])
         arm = self._arms[int(iteration.group(1))] if iteration else ""
-        task = _Task(arguments["task_name"].replace("-", "_"), arm, time.monotonic())
+        step = arguments["task_name"].replace("-", "_")
+        task = _Task(step, arm, step_key(self._run_id, step, arm), time.monotonic(), end(self.folder))
         if self._stopped or (self.failure and task.step != EXIT_TASK):
             return {}, Status.FAILURE
         self._thread.task = task
@@ -122,16 +127,15 @@ class Chain:
             self._fail(task, f"{type(error).__name__}: {error}")
             return {}, Status.FAILURE
         if status is not Status.SUCCESS:
-            self._fail(task, self._reason(task))
+            self._fail(task)
         return outputs, status
 
     def _finish(self, task: _Task, outputs: dict[str, Any]) -> None:
         cached = task.log is None
         self._keep(task)
         record = read_json(Path(outputs["metrics"].uri))
-        key = step_key(self._run_id, task.step, task.arm)
-        if cached and record["key"] != key:
-            self._link(task, key, record, journal_of(Path(outputs["metrics"].uri)))
+        if cached and record["key"] != task.key:
+            self._link(task, record, journal_of(Path(outputs["metrics"].uri)))
         event = StepEvent(
             task.step,
             task.arm,
@@ -144,35 +148,35 @@ class Chain:
             self.done.append(Done(record, outputs, cached))
             self._on_event(event)
 
-    def _link(self, task: _Task, key: str, record: Mapping[str, Any], journal: str) -> None:
+    def _link(self, task: _Task, record: Mapping[str, Any], journal: str) -> None:
         now = int(time.time() * 1000)
         metrics = [(name, value, now, 0) for name, value in record["metrics"].items()]
         about = {"upstream": record["key"], "journal": journal, "seconds": record["seconds"], "metrics": metrics}
-        append(self.folder, make_event(key, task.step, task.arm, "cached", **about))
+        self._tell(task, "cached", **about, upload=self.environment.get(UPLOAD, DEFAULT_UPLOAD))
 
     def _keep(self, task: _Task) -> None:
         """The log of a task that has worked, and what Kubeflow and the step noted of it, go to MLflow, however it
         ended."""
         if task.log is not None and task.step != EXIT_TASK:
             paths = [str(path) for path in sorted(task.log.parent.iterdir()) if path.is_file()]
-            key = step_key(self._run_id, task.step, task.arm)
-            append(self.folder, make_event(key, task.step, task.arm, "files", paths=paths, at=LOGS))
+            self._tell(task, "files", paths=paths, at=LOGS)
 
-    def _fail(self, task: _Task, message: str) -> None:
+    def _tell(self, task: _Task, event: str, **content: Any) -> None:
+        append(self.folder, make_event(task.key, task.step, task.arm, event, **content))
+
+    def _fail(self, task: _Task, message: str = "") -> None:
+        """A step that could not say itself how it ended is spoken for."""
         self._keep(task)
-        event = StepEvent(task.step, task.arm, "failed", time.monotonic() - task.started, message, task.log)
+        said = last_error(self.folder, task.key, task.position)
+        message = message or said or _end_of(task)
+        seconds = time.monotonic() - task.started
+        if said is None and not self._stopped:
+            self._tell(task, "ended", status="FAILED", error=message, seconds=seconds)
+        event = StepEvent(task.step, task.arm, "failed", seconds, message, task.log)
         with self._lock:
             if self.failure is None and not self._stopped:
                 self.failure = event
             self._on_event(event)
-
-    def _reason(self, task: _Task) -> str:
-        said = last_error(self.folder, step_key(self._run_id, task.step, task.arm))
-        if said:
-            return said
-        if task.code is not None and task.code < 0:
-            return f"its process was ended by {signal.Signals(-task.code).name} (out of memory?)"
-        return f"its process ended with exit code {task.code} before the step began"
 
     def run_process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         """Run a task's command in a process of a session of its own. Takes the place of Kubeflow's function."""
@@ -226,6 +230,13 @@ class Chain:
     def _signal(self, number: int) -> None:
         for work in list(self._at_work):
             work.send(number)
+
+
+def _end_of(task: _Task) -> str:
+    """How the process of a task ended that said nothing."""
+    if task.code is not None and task.code < 0:
+        return f"its process was ended by {signal.Signals(-task.code).name} (out of memory?)"
+    return f"its process ended with exit code {task.code} before the step began"
 
 
 def _imports(arguments: Mapping[str, Any]) -> bool:

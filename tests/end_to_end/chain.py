@@ -39,19 +39,20 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return folder / "config.yaml"
 
 
-def start(config: Path, *overrides: str, command: str = "run") -> subprocess.Popen[str]:
-    """A `drift run`, or another command, in the background."""
+def start(config: Path, *overrides: str, command: str = "run", server: str = "") -> subprocess.Popen[str]:
+    """A `drift run`, or another command, in the background; ``server``: the MLflow that is told."""
     arguments = [*DRIFT, command, "-c", str(config), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
+    environment |= {"MLFLOW_TRACKING_URI": server} if server else {}
     return subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def run(config: Path, *overrides: str, command: str = "run") -> dict[str, Any]:
+def run(config: Path, *overrides: str, command: str = "run", server: str = "") -> dict[str, Any]:
     """A `drift run`, or another command, to its end."""
-    process = start(config, "--json", *overrides, command=command)
+    process = start(config, "--json", *overrides, command=command, server=server)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     result: dict[str, Any] = json.loads(out)

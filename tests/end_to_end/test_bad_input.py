@@ -1,6 +1,7 @@
 """What a wrong input gets: one line that names it, exit code 2, nothing written and nothing registered."""
 
 import shutil
+import socket
 from pathlib import Path
 
 import mlflow
@@ -13,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from drift.cli.app import main
 from drift.ground.artifacts import write_json
 from drift.planning.tables import TABLES, write_table
+from tests.mlflow_store import fresh_store
 from tests.openai_server import OpenAIServer
+from tests.run_folders import past_run
 from tests.tiny_models import tiny_family
 from tests.unit.config.test_config import MISTAKES
 from tests.world import ASSETS, EXPERT, TEACHER, VLM, training_set
@@ -284,6 +287,43 @@ def test_a_place_that_does_not_exist_or_cannot_be_written_is_named(arguments, na
     if arguments[0] == "run":
         filled += [] if any("runs=" in argument for argument in arguments) else [f"runs={tmp_path}/runs"]
     assert named in one_line(capsys, filled)
+
+
+PAST = {
+    "list: no such folder": (["runs", "list", "--runs", "{}/nowhere"], "nowhere: no folder of runs"),
+    "show: no such run": (["runs", "show", "mimi", "--runs", "{}"], "mimi: no run of that name in"),
+    "show: no such folder": (["runs", "show", "mini", "--runs", "{}/nowhere"], "nowhere: no folder of runs"),
+    "compare: no such run": (["runs", "compare", "mini", "mimi", "--runs", "{}"], "mimi: no run of that name in"),
+    "open: no such run": (["runs", "open", "mimi", "--runs", "{}"], "mimi: no run of that name in"),
+    "open: no report": (["runs", "open", "mini", "--runs", "{}"], "no report (it is finished; drift runs show mini-"),
+    "open: no server": (["runs", "open", "mini", "--mlflow", "--runs", "{}"], "(drift ui --runs {}"),
+    "arms: no such run": (["compare", "mimi:sft", "mini:drift", "--runs", "{}"], "mimi: no run of that name in"),
+    "arms: no such arm": (["compare", "mini:sft", "mini:drfit", "--runs", "{}"], "did you mean 'drift'?"),
+    "clean: no such folder": (["clean", "--keep", "1", "--runs", "{}/nowhere"], "nowhere: no folder of runs"),
+    "clean: no configuration": (["clean", "--keep", "1", "--runs", "{}"], "config.yaml: no configuration"),
+    "track: no such run": (["track", "mimi", "--runs", "{}"], "mimi: no run of that name in"),
+    "ui: no store": (["ui", "--runs", "{}/nowhere"], "nowhere: no MLflow store there yet"),
+}
+
+
+@pytest.mark.parametrize("case", PAST)
+def test_a_past_run_that_is_not_there_is_named_and_nothing_is_changed(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    fresh_store(tmp_path)
+    old, _ = (past_run(tmp_path, started=f"2026-01-01T0{hour}:00:00+00:00") for hour in (1, 2))
+    (old.path / "config.yaml").write_text("register: [")
+    before = sorted(path for path in tmp_path.glob("*/**/*"))
+    arguments, named = PAST[case]
+    message = one_line(capsys, [argument.replace("{}", str(tmp_path)) for argument in arguments])
+    assert named.replace("{}", str(tmp_path)) in message
+    assert sorted(path for path in tmp_path.glob("*/**/*")) == before and not (tmp_path / "nowhere").exists()
+
+
+def test_a_port_in_use_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"--port {port}: in use" in one_line(capsys, ["ui", "--port", port, "--runs", str(tmp_path)])
 
 
 def test_a_model_that_the_gate_refused_is_not_registered(world, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """The whole chain: from problems to a registered model, exactly again, and on after a kill in any step."""
 
-import json
+import contextlib
 import re
 import shutil
 import signal
@@ -11,9 +11,11 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 
-from drift.ground.artifacts import content_sha256
+from drift.ground.artifacts import read_json
 from pipelines.local.clean import clean
 from tests.end_to_end import chain
+from tests.mlflow_server import mlflow_server
+from tests.run_in_mlflow import PAGE, in_mlflow, lacking
 from tests.world import ASSETS
 
 ARMS = ("sft", "drift")
@@ -37,14 +39,25 @@ def whole(tmp_path_factory) -> tuple[Path, dict]:
     return config, chain.run(config)
 
 
+def local(config: Path) -> str:
+    """The store of the configuration's runs."""
+    return f"sqlite:///{config.parent}/runs/mlflow.db"
+
+
 def runs_in_mlflow(config: Path) -> list:
-    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
+    client = mlflow.MlflowClient(local(config))
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments, max_results=1000))
 
 
 def versions(config: Path) -> list:
-    return list(mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db").search_model_versions())
+    return list(mlflow.MlflowClient(local(config)).search_model_versions())
+
+
+def on_disk(folder: Path) -> int:
+    """Bytes that the files of a folder take on the disk, each once."""
+    known = {(one.st_dev, one.st_ino): one.st_blocks * 512 for one in (path.lstat() for path in folder.rglob("*"))}
+    return sum(known.values())
 
 
 def test_every_step_works_once_and_the_model_is_registered_as_champion(whole):
@@ -54,7 +67,7 @@ def test_every_step_works_once_and_the_model_is_registered_as_champion(whole):
     assert [row["label"] for row in result["summary"]["rows"]] == ["vlm", *ARMS]
     report = Path(result["report"]).read_text()
     assert "<html" in report and "drift" in report
-    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
+    client = mlflow.MlflowClient(local(config))
     assert len(versions(config)) == 1
     assert set(client.get_registered_model("drift-miniature").aliases) == {"best", "candidate", "champion"}
 
@@ -69,39 +82,21 @@ def test_mlflow_has_one_parent_and_one_child_per_step_and_arm(whole):
     assert parents[0].data.metrics["drift/reasoning"] == result["summary"]["rows"][2]["reasoning"]["mean"]
 
 
-def bookkeeping(path: Path) -> bool:
-    """The journal itself, and what continues a run."""
-    return path.name in ("events.jsonl", "events.position", "run.json")
+BOOKKEEPING = {"events.jsonl", "events.position", "events.lock", "run.json"}
+"""What tells MLflow all the rest, and what continues a run: it is written on after MLflow has heard the last."""
 
 
-def kept_in_mlflow(config: Path, experiment: str) -> tuple[set[str], set[str]]:
-    """Hashes of the contents of all artifacts in an experiment, and of the files that they refer to."""
-    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
-    found = client.get_experiment_by_name(experiment)
-    files = [
-        path
-        for run in client.search_runs([found.experiment_id], max_results=1000)
-        for path in Path(run.info.artifact_uri.removeprefix("file://")).rglob("*")
-        if path.is_file()
-    ]
-    told = [json.loads(path.read_text()) for path in files if path.parent.name == "references"]
-    referred = [file for one in told for file in one["files"]]
-    assert all(Path(file["uri"]).stat().st_size == file["bytes"] for file in referred)
-    return {content_sha256(path) for path in files}, {file["sha256"] for file in referred}
-
-
-def test_every_file_that_the_chain_wrote_is_in_mlflow_by_content_or_reference(whole):
+def test_every_file_that_the_chain_wrote_is_at_its_own_step_in_mlflow_by_content_or_reference(whole):
     config, result = whole
-    kept, referred = kept_in_mlflow(config, "miniature")
-    wrote = {path: content_sha256(path) for path in Path(result["run"]).rglob("*") if path.is_file()}
-    assert [path for path, sha256 in wrote.items() if sha256 not in kept | referred and not bookkeeping(path)] == []
-    stay = {path.name for path, sha256 in wrote.items() if sha256 not in kept and not bookkeeping(path)}
-    assert stay == {"model.safetensors", "delta.safetensors"}, "only weights are referred to"
+    found = in_mlflow(local(config), result)
+    assert lacking(Path(result["run"]), found) == BOOKKEEPING
+    weights = {Path(name).name for kept in found.values() for name in kept.referred}
+    assert weights == {"model.safetensors", "delta.safetensors"}, "only weights are referred to"
 
 
 def test_the_page_of_a_run_says_what_was_decided_with_which_configuration_and_by_whom(whole):
     config, result = whole
-    client = mlflow.MlflowClient(f"sqlite:///{config.parent}/runs/mlflow.db")
+    client = mlflow.MlflowClient(local(config))
     page = client.get_run(result["mlflow_run_id"])
     said = page.data.tags["mlflow.note.content"]
     assert said.startswith("**Gate: drift passed.**") and "| drift | " in said
@@ -137,33 +132,65 @@ def test_a_second_run_measures_the_new_champion_and_a_third_takes_everything_fro
 
 
 @pytest.mark.slow
-def test_steps_cached_from_another_experiment_bring_all_they_wrote(whole):
+@pytest.mark.parametrize("where", ["server", "experiment"])
+def test_steps_cached_from_another_store_or_experiment_bring_numbers_curves_and_files(whole, tmp_path, where):
     config, result = whole
-    chain.run(config, "tracking.experiment=other")
-    kept, referred = kept_in_mlflow(config, "other")
-    cached = [folder for folder in Path(result["run"]).glob("tasks/*") if folder.name in ("curate", "deltas")]
-    wrote = [path for folder in cached for path in folder.rglob("*") if path.is_file()]
-    assert wrote and {content_sha256(path) for path in wrote} <= kept | referred
+    with mlflow_server(tmp_path) if where == "server" else contextlib.nullcontext("") as server:
+        moved = chain.run(config, "tracking.experiment=other", server=server)
+        assert moved["not_in_mlflow"] == ""
+        here, there = in_mlflow(local(config), result), in_mlflow(server or local(config), moved)
+    if server:
+        shutil.rmtree(moved["run"])  # as its MLflow is gone, cleaning would keep it
+    cached = STEPS - chain.worked(moved)
+    assert cached >= {("curate", ""), ("deltas", ""), ("arm", "sft"), ("arm", "drift"), ("evaluate_arm", "drift")}
+    for step in cached - DECIDED - {("evaluate_champion", "")}:  # which are those of a later run
+        assert there[step].files == here[step].files and there[step].referred == here[step].referred, step
+        assert there[step].params == here[step].params and there[step].curves == here[step].curves, step
+    assert len(there["arm", "drift"].curves["train/loss"]) > 5
+    assert there[PAGE].datasets == here[PAGE].datasets == ["training_set"]
 
 
 @pytest.mark.slow
-def test_a_changed_setting_of_one_arm_reruns_that_arm_and_what_compares_it(whole):
+def test_of_a_run_that_failed_the_page_the_logs_and_all_that_it_wrote_are_in_mlflow(whole):
     config, _ = whole
-    changed = chain.run(config, "arms.sft.train.learning_rate=5e-4")
-    assert chain.worked(changed) == {("arm", "sft"), ("evaluate_arm", "sft"), *ASKED, *DECIDED}
-    assert len(versions(config)) == 1  # the candidate is the same model
+    process = chain.start(config, "curate.min_kept=190", "curate.keep=190")
+    said = process.communicate(timeout=300)[1].splitlines()[-1]
+    assert process.returncode == 2 and said.startswith("drift: step curate: ")
+    folder = max((config.parent / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime).parent
+    state = read_json(folder / "run.json")
+    page = mlflow.MlflowClient(state["mlflow_uri"]).get_run(state["mlflow_run_id"])
+    assert (page.info.status, page.data.tags["drift.tracking"]) == ("FAILED", "complete")
+    description = page.data.tags["mlflow.note.content"]
+    assert description.startswith("**curate failed:** ") and f"`{folder}` on " in description
+    found = in_mlflow(local(config), state)
+    assert "step/log.txt" in found["curate", ""].files and "run.log" in found[PAGE].files
+    assert lacking(folder, found) == BOOKKEEPING
 
 
 @pytest.mark.slow
-def test_a_gate_that_refuses_ends_well_and_registers_nothing(whole, tmp_path):
+def test_a_gate_that_refuses_ends_well_and_registers_nothing(whole):
     config, _ = whole
-    shutil.copytree(config.parent / "runs", tmp_path / "runs")
     before = len(versions(config))
     refused = chain.run(config, "gate.min_reasoning_gain=99.5")
     assert not refused["passed"] and refused["registered"] is None
     assert ("register", "") not in {(step["step"], step["arm"]) for step in refused["steps"]}
     assert len(versions(config)) == before
     assert "refused" in refused["summary"]["verdict"]
+
+
+@pytest.mark.slow
+def test_a_changed_setting_reruns_its_arm_and_what_compares_it_and_cleaning_frees_the_arm_before(whole):
+    config, _ = whole
+    changed = chain.run(config, "arms.sft.train.learning_rate=5e-4")
+    assert chain.worked(changed) == {("arm", "sft"), ("evaluate_arm", "sft"), *ASKED, *DECIDED}
+    assert len(versions(config)) == 1  # the candidate is the same model
+
+    before = on_disk(config.parent / "runs")
+    said = sum(one.freed_bytes for one in clean(config.parent / "runs", 1))
+    assert said > (Path(changed["run"]) / "arms" / "sft" / "model" / "model.safetensors").stat().st_size
+    assert said <= before - on_disk(config.parent / "runs") <= 1.2 * said, "whole blocks of a disk are a little more"
+    again = chain.run(config, "arms.sft.train.learning_rate=5e-4")
+    assert chain.worked(again) == ASKED
 
 
 def without_times(summary: dict) -> dict:

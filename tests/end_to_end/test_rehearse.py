@@ -100,12 +100,18 @@ def test_a_person_is_told_what_was_replaced_and_that_registering_was_not_reached
 ) -> None:
     config = load(PAPER)
     step = StepResult("ingest", "", 1.0, False)
-    result = RunResult(tmp_path, (step,), {"passed": False}, {}, None, tmp_path / "report.html", "sqlite:///x", "1")
+    folder = tmp_path / "rehearsal" / "test-1"
+    result = RunResult(folder, (step,), {"passed": False}, {}, None, tmp_path / "report.html", "sqlite:///x", "1")
     show_rehearsal(Rehearsal(result, 1, replaced(config, rehearsal_of(config, tmp_path, gpu=False))))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "replaced train.epochs 3.0 → 1.0" in lines
-    assert lines[-5] == "rehearsed: all 1 planned steps ran"
-    assert lines[-1] == "registered model none: the gate refused"
+    assert lines[-7] == "rehearsed: all 1 planned steps ran"
+    assert lines[-4:] == [
+        f"MLflow sqlite:///x (drift ui --runs {folder.parent})",
+        "tracking complete",
+        "registered model none: the gate refused",
+        f"again drift runs show test-1 --runs {folder.parent}",
+    ]
 
 
 def test_an_arms_own_settings_do_not_undo_what_is_shortened(tmp_path: Path) -> None:

@@ -135,13 +135,15 @@ def test_nothing_is_removed_when_the_registry_cannot_be_asked(runs: Path, monkey
     assert has_weights(old, "arm", "sft")
 
 
-def test_a_run_is_asked_for_in_the_registry_that_it_was_tracked_in(runs: Path):
-    old = past_run(runs, started=at(1))
-    old.mark("finished", mlflow_uri="http://127.0.0.1:9")
-    past_run(runs, started=at(2))
-    with pytest.raises(ServiceError, match=r"drift-mini: MLflow at http://127[.]0[.]0[.]1:9"):
-        clean(runs, 1)
-    assert has_weights(old, "arm", "sft")
+def test_a_run_whose_own_mlflow_is_no_more_stays_with_all_that_it_has_from_the_cache_and_keeps_no_other(runs: Path):
+    first, old = (past_run(runs, started=at(hour)) for hour in (1, 2))
+    left = past_run(runs, started=at(3), cached=[(first, "arm", "drift")])
+    left.mark("finished", mlflow_uri="http://127.0.0.1:9")
+    past_run(runs, started=at(4))
+    why = clean(runs, 1)[1].why
+    assert why == ("its MLflow, http://127.0.0.1:9, does not answer",)
+    assert has_weights(left, "arm", "sft") and has_weights(first, "arm", "drift")
+    assert not has_weights(first, "arm", "sft") and not has_weights(old, "arm", "drift")
 
 
 def test_a_folder_without_runs_is_named(tmp_path: Path):

@@ -1,9 +1,11 @@
 """What a step in a container gets of this process: what it needs to reach MLflow, S3 and the hub, and no more."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from drift.tracking import limits
 from pipelines.local.containers import passed_variables, settings
 
 GIVEN = {
@@ -34,6 +36,19 @@ def test_it_gets_no_other_secret_and_no_run_of_another_s():
     )
     assert passed_variables(others, ()) == {}
     assert passed_variables({"TEACHER_KEY": "k"}, ["TEACHER_KEY", "JUDGE_KEY"]) == {"TEACHER_KEY": "k"}
+
+
+def test_in_a_container_our_limits_are_ours_still_and_the_user_s_the_user_s(monkeypatch: pytest.MonkeyPatch):
+    for name in (limits.RETRIES, limits.OURS):
+        monkeypatch.setenv(name, "")  # put back at the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(limits.TIMEOUT, "600")
+    limits.begin()
+    passed = passed_variables(os.environ, ())
+    assert passed[limits.RETRIES] == str(limits.QUESTION.retries)
+    for name in (limits.TIMEOUT, limits.RETRIES, limits.OURS):
+        monkeypatch.setenv(name, passed[name])
+    assert limits.own_settings() == {limits.TIMEOUT: "600"}
 
 
 def test_a_certificate_that_a_variable_names_can_be_read_in_the_container(

@@ -207,6 +207,14 @@ def test_a_step_ended_by_a_signal_says_which(tmp_path: Path, server: ForkServer)
     watched = Watched(tmp_path / "r1", server)
     with pytest.raises(PipelineError, match=r"its process was ended by SIGKILL|exit code 137"):
         watched.run(two, one=PARAMETER % "crash", other=PARAMETER % "b")
+    ends = [event for event, _ in read(tmp_path / "r1") if event["event"] == "ended"]
+    assert [(end["step"], end["status"], "SIGKILL" in end["error"]) for end in ends] == [("first", "FAILED", True)]
+
+
+def test_of_two_attempts_that_fail_the_second_says_its_own_cause(tmp_path: Path, server: ForkServer):
+    for value, cause in (("wrong", "no rows; give some"), ("crash", "its process was ended by SIGKILL")):
+        with pytest.raises(PipelineError, match=cause):
+            Watched(tmp_path / "r1", server).run(two, one=PARAMETER % value, other=PARAMETER % "b")
 
 
 def test_one_arm_that_fails_stops_the_run_and_is_named(tmp_path: Path, server: ForkServer):

@@ -70,6 +70,20 @@ def test_a_failed_run_is_continued_and_a_changed_one_starts_afresh(raw: dict[str
     assert [again["status"] for again in states(raw)] == ["superseded", "failed"]
 
 
+def test_a_run_that_is_given_up_is_closed_in_the_experiment_that_it_was_tracked_in(raw: dict[str, Any]):
+    with pytest.raises(PipelineError):
+        run(validate(Config, raw))
+    (folder,) = Path(raw["runs"]).glob("test-*")
+    client = MlflowClient(f"sqlite:///{raw['runs']}/mlflow.db")
+    (state,) = states(raw)
+    client.update_run(state["mlflow_run_id"], status="RUNNING")  # as a SIGKILL leaves it
+    with pytest.raises(PipelineError):
+        run(validate(Config, raw | {"tracking": {"experiment": "other"}}))
+    assert client.get_run(state["mlflow_run_id"]).info.status == "FAILED"
+    other = client.get_experiment_by_name("other").experiment_id
+    assert folder.name not in {one.info.run_name for one in client.search_runs([other])}
+
+
 def test_nothing_starts_without_an_answering_mlflow(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(ServiceError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):

@@ -1,6 +1,8 @@
 """Past runs: found by what a person calls them, their arms by name, wherever the cache has them."""
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ from typer.testing import CliRunner
 
 import drift.cli.app  # noqa: F401  # every command
 from drift.cli.options import app
+from drift.ground.artifacts import write_json
 from drift.ground.errors import ConfigError
+from drift.tracking.telling.journal import append, make_event
 from pipelines.local.difference import difference
 from pipelines.local.folders import RunFolder
 from pipelines.local.past import find_run, link_outputs, past_runs, scores_of
@@ -104,6 +108,53 @@ def test_the_commands_say_it_as_json(runs: Path, two: tuple[RunFolder, RunFolder
     shown = said("runs", "show", "mini", *where)
     assert [step["from"] for step in shown["steps"] if step["step"] == "arm drift"] == [first.path.name]
     assert said("runs", "compare", first.run_id, second.run_id, *where)["config"] == {"seed": ["01", "02"]}
+
+
+def test_a_run_leads_to_its_report_and_to_its_page_on_the_server(runs: Path, monkeypatch: pytest.MonkeyPatch):
+    opened = runs / "opened"
+    browser = runs / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    page = "https://mlflow.example/#/experiments/1/runs/2"
+    run = past_run(runs, started="2026-01-01T01:00:00+00:00")
+    run.mark("finished", mlflow=page)
+    report = task_folder(run.path, "report") / "report" / "report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("<html>")
+    key = f"{run.run_id}/report"
+    write_json(report.parent.parent / "metrics", {"step": "report", "arm": "", "key": key})
+    append(run.path, make_event(key, "report", "", "ended", status="FINISHED", error=None, seconds=1.0))
+    for more, place in ((["--mlflow"], page), ([], report.as_uri())):
+        ended = CliRunner().invoke(app, ["runs", "open", "mini", *more, "--runs", str(runs)])
+        assert ended.exit_code == 0 and ended.stdout.strip() == place
+    wait_for(lambda: opened.exists() and opened.read_text().splitlines() == [page, report.as_uri()])
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """A browser is started and not waited for."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_run_that_failed_says_why_and_what_mlflow_lacks(runs: Path):
+    run = past_run(runs, started="2026-01-01T01:00:00+00:00", status="failed")
+    key = f"{run.run_id}/report"
+    append(run.path, make_event(key, "report", "", "ended", status="FAILED", error="disk full", seconds=1.0))
+    shown = CliRunner().invoke(app, ["runs", "show", "mini", "--runs", str(runs)])
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert f"run {run.path}" in lines and "status failed: report: disk full" in lines
+    assert f"MLflow drift ui --runs {runs}" in lines
+    assert next(line for line in lines if line.startswith("tracking ")).endswith(f"`drift track {run.path}`")
+
+
+def test_what_is_no_run_of_ours_is_passed_over(runs: Path, two: tuple[RunFolder, RunFolder]):
+    for name, content in (("torn", "{"), ("another_program", "{}")):
+        (runs / name).mkdir()
+        (runs / name / "run.json").write_text(content)
+    assert [run.folder.run_id for run in past_runs(runs)] == [run.run_id for run in reversed(two)]
 
 
 def test_two_runs_differ_in_what_was_asked_for(two: tuple[RunFolder, RunFolder], runs: Path):

@@ -1,5 +1,7 @@
 """What the steps' pods get on a cluster, from file to compiled pipeline."""
 
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from drift.config.chain import Config
 from drift.config.section import validate
 from drift.ground.errors import ConfigError, DataError
 from pipelines.cluster.compile import check_file, compile_components, compile_pipeline
+from pipelines.names import SECRET
 from pipelines.placement import NOTHING, Resources, read_resources
 from tests.pipelines.test_compile import CONFIG
 
@@ -78,7 +81,8 @@ def test_a_pod_s_size_place_and_rights_are_as_the_profile_has_them(tmp_path: Pat
     size = container["resources"]
     assert (size["resourceCpuRequest"], size["resourceCpuLimit"]) == ("500m", "8")
     assert (size["resourceMemoryRequest"], size["resourceMemoryLimit"]) == ("32Gi", "64Gi")
-    assert container["env"] == [{"name": "NCCL_DEBUG", "value": "INFO"}]
+    assert container["env"][1:] == [{"name": "NCCL_DEBUG", "value": "INFO"}]
+    assert container["env"][0] == {"name": "DRIFT_IMAGE", "value": container["image"]}
     assert pod["imagePullPolicy"] == "Always"
     assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": "10001"}
     assert pod["nodeAffinity"] == [
@@ -89,7 +93,7 @@ def test_a_pod_s_size_place_and_rights_are_as_the_profile_has_them(tmp_path: Pat
         {"accessModes": ["ReadWriteOnce"], "mountPath": "/minio", "size": "500Gi", "storageClassName": "fast",
          "volumeName": "drift-scratch"}
     ]  # fmt: skip
-    assert "env" not in pipeline["gate"]["container"]
+    assert [one["name"] for one in pipeline["gate"]["container"]["env"]] == ["DRIFT_IMAGE"]
     assert "env" not in executors_of(tmp_path, NOTHING)[0]["arm"]["container"], "a profile is of its own compilation"
 
 
@@ -179,3 +183,37 @@ def test_every_step_is_a_component_that_a_pipeline_of_others_can_run(tmp_path: P
     theirs(section=f'{{"source": "{pool}", "limit": 20}}')
     (table,) = (tmp_path / "root").rglob("problems.parquet")
     assert table.stat().st_size > 0
+
+
+def documented_users() -> Resources:
+    """The profile of docs/mlflow.md that gives two steps another user of MLflow than the rest."""
+    text = (EXAMPLE.parents[2] / "docs" / "mlflow.md").read_text(encoding="utf-8")
+    lines = text[text.index("    roles:") :].split("\n\n")[0]
+    return validate(Resources, yaml.safe_load(textwrap.dedent(lines)))
+
+
+def test_each_step_gets_the_user_of_mlflow_that_the_documented_profile_gives_it(tmp_path: Path) -> None:
+    spec, pods = executors_of(tmp_path, documented_users())
+    users = {
+        step: [key["envVar"] for secret in pod["secretAsEnv"] for key in secret["keyToEnv"]]
+        for step, pod in pods.items()
+    }
+    assert set(users) == {step for step, one in spec.items() if "container" in one} > {"finalize", "champion", "arm"}
+    assert all(names == ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"] for names in users.values())
+    named = {step: pod["secretAsEnv"][0]["secretName"] for step, pod in pods.items()}
+    assert {step for step, name in named.items() if name == "mlflow-registrar"} == {"gate", "register"}
+    assert set(named.values()) == {"mlflow-registrar", "mlflow-steps"}
+    values = {one["name"]: one.get("value") for one in spec["arm"]["container"]["env"]}
+    assert values["MLFLOW_TRACKING_SERVER_CERT_PATH"] == "/certificates/ca.pem"
+
+
+def test_a_profile_may_give_all_that_mlflow_and_a_bucket_are_reached_with_but_the_server_s_address() -> None:
+    """Their names are those of the table in docs/mlflow.md, and the folder for what MLflow does not take."""
+    text = (EXAMPLE.parents[2] / "docs" / "mlflow.md").read_text(encoding="utf-8")
+    table = text[text.index("| variable | what |") :].split("\n\n")[0]
+    named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", table)) - {"MLFLOW_TRACKING_URI"}
+    secret = {name for name in named if SECRET.search(name)}
+    assert secret >= {"MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+    env = dict.fromkeys([*(named - secret), "DRIFT_SPOOL"], "x")
+    secrets = [{"name": "s3", "env": {name.lower(): name for name in secret}}]
+    assert validate(Resources, {"roles": {"train": {"env": env, "secrets": secrets}}}).of("arm").env == env

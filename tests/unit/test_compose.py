@@ -32,6 +32,15 @@ def test_every_place_that_is_named_is_there():
         assert {volume.partition(":")[0] for volume in service.get("volumes", ())} <= COMPOSE["volumes"].keys()
     built = [service["build"] for service in SERVICES.values() if "build" in service]
     assert [Path("docker", build["context"], build["dockerfile"]).is_file() for build in built] == [True]
+    sent = {line.removeprefix("!") for line in Path(".dockerignore").read_text(encoding="utf-8").splitlines()}
+    assert set(re.findall(r"^COPY (\S+)", Path("docker/mlflow/Dockerfile").read_text(encoding="utf-8"), re.M)) <= sent
+
+
+def test_compose_can_put_no_text_of_its_own_into_a_service_that_is_read_only():
+    """It refuses to start one: 'cannot create config in read-only service: `file` is the sole supported option'."""
+    inline = {name for name, config in COMPOSE["configs"].items() if "content" in config}
+    told = {name: {one["source"] for one in service.get("configs", ())} for name, service in SERVICES.items()}
+    assert [name for name, service in SERVICES.items() if service.get("read_only") and told[name] & inline] == []
 
 
 def test_no_password_is_in_the_file_and_each_is_asked_for():

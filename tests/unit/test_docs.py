@@ -110,7 +110,9 @@ def test_a_public_name_that_is_shown_can_be_imported(page):
 
 @of_pages(PAGES)
 def test_a_command_that_is_shown_exists_with_the_options_it_is_shown_with(page):
-    lines = re.findall(r"^    drift (.+)$", text(page), re.MULTILINE) + re.findall(r"`drift\s([^`]+)`", text(page))
+    lines = re.findall(r"^    (?:\$ )?drift (.+)$", text(page), re.MULTILINE) + re.findall(
+        r"`drift\s([^`]+)`", text(page)
+    )
     for shown in (line.partition(" #")[0] for line in lines):
         at, words = COMMANDS, shown.split()
         while words and words[0] in getattr(at, "commands", ()):

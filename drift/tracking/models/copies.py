@@ -5,14 +5,17 @@ With a registry elsewhere (MLFLOW_REGISTRY_URI) it is there, since a server name
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
 
 from drift.ground.artifacts import PROVENANCE
 from drift.tracking import store
@@ -64,7 +67,8 @@ def copy_of(client: MlflowClient, name: str, content: Content, tags: Mapping[str
         params={key[:LONGEST_KEY]: value[:LONGEST_VALUE] for key, value in content.params.items()},
         model_type=MODEL_TYPE,
     )
-    _fill(client, made.model_id, content)
+    with _said_if_it_fails(client, made.model_id):
+        _fill(client, made.model_id, content)
     client.finalize_logged_model(made.model_id, "READY")
     return client.get_logged_model(made.model_id)
 
@@ -136,6 +140,17 @@ def pipeline_run() -> str | None:
     return tracker.parent if tracker else None
 
 
+@contextlib.contextmanager
+def _said_if_it_fails(client: MlflowClient, model_id: str) -> Iterator[None]:
+    """A copy whose upload was refused does not look as if it were still at work."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(Exception):  # whoever refused the one may refuse the other; the first is told
+            client.finalize_logged_model(model_id, "FAILED")
+        raise
+
+
 def _fill(client: MlflowClient, model_id: str, content: Content) -> None:
     """Upload the model, and beside it what MLflow loads it with."""
     _upload(client, model_id, content.folder)
@@ -146,8 +161,14 @@ def _fill(client: MlflowClient, model_id: str, content: Content) -> None:
 
 
 def _upload(client: MlflowClient, model_id: str, folder: Path) -> None:
-    with storage.patience():
-        client.log_model_artifacts(model_id, str(folder))
+    """File by file, with a bar: MLflow shows none while it sends gigabytes."""
+    sizes = {path: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    bar = tqdm(total=sum(sizes.values()), desc="upload", unit="B", unit_scale=True, leave=False, disable=None)
+    with storage.patience(), bar:
+        for path, size in sizes.items():
+            inside = path.parent.relative_to(folder)
+            client.log_model_artifact(model_id, str(path), inside.as_posix() if inside.parts else None)
+            bar.update(size)
 
 
 def _experiment(client: MlflowClient) -> str:

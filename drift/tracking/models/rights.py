@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import posixpath
 import tempfile
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from drift.ground.errors import ServiceError
 from drift.tracking import store
 from drift.tracking.models import packaging, storage
 from drift.tracking.models.registry import find_champion, find_for_a_run, open_registry, refusal
+
+if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 CHECKED = "drift.checked"
 FILE = "drift-doctor.txt"
@@ -43,8 +49,8 @@ def check_rights(model: str) -> str:
 def check_files(experiment: str) -> str:
     """That a registration can put a model's files into MLflow.
 
-    A small file is written beside the models of the experiment (made if need be: only then it has a place), read and
-    deleted. Raises ServiceError, naming the place and the step that would fail.
+    A small file is written beside the models of the experiment (made if need be: only then it has a place), read and,
+    by who may, deleted. Raises ServiceError, naming the place and the step that would fail.
     """
     uri, client = open_registry("asked where files go")
     try:
@@ -93,13 +99,13 @@ def _write_and_read(place: str, uri: str) -> None:
     """Put a file there for a moment. Raises ServiceError."""
     said = uuid.uuid4().hex
     try:
-        files = storage.repository(posixpath.join(place, f"doctor-{said[:8]}"), uri)
+        files = storage.repository(posixpath.join(place, f"doctor-{platform.node()}"), uri)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / FILE).write_text(said)
             files.log_artifact(str(Path(folder) / FILE))
             (Path(folder) / "back").mkdir()
             back = Path(files.download_artifacts(FILE, dst_path=str(Path(folder) / "back"))).read_text()
-        files.delete_artifacts()
+        _delete(files)
     except Exception as error:  # MLflow and the object store raise many kinds
         raise ServiceError(
             f"{store.redact(place)}: cannot be written and read ({storage.cause(error)}); give the steps the rights "
@@ -108,3 +114,10 @@ def _write_and_read(place: str, uri: str) -> None:
         ) from error
     if back != said:
         raise ServiceError(f"{store.redact(place)}: gives back another file than was written; look at MLflow's storage")
+
+
+def _delete(files: ArtifactRepository) -> None:
+    """Where that is allowed: a server with users lets only who may manage an experiment, and no step needs it. Else one
+    small file stays, which the next look from this machine writes again."""
+    with contextlib.suppress(Exception):  # MLflow and the object store raise many kinds
+        files.delete_artifacts()

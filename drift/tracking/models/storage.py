@@ -94,6 +94,8 @@ def why_not(address: str) -> str:
 def cause(error: BaseException) -> str:
     """What an error of MLflow or of a bucket says, on one line, with the remedy where a package is missing."""
     said = store.first_line(error)
+    if said.endswith(":"):  # of several files MLflow only announces what it says on the lines below
+        said = " ".join(store.redact(str(error)).split())[:600]
     remedy = next((remedy for name, remedy in REMEDIES.items() if f"'{name}" in said), "")
     return f"{said}; {remedy}" if remedy and "No module named" in said else said
 

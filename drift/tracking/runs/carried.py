@@ -17,9 +17,12 @@ def journal_of(output: Path) -> str:
 
 
 def carried(folder: str, upstream: str, cached: Event) -> Iterator[Event]:
-    """The events of the step's last attempt in the run of `folder`, as those of the step of the event `cached`."""
+    """The events of the step's last attempt in the run of `folder`, as those of the step of the event `cached`.
+
+    Which of its files are uploaded is said by the run that they are carried to.
+    """
     events = [event for event, _ in read(Path(folder)) if event.get("key") == upstream] if folder else []
     starts = [position for position, event in enumerate(events) if event["event"] == "started"]
     for event in events[starts[-1] :] if starts else []:
         if event["event"] not in NOT_CARRIED:
-            yield event | {name: cached[name] for name in ("key", "step", "arm")}
+            yield event | {name: cached[name] for name in ("key", "step", "arm", "upload") if name in cached}

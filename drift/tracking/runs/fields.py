@@ -26,7 +26,7 @@ def log_params(client: MlflowClient, run: str, params: Mapping[str, str]) -> Non
     """Parameters cannot change in MLflow: of a retry with other values, the first stay and a tag says so."""
     from mlflow.entities import Param
 
-    wanted = {_named(name): redact(value) for name, value in params.items()}
+    wanted = {named(name): redact(value) for name, value in params.items()}
     cut = sorted(name for name, value in wanted.items() if len(value) > PARAM_CHARACTERS)
     wanted = {name: value[:PARAM_CHARACTERS] for name, value in wanted.items()}
     known = client.get_run(run).data.params if wanted else {}
@@ -42,7 +42,7 @@ def log_metrics(client: MlflowClient, run: str, points: Sequence[Sequence[Any]])
     """Points of (name, value, milliseconds since 1970, step)."""
     from mlflow.entities import Metric
 
-    metrics = [Metric(_named(name), value, stamp, step) for name, value, stamp, step in points]
+    metrics = [Metric(named(name), value, stamp, step) for name, value, stamp, step in points]
     for start in range(0, len(metrics), METRICS_AT_ONCE):
         client.log_batch(run, metrics=metrics[start : start + METRICS_AT_ONCE])
 
@@ -75,5 +75,6 @@ def fit(value: str) -> str:
     return redact(value)[:TAG_CHARACTERS]
 
 
-def _named(name: str) -> str:
+def named(name: str) -> str:
+    """A name as MLflow takes it."""
     return _FORBIDDEN_IN_NAMES.sub("_", name)

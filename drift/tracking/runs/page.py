@@ -20,6 +20,8 @@ STEPS = ("gate", "report", "register")
 DESCRIPTION = "mlflow.note.content"
 PART = "drift.page."
 ORDER = ("failure", "verdict", "results")
+FOLDER = "drift.folder"
+"""Where the run's folder is, on the machine that `drift.host` names."""
 
 
 def tell(client: MlflowClient, parent: str, parts: Mapping[str, str]) -> None:
@@ -28,7 +30,8 @@ def tell(client: MlflowClient, parent: str, parts: Mapping[str, str]) -> None:
         client.set_tag(parent, PART + name, text[:TAG_CHARACTERS])
     run = client.get_run(parent)
     known = {name: run.data.tags.get(PART + name, "") for name in ORDER}
-    content = "\n\n".join(filter(None, [*known.values(), _links(run.info.experiment_id, parent, run.data.tags)]))
+    ends = [_links(run.info.experiment_id, parent, run.data.tags), _folder(run.data.tags)]
+    content = "\n\n".join(filter(None, [*known.values(), *ends]))
     client.set_tag(parent, DESCRIPTION, _cut(content))
 
 
@@ -71,6 +74,11 @@ def _links(experiment: str, parent: str, tags: Mapping[str, str]) -> str:
         links.pop("report")
         links.pop("gate")
     return " · ".join(f"[{name}]({address})" for name, address in links.items())
+
+
+def _folder(tags: Mapping[str, str]) -> str:
+    """The way back to the machine that worked."""
+    return f"`{tags[FOLDER]}` on {tags.get('drift.host', 'its machine')}" if FOLDER in tags else ""
 
 
 def _registered(uri: str) -> dict[str, str]:

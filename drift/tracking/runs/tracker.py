@@ -15,6 +15,7 @@ from drift.ground.errors import ServiceError
 from drift.tracking.limits import NUMBERS, limit
 from drift.tracking.runs import fields, outputs, page
 from drift.tracking.runs.carried import carried
+from drift.tracking.runs.points import Points
 from drift.tracking.store import (
     KEY,
     URI,
@@ -63,6 +64,9 @@ class Tracker:
     made: bool = False
     """Whether this tracker made the parent, and did not find it."""
     _children: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._points = Points(self.client)
 
     @classmethod
     def open(
@@ -199,6 +203,7 @@ class Tracker:
         """What is known of the whole run: who started what, where, with which code and packages."""
         fields.log_params(self.client, self.parent, params)
         fields.set_tags(self.client, self.parent, tags)
+        page.tell(self.client, self.parent, {})
         for name, text in (texts or {}).items():
             self.client.log_text(self.parent, text, name)
 
@@ -230,8 +235,7 @@ class Tracker:
         client, inputs = self.client, event["inputs"]
         fields.log_params(client, run, event["params"])
         fields.log_inputs(client, run, inputs)
-        if event["step"] == "arm" and run != self.parent:
-            fields.log_inputs(client, self.parent, [entry for entry in inputs if entry["name"] == TRAINING_SET])
+        self._describe_whole(run, event)
         origin = {name: text for name, text in event.get("origin", {}).items() if not self.attached or _ours(name)}
         fields.set_tags(client, run, origin)
         if packages := event.get("packages"):
@@ -239,6 +243,12 @@ class Tracker:
         if event.get("pod") and not self.theirs:
             params = page.configuration(event["step"], event["arm"], event["params"])
             fields.log_params(client, self.parent, params)
+
+    def _describe_whole(self, run: str, event: Event) -> None:
+        """What the whole run was given, as one of its arms has it."""
+        if event["step"] == "arm" and run != self.parent:
+            known = [entry for entry in event["inputs"] if entry["name"] == TRAINING_SET]
+            fields.log_inputs(self.client, self.parent, known)
 
     def _forget_causes(self, run: str, tags: Mapping[str, str], last: float) -> None:
         """A run that was opened again starts afresh: causes of attempts before that are past."""
@@ -254,18 +264,18 @@ class Tracker:
         fields.set_tags(self.client, run, {"drift.cached": "true", f"drift.upstream.{event['step']}": where})
         self._end(run, event | {"status": "FINISHED", "error": None})
         brought = not did or event["step"] in page.STEPS
-        lines = list(carried(event.get("journal", ""), upstream, event)) if brought else []
-        if not any(line["event"] == "metrics" for line in lines):
+        lines = list(carried(event.get("journal", ""), upstream, event))
+        if not brought or not any(line["event"] == "metrics" for line in lines):
             self._measure(run, event)
         for line in lines:
             if line["event"] == "started":
-                self._describe(run, line)
-            else:
+                (self._describe if brought else self._describe_whole)(run, line)
+            elif brought:
                 self._keep(run, line)
 
     def _measure(self, run: str, event: Event) -> None:
         """The step's metrics; the headlines also on the parent, since MLflow's table of runs shows parents only."""
-        fields.log_metrics(self.client, run, event["metrics"])
+        self._points.log(run, event["metrics"])
         if event["step"] in HEADLINES and run != self.parent:
             fields.log_metrics(self.client, self.parent, event["metrics"])
         if dropped := event.get("not_finite"):

@@ -136,20 +136,23 @@ class Relay(threading.Thread):
                 self._note()
             return not self._refused
 
+    def tell_once(self, event: Event) -> None:
+        """Tell an event that the journal has no room for; a warning if it is not taken."""
+        try:
+            self._apply(event)
+        except Exception as error:
+            log.warning("MLflow does not take %s", _said(event, error))
+
     def missing(self) -> Missing:
         """What has not been told until now."""
-        left, total = self._left(), sum(1 for _ in read(self._folder))
-        said = tuple(f"{event['event']} of {event['key']}: {error[:CHARACTERS]}" for event, error in left[:NAMED])
-        return Missing(len(left), total, said)
+        return _missing(self._folder, self._left())
 
     def untold(self) -> list[Event]:
         """The events themselves."""
         return [event for event, _ in self._left()]
 
     def _left(self) -> list[tuple[Event, str]]:
-        """What was not taken, and why."""
-        refused = [(next(read(self._folder, start))[0], one.error) for start, one in sorted(self._refused.items())]
-        return refused + [(event, self._why or "not told yet") for event, _ in read(self._folder, self._position)]
+        return _left(self._folder, self._position, self._refused, self._why)
 
     def _due(self, everything: bool) -> list[int]:
         """Those tried least come first, so that one that never passes keeps nothing back."""
@@ -174,7 +177,7 @@ class Relay(threading.Thread):
         return True
 
     def _fail(self, event: Event, start: int, error: Exception) -> None:
-        said = f"'{event['event']}' of {event['key']}: {first_line(error)}"
+        said = _said(event, error)
         if not self._answers():
             if not self._away:
                 log.warning(
@@ -201,12 +204,35 @@ class Relay(threading.Thread):
         return bool(self._away) or any(one.passing for one in self._refused.values())
 
     def _note(self) -> None:
-        aside = self._folder / (POSITION + ".partial")
         left = {
             str(start): {k: v for k, v in asdict(one).items() if k != "due"} for start, one in self._refused.items()
         }
-        aside.write_text(json.dumps({"position": self._position, "refused": left}), encoding="utf-8")
-        aside.replace(self._folder / POSITION)
+        aside = self._folder / (POSITION + ".partial")
+        try:
+            aside.write_text(json.dumps({"position": self._position, "refused": left}), encoding="utf-8")
+            aside.replace(self._folder / POSITION)
+        except OSError as error:  # a full disk: whoever comes next tells some again, which does no harm
+            log.debug("%s: %s", aside, error)
+
+
+def _said(event: Event, error: Exception) -> str:
+    return f"'{event['event']}' of {event['key']}: {first_line(error)}"
+
+
+def missing_of(folder: Path) -> Missing:
+    """What MLflow does not have of the journal in `folder`, whoever told it last."""
+    return _missing(folder, _left(folder, *_noted(folder)))
+
+
+def _missing(folder: Path, left: list[tuple[Event, str]]) -> Missing:
+    said = tuple(f"{event['event']} of {event['key']}: {error[:CHARACTERS]}" for event, error in left[:NAMED])
+    return Missing(len(left), sum(1 for _ in read(folder)), said)
+
+
+def _left(folder: Path, position: int, refused: dict[int, Refused], why: str = "") -> list[tuple[Event, str]]:
+    """What was not taken, and why."""
+    told = [(next(read(folder, start))[0], one.error) for start, one in sorted(refused.items())]
+    return told + [(event, why or "not told yet") for event, _ in read(folder, position)]
 
 
 def _noted(folder: Path) -> tuple[int, dict[int, Refused]]:

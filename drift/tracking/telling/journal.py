@@ -7,6 +7,7 @@ a journal of its own (`delivery`). Every line can be applied twice without harm.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -14,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from drift.ground.errors import PipelineError
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +36,25 @@ def make_event(key: str, step: str, arm: str, event: str, **content: Any) -> Eve
 
 
 def append(folder: Path, event: Event) -> None:
-    """Append one event to the journal in `folder`, in a single write, so that parallel steps do not mix lines."""
+    """Append one event to the journal in `folder`, in a single write, so that parallel steps do not mix lines.
+
+    A line that a crash or a full disk has torn is ended first. Raises PipelineError where it cannot be written.
+    """
     line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
-    descriptor = os.open(folder / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, line)
+        _write(folder / JOURNAL, line)
+    except OSError as error:
+        raise PipelineError(f"{folder / JOURNAL}: cannot be written ({error.strerror}); make room for it") from error
+
+
+def _write(path: Path, line: bytes) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        whole = b"\n" + line if torn else line
+        if os.write(descriptor, whole) < len(whole):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(descriptor)
 
@@ -56,18 +73,16 @@ def read(folder: Path, position: int = 0) -> Iterator[tuple[Event, int]]:
             try:
                 yield json.loads(line), position
             except ValueError:
-                log.warning("%s: a line was torn by a crash and is left out", path)
+                log.warning("%s: a line was torn, by a crash or a full disk, and is left out", path)
 
 
-def mend(folder: Path) -> None:
-    """End a line that a crash has torn, so that the next one starts afresh."""
+def end(folder: Path) -> int:
+    """The position behind all that is in the journal now."""
     path = folder / JOURNAL
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        with path.open("ab") as file:
-            file.write(b"\n")
+    return path.stat().st_size if path.exists() else 0
 
 
-def last_error(folder: Path, key: str) -> str | None:
-    """The message with which the step `key` ended last, if it failed."""
-    ends = [event for event, _ in read(folder) if event.get("key") == key and event["event"] == "ended"]
+def last_error(folder: Path, key: str, position: int = 0) -> str | None:
+    """The message with which the step `key` ended last, from `position` on, if it failed."""
+    ends = [event for event, _ in read(folder, position) if event.get("key") == key and event["event"] == "ended"]
     return ends[-1].get("error") if ends else None

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from drift.ground.errors import PipelineError
 from drift.tracking.telling.journal import append, make_event, read
+
+log = logging.getLogger(__name__)
 
 LIVE = "DRIFT_LIVE"
 """Variable: the journal of the step at work and whose numbers they are, as JSON; what a step starts inherits it."""
@@ -63,8 +67,13 @@ class Live:
         if self._whose is None or not self._points:
             return
         whose = {name: self._whose[name] for name in ("key", "step", "arm")}
-        append(Path(self._whose["folder"]), make_event(**whose, event="metrics", metrics=self._points, live=True))
-        self._points = []
+        event = make_event(**whose, event="metrics", metrics=self._points, live=True)
+        try:
+            append(Path(self._whose["folder"]), event)
+        except PipelineError as error:  # they wait: a full disk may have room again, and is no fault of a training's
+            log.warning("%s", error)
+        else:
+            self._points = []
 
 
 def told(folder: Path, key: str) -> set[tuple[str, int, int]]:

@@ -9,28 +9,35 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from drift.ground.errors import first_line
 from drift.tracking.telling.live import Live
+
+log = logging.getLogger(__name__)
 
 ENABLE = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 INTERVAL = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
 INTERVAL_SECONDS = 10.0
+DRIVER = Path("/dev/nvidiactl")
+"""There where NVIDIA's driver is."""
 BATCH_SECONDS = 60.0
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """Tell of the machine while the block runs; a step that is over sooner than the first look tells nothing."""
-    looks = _looks()
-    if os.environ.get(ENABLE, "").lower() == "false" or not looks:
+    if os.environ.get(ENABLE, "").lower() == "false":
         yield
         return
+    looks = _looks()
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(looks, over), name="machine", daemon=True)
     thread.start()
@@ -53,20 +60,20 @@ def _watch(looks: list[Callable[[], dict[str, float]]], over: threading.Event) -
 
 def _looks() -> list[Callable[[], dict[str, float]]]:
     """What can be seen here; imported now, since a fork in the midst of another thread's import would hang."""
-    looks: list[Callable[[], dict[str, float]]] = []
-    if importlib.util.find_spec("psutil"):
-        psutil = importlib.import_module("psutil")
-        psutil.cpu_percent()  # the first says nothing
-        looks.append(lambda: _host(psutil))
-    if Path("/dev/nvidiactl").exists() and importlib.util.find_spec("pynvml"):
+    psutil.cpu_percent()  # the first says nothing
+    looks: list[Callable[[], dict[str, float]]] = [_host]
+    if not DRIVER.exists():
+        return looks
+    try:
         nvml = importlib.import_module("pynvml")
-        with contextlib.suppress(nvml.NVMLError):
-            nvml.nvmlInit()
-            looks.append(lambda: _gpus(nvml))
+        nvml.nvmlInit()
+        looks.append(lambda: _gpus(nvml))
+    except Exception as error:  # not installed, or no library of the driver's: of many kinds
+        log.warning("the GPUs are not watched (%s); pip install nvidia-ml-py", first_line(error))
     return looks
 
 
-def _host(psutil: Any) -> dict[str, float]:
+def _host() -> dict[str, float]:
     memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(Path.cwd()))
     return {
         "cpu_utilization_percentage": psutil.cpu_percent(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,21 +11,22 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from drift.cli.app import main
+from drift.config.gate import RegisterConfig
+from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ConfigError, DataError, ServiceError
 from drift.tracking.limits import NUMBERS
+from drift.tracking.models.registration import register
 from drift.tracking.resend import resend
 from drift.tracking.runs.tracker import Tracker
 from drift.tracking.store import check_server
 from drift.tracking.telling.delivery import Relay
-from drift.tracking.telling.journal import append
+from drift.tracking.telling.live import Live
 from tests.cluster_steps import Pods, Report, by_name, statuses
 from tests.fault_proxy import Fault, FaultProxy
 from tests.mlflow_server import ADMIN, impatient, mlflow_server, server_with_users
+from tests.told_runs import ARMS, EXPERIMENT, POINTS, ToldRun, exit_code, require_everything
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-ARMS = ("sft", "drift")
-POINTS = 20
 
 
 @pytest.fixture(scope="module")
@@ -43,57 +44,18 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
         yield proxy
 
 
-def journal(folder: Path, run_id: str, address: str, status: str = "FINISHED") -> Path:
-    """Of a run of two arms: 11 events."""
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("seed: 0\n")
-    (folder / "arm.json").write_text("{}")
-    about = {"run_id": run_id, "name": run_id, "experiment": "faults", "mlflow_uri": address, "status": "finished"}
-    (folder / "run.json").write_text(json.dumps(about))
-
-    def tell(kind: str, step: str = "pipeline", arm: str = "", **content: object) -> None:
-        key = "/".join(filter(None, [run_id, step if step != "pipeline" else "", arm]))
-        append(folder, {"key": key, "step": step, "arm": arm, "event": kind, "time": time.time(), **content})
-
-    tell("begun", params={"seed": "0"})
-    for arm in ARMS:
-        tell("started", "arm", arm, params={"arm.seed": "0"}, inputs=[])
-        points = [["train/loss", 1.0 / (at + 1), 1000 + at, at] for at in range(POINTS)]
-        tell("metrics", "arm", arm, metrics=points)
-        tell("files", "arm", arm, paths=[str(folder / "arm.json")])
-        tell("ended", "arm", arm, status="FINISHED", error=None)
-    tell("files", paths=[str(folder / "config.yaml")])
-    tell("closed", status=status)
+def journal(folder: Path, run_id: str, address: str) -> Path:
+    """The folder of a run that is over, and has told MLflow nothing yet."""
+    ToldRun(folder, run_id, address).tell()
     return folder
 
 
 def told(folder: Path, run_id: str, address: str, seconds: float = 0.0) -> str:
     """What MLflow lacks after the run has told all it can."""
-    tracker = Tracker.open(address, experiment="faults", run_id=run_id, name=run_id)
-    relay = Relay(folder, tracker.apply, tracker.answers)
-    relay.start()
-    missing = relay.finish(seconds)
+    tracker = Tracker.open(address, experiment=EXPERIMENT, run_id=run_id, name=run_id)
+    missing = Relay(folder, tracker.apply, tracker.answers).finish(seconds)
     tracker.note_missing(missing)
     return str(missing)
-
-
-def require_everything(server: str, run_id: str) -> None:
-    """All of the journal is there, nothing twice."""
-    client, found = MlflowClient(server), by_name(server, "faults")
-    mine = {key: run for key, run in found.items() if key.partition("/")[0] == run_id}
-    assert {key: run.info.status for key, run in mine.items()} == {
-        run_id: "FINISHED",
-        **{f"{run_id}/arm/{arm}": "FINISHED" for arm in ARMS},
-    }
-    for arm in ARMS:
-        run = mine[f"{run_id}/arm/{arm}"]
-        assert run.data.params == {"arm.seed": "0"} and run.data.tags["drift.attempt"] == "1"
-        points = client.get_metric_history(run.info.run_id, "train/loss")
-        assert [(one.step, one.timestamp) for one in points] == [(at, 1000 + at) for at in range(POINTS)]
-        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["arm.json"]
-    parent = mine[run_id]
-    assert parent.data.params == {"seed": "0"} and parent.data.tags["drift.tracking"] == "complete"
-    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["config.yaml"]
 
 
 FAULTS = {
@@ -113,10 +75,10 @@ def test_what_was_lacking_is_there_after_drift_track_and_nothing_twice(
 ) -> None:
     run_id = fault.replace(" ", "-")
     folder = journal(tmp_path / run_id, run_id, proxy.host)
-    Tracker.open(proxy.host, experiment="faults", run_id=run_id, name=run_id)
+    Tracker.open(proxy.host, experiment=EXPERIMENT, run_id=run_id, name=run_id)
     broken, events = FAULTS[fault]
     if events == 11:  # the run has begun when it comes to that
-        tracker = Tracker.open(proxy.host, experiment="faults", run_id=run_id, name=run_id)
+        tracker = Tracker.open(proxy.host, experiment=EXPERIMENT, run_id=run_id, name=run_id)
         proxy.faults = [broken]
         relay = Relay(folder, tracker.apply, tracker.answers)
         missing = str(relay.finish(0.0))
@@ -134,20 +96,12 @@ def test_what_was_lacking_is_there_after_drift_track_and_nothing_twice(
     require_everything(server, run_id)
 
 
-def exit_code(*arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 def test_one_refused_artifact_keeps_nothing_else_back(proxy: FaultProxy, server: str, tmp_path: Path) -> None:
     folder = journal(tmp_path / "one", "one", proxy.host)
     proxy.faults = [Fault("PUT .*artifacts", status=403)]
     missing = told(folder, "one", proxy.host)
     assert missing.startswith("3 of 11 events are missing (files of one/arm/sft: ")
-    found = by_name(server, "faults")
+    found = by_name(server, EXPERIMENT)
     assert {found[f"one/arm/{arm}"].info.status for arm in ARMS} == {"FINISHED"}
     assert found["one"].info.status == "FINISHED" and found["one"].data.tags["drift.tracking"] == missing
     assert exit_code("track", str(folder)) == 2, "still refused"
@@ -155,7 +109,7 @@ def test_one_refused_artifact_keeps_nothing_else_back(proxy: FaultProxy, server:
 
 def test_a_server_that_is_back_before_the_end_has_everything(proxy: FaultProxy, server: str, tmp_path: Path) -> None:
     folder = journal(tmp_path / "back", "back", proxy.host)
-    tracker = Tracker.open(proxy.host, experiment="faults", run_id="back", name="back")
+    tracker = Tracker.open(proxy.host, experiment=EXPERIMENT, run_id="back", name="back")
     proxy.faults = [Fault(".", "drop")]
     with closing(Relay(folder, tracker.apply, tracker.answers)) as relay:
         assert not relay.deliver()
@@ -171,7 +125,7 @@ def test_metrics_that_hang_cost_one_wait_a_round(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
     folder = journal(tmp_path / "hang", "hang", proxy.host)
-    tracker = Tracker.open(proxy.host, experiment="faults", run_id="hang", name="hang")
+    tracker = Tracker.open(proxy.host, experiment=EXPERIMENT, run_id="hang", name="hang")
     proxy.faults = [Fault("POST .*log-batch", "hang", seconds=4.0)]
     with closing(Relay(folder, tracker.apply, tracker.answers)) as relay:
         assert not relay.deliver()
@@ -182,26 +136,61 @@ def test_metrics_that_hang_cost_one_wait_a_round(
     require_everything(server, "hang")
 
 
-def test_a_step_on_a_cluster_keeps_what_mlflow_refuses_in_its_record_and_it_can_be_sent(
-    proxy: FaultProxy, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+ALL = ["metrics", "metrics", "files", "metrics", "files", "ended"]
+"""That the step below tells once it works: its curve in two batches, its log, its numbers, no files, its end."""
+STEP_FAULTS = {
+    "refused artifacts": (Fault("PUT .*artifacts", status=403), ["files"]),
+    "artifacts that break": (Fault("PUT .*artifacts", status=500), ["files", "files"]),
+    "metrics that break": (Fault("POST .*(log-batch|runs/update)"), ["metrics", "metrics", "metrics", "ended"]),
+    "metrics that hang": (Fault("POST .*log-batch", "hang", seconds=2.5), ["metrics"] * 3),
+    "token expired": (Fault(".", status=401), ALL),
+    "connections that break": (Fault(".", "drop"), ALL),
+    "nobody there at the start": (Fault(".", "drop"), ["started", *ALL]),
+}
+
+
+@pytest.mark.parametrize("kept", ["record", "claim"])
+@pytest.mark.parametrize("fault", STEP_FAULTS)
+def test_what_a_step_on_a_cluster_could_not_tell_is_there_after_drift_track_and_nothing_twice(
+    fault: str, kept: str, proxy: FaultProxy, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DRIFT_PATIENCE_SECONDS", "0")
-    monkeypatch.setattr("drift.tracking.telling.delivery.FIRST_WAIT_SECONDS", 0.01)
-    pods = Pods(tmp_path, monkeypatch, proxy.host)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    if kept == "claim":
+        monkeypatch.setenv("DRIFT_SPOOL", str(tmp_path / "claim"))
+    pods, run_id = Pods(tmp_path, monkeypatch, proxy.host), f"{kept}-{fault.replace(' ', '-')}"
+    broken, events = STEP_FAULTS[fault]
 
     def work(_: object) -> Report:
-        proxy.faults = [Fault("POST .*(log-batch|runs/update)")]
-        return Report({"ingest/rows": 3.0})
+        os.write(1, b"working\n")
+        proxy.faults = [broken]
+        live = Live(every=3600)
+        for step in range(1, POINTS + 1):
+            live.tell({"train/loss": 1.0 / step}, step, at=1000.0 + step)
+        live.flush()
+        return Report({"train/steps": POINTS})
 
-    assert pods.step("pod1", "ingest", work) is None
-    run = by_name(server)["pod1/ingest"]
-    assert run.info.status == "RUNNING" and run.data.metrics == {}
-    record = json.loads((tmp_path / "r").read_text())
-    assert [event["event"] for event in record["untold"]["events"]] == ["metrics", "ended"]
+    proxy.faults = [broken] if events[0] == "started" else []
+    assert pods.step(run_id, "arm", work, arm="sft") is None, "a step never fails because of MLflow"
+    untold = json.loads((tmp_path / "r").read_text())["untold"]["events"]
+    assert [event["event"] for event in untold] == events
     proxy.faults = []
-    assert exit_code("track", str(tmp_path / "r")) == 0
-    run = by_name(server)["pod1/ingest"]
-    assert run.info.status == "FINISHED" and run.data.metrics == {"ingest/rows": 3.0}
+    where = tmp_path / "claim" / run_id if kept == "claim" else tmp_path / "r"
+    for again in range(2 if kept == "claim" else 1):
+        assert exit_code("track", str(where)) == 0, f"again ({again}) changes nothing"
+        require_step(server, f"{run_id}/arm/sft")
+
+
+def require_step(server: str, key: str) -> None:
+    """All that the step of the test above has told, nothing twice."""
+    client, run = MlflowClient(server), by_name(server)[key]
+    assert run.info.status == "FINISHED" and run.data.tags["drift.attempt"] == "1"
+    assert run.data.params == {"arm.model": "m"}
+    points = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(one.step, one.timestamp) for one in points] == [(at, 1000_000 + 1000 * at) for at in range(1, POINTS + 1)]
+    assert len(client.get_metric_history(run.info.run_id, "train/steps")) == 1
+    log = Path(client.download_artifacts(run.info.run_id, "step/log.txt"))
+    assert log.read_text().startswith("working\n")
 
 
 def test_a_claim_keeps_the_journals_of_steps_whose_mlflow_was_away(
@@ -249,6 +238,29 @@ def test_a_slow_start_is_no_refusal_and_an_upload_takes_the_time_it_takes(
         assert told(folder, "slow", proxy.host, seconds=60.0) == "complete"
         assert len(proxy.broken) == 4, "each file was sent once"
     require_everything(server, "slow")
+
+
+@pytest.mark.slow
+def test_a_model_whose_upload_is_answered_after_half_a_minute_is_registered(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DRIFT_MLFLOW_LIMITS", "")
+    model, gate = tmp_path / "model", tmp_path / "gate"
+    for folder in (model, gate):
+        folder.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"w" * 10_000_000)
+    decision = {"passed": True, "winner": "drift", "model_sha256": content_sha256(model), "promotes": True}
+    (gate / "gate.json").write_text(json.dumps(decision))
+    with FaultProxy(server, [Fault("PUT .*model.safetensors", "delay", seconds=30.0)]) as proxy:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.host)
+        report = register(RegisterConfig(model="slow"), model=str(model), gate=gate)
+        assert len(proxy.broken) == 1, "it was sent once"
+    assert report.created and report.champion
+    client = MlflowClient(server)
+    assert client.get_model_version_by_alias("slow", "champion").version == "1"
 
 
 def test_a_wrong_password_is_a_refusal_and_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

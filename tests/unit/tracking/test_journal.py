@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from drift.ground.errors import PipelineError
-from drift.tracking.telling.delivery import Relay
-from drift.tracking.telling.journal import JOURNAL, append, last_error, mend, read
+from drift.tracking.telling.delivery import Relay, missing_of
+from drift.tracking.telling.journal import JOURNAL, append, end, last_error, read
+from drift.tracking.telling.live import Live, telling
+from tests.small_disk import small_disk
 
 
 def event(key: str, kind: str = "metrics", **content) -> dict:
@@ -43,10 +45,23 @@ def test_a_line_torn_by_a_crash_is_left_out_and_the_next_ones_are_not(tmp_path: 
     with (tmp_path / JOURNAL).open("a") as file:
         file.write('{"key": "to')
     assert [line["key"] for line, _ in read(tmp_path)] == ["whole"]
-    mend(tmp_path)
     append(tmp_path, event("after"))
     assert [line["key"] for line, _ in read(tmp_path)] == ["whole", "after"]
-    assert "torn by a crash" in caplog.text
+    assert "a line was torn" in caplog.text
+
+
+def test_a_full_disk_tears_no_line_but_its_own_and_numbers_wait_for_room(tmp_path: Path, caplog):
+    with small_disk(tmp_path, "64k"), telling(tmp_path, "r1/arm", "arm", ""):
+        append(tmp_path, event("r1/arm"))
+        (tmp_path / "ballast").write_bytes(b"x" * 40_000)
+        with pytest.raises(PipelineError, match=r"events.jsonl: cannot be written \(No space left on device\); make"):
+            append(tmp_path, event("torn", text="x" * 100_000))
+        live = Live(every=0)
+        live.tell({"loss": 1.0}, 1)
+        (tmp_path / "ballast").unlink()
+        live.tell({"loss": 0.5}, 2)
+        assert [len(line.get("metrics", [])) for line, _ in read(tmp_path)] == [0, 2]
+    assert "a line was torn" in caplog.text
 
 
 def test_the_error_of_a_step_is_the_one_of_its_last_attempt(tmp_path: Path):
@@ -54,6 +69,7 @@ def test_the_error_of_a_step_is_the_one_of_its_last_attempt(tmp_path: Path):
     append(tmp_path, event("run/arm/sft", "ended", status="FAILED", error="second"))
     append(tmp_path, event("run/arm/drift", "ended", status="FINISHED", error=None))
     assert last_error(tmp_path, "run/arm/sft") == "second"
+    assert last_error(tmp_path, "run/arm/sft", end(tmp_path)) is None, "a third has not said anything yet"
     assert last_error(tmp_path, "run/arm/drift") is None
     assert last_error(tmp_path, "run/gate") is None
 
@@ -90,6 +106,7 @@ def test_a_refused_event_is_kept_and_told_again_while_the_others_go_on(tmp_path:
         assert not relay.deliver()
         assert passed == ["k0", "k2"]
         assert str(relay.missing()) == "1 of 3 events are missing (files of k1: no right)"
+        assert missing_of(tmp_path) == relay.missing(), "whoever asks"
         assert not relay.deliver(everything=True)
     assert caplog.text.count("MLflow does not take 'files' of k1: no right") == 1, "said once"
     with closing(Relay(tmp_path, refusing(passed, error=ValueError()))) as again:

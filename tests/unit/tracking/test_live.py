@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from drift.config.gate import RegisterConfig
+from drift.tracking.runs.tracker import Tracker
 from drift.tracking.steps import run_step
-from drift.tracking.telling.journal import read
+from drift.tracking.telling.journal import make_event, read
 from drift.tracking.telling.live import LIVE, Live, telling, told
 from drift.tracking.telling.machine import watched
 from drift.tracking.telling.progress import Progress
@@ -72,6 +74,24 @@ def test_what_was_told_live_is_not_told_again_at_the_end(tmp_path: Path, monkeyp
     found = [(name, stamp, step) for name, _, stamp, step in points(tmp_path) if step]
     names = ("train/loss", "drift/cos_mean")
     assert sorted(found) == sorted((name, (100 + n) * 1000, n) for n in range(1, 5) for name in names)
+
+
+def test_a_step_that_a_training_repeats_after_its_checkpoint_is_one_point(tmp_path: Path):
+    uri = fresh_store(tmp_path)
+    for attempt, steps in enumerate([(1, 2, 3, 4), (3, 4, 5, 6)]):  # killed at 4, gone on with from 2
+        tracker = Tracker.open(uri, experiment="drift", run_id="r1", name="r1")
+        numbers = [[name, 1.0, 1000 * attempt + n, n] for n in steps for name in ("train/loss", "cos(g,Δ)")]
+        looks = [["system/cpu_utilization_percentage", 1.0, 1000 * attempt + n, n] for n in steps]
+        line = make_event("r1/arm/sft", "arm", "sft", "metrics", metrics=numbers + looks)
+        tracker.apply(line)
+        tracker.apply(line)
+    client, run = MlflowClient(uri), by_name(uri)["r1/arm/sft"].info.run_id
+    names = [name for name in client.get_run(run).data.metrics if "system" not in name]
+    assert len(names) == 2
+    for name in names:
+        found = [(point.step, point.timestamp) for point in client.get_metric_history(run, name)]
+        assert sorted(found) == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1005), (6, 1006)]
+    assert len(client.get_metric_history(run, "system/cpu_utilization_percentage")) == 8, "each look was one"
 
 
 def test_a_step_on_a_cluster_shows_its_curve_while_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

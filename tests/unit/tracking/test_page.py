@@ -98,6 +98,13 @@ def test_files_about_the_whole_run_are_on_its_page_too(tracker: Tracker, tmp_pat
     assert parent(tracker).data.params == {"seed": "0"} and parent(tracker).data.tags["mlflow.user"] == "ada"
 
 
+def test_the_page_leads_back_to_the_folder_and_is_there_from_the_beginning(tracker: Tracker):
+    tags = {"drift.folder": "/home/ada/runs/mini-1", "drift.host": "gpu-7"}
+    tracker.apply(event("begun", "pipeline", "", params={}, tags=tags, texts={}))
+    said = description(tracker)
+    assert said.startswith("[steps](#/experiments/") and said.endswith("\n\n`/home/ada/runs/mini-1` on gpu-7")
+
+
 def test_on_a_cluster_the_steps_parameters_make_up_the_runs(tracker: Tracker):
     tracker.apply(started(pod="pod-1"))
     tracker.apply(started(arm="drift", pod="pod-2"))
@@ -214,13 +221,27 @@ def test_a_step_cached_from_another_experiment_brings_its_numbers_files_and_curv
 
 
 def test_a_step_cached_from_a_run_in_the_same_experiment_is_a_link_alone(tracker: Tracker, tmp_path: Path):
-    append(tmp_path, started(run="r0"))
+    read = [{"name": name, "digest": "abc", "uri": "s3://there"} for name in ("training_set", "delta")]
+    append(tmp_path, started(run="r0") | {"inputs": read})
     before = Tracker.open(tracker.uri, experiment="mini", run_id="r0", name="mini-0")
     did = before.child("arm", "sft")
     tracker.apply(event("cached", upstream="r0/arm/sft", journal=str(tmp_path), metrics=[["arm/seconds", 9.0, 9, 0]]))
     run = tracker.client.get_run(tracker.child("arm", "sft"))
     assert run.data.tags["drift.upstream.arm"] == did
     assert (run.data.metrics, run.data.params) == ({"arm/seconds": 9.0}, {})
+    known = [one.dataset.name for one in parent(tracker).inputs.dataset_inputs]
+    assert known == ["training_set"], "the page says it of every run"
+
+
+def test_of_what_a_cached_step_brings_the_rows_stay_where_they_are_if_this_run_says_so(
+    tracker, model: Path, tmp_path: Path
+):
+    where = {"model": {"path": str(model), "uri": str(model)}}
+    append(tmp_path, started(run="r0"))
+    append(tmp_path, event("outputs", run="r0", folders=where, known=[], upload="all"))
+    tracker.apply(event("cached", upstream="r0/arm/sft", journal=str(tmp_path), metrics=[], upload="none"))
+    found = artifacts(tracker.client, tracker.child("arm", "sft"))
+    assert found == {"model/config.json", "model/known.json", "references/model.json"}
 
 
 def test_nothing_is_carried_from_a_run_whose_journal_is_gone(tmp_path: Path):

@@ -7,6 +7,7 @@ import pytest
 from drift.ground.errors import ServiceError
 from drift.tracking.models.registration import register
 from drift.tracking.models.rights import check_champion, check_files
+from tests.fault_proxy import Fault, FaultProxy
 from tests.mlflow_server import mlflow_server
 from tests.s3_server import KEYS, s3_server
 from tests.unit.tracking.test_registry import CONFIG, gate, model
@@ -54,6 +55,26 @@ def test_a_bucket_that_the_server_hands_out_needs_keys_in_the_steps(tmp_path: Pa
             ):
                 check_files("drift")
         assert bucket.keys() == []
+
+
+def test_a_bucket_that_the_server_alone_can_reach_is_written_and_read_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A server over S3 gives every client signed addresses of its bucket, whether or not they can be reached."""
+    monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", "1")
+    for name in ("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"):
+        monkeypatch.setenv(name, "")  # put back at the end
+        monkeypatch.delenv(name)
+    hidden = Fault("Signature=", "drop")
+    with s3_server("mlflow") as (bucket,), FaultProxy(bucket.address, [hidden]) as proxy:
+        root = ("--artifacts-destination", "s3://mlflow/files")
+        with mlflow_server(tmp_path, *root, environment=KEYS | {"MLFLOW_S3_ENDPOINT_URL": proxy.host}) as address:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+            made = model(tmp_path / "model", weights="w" * 1000)
+            register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made))
+            assert check_files("drift") and check_champion("drift-vlm").endswith("can be fetched (config.json)")
+        assert proxy.asked and not proxy.broken
+        assert [key for key in bucket.keys("files/") if key.endswith("model.safetensors")]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,11 @@
 """`drift ui`: a free port or a clear line, and the store that is meant."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -56,12 +61,32 @@ def test_a_port_in_use_is_one_line_and_another_is_taken_where_none_is_named():
         assert free_port(None) != PORT
 
 
+@pytest.mark.slow
 def test_the_server_answers_when_the_block_begins_and_is_gone_when_it_ends(tmp_path: Path):
     fresh_store(tmp_path)
     port = free_port(None)
     with served(tmp_path, port) as server, urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
         assert answer.read() == b"OK"
     assert server.returncode is not None and free_port(port) == port
+
+
+@pytest.mark.slow
+def test_the_command_opens_a_browser_and_ends_well_with_an_interrupt(tmp_path: Path):
+    fresh_store(tmp_path)
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "drift", "ui", "--runs", str(tmp_path), "--port", str(free_port(None))]
+    environment = {**os.environ, "BROWSER": f"{browser} %s"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as shown:
+        assert shown.stdout is not None
+        said = shown.stdout.readline()
+        while not (tmp_path / "opened").exists():
+            assert shown.poll() is None
+            time.sleep(0.05)
+        shown.send_signal(signal.SIGINT)
+    address = (tmp_path / "opened").read_text().strip()
+    assert said == f"MLflow on {address} (Ctrl-C stops it)\n" and shown.returncode == 0
 
 
 def test_a_server_that_does_not_start_is_one_line_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,6 +19,7 @@ from drift.inference.images import conversation, decode_image
 from drift.tracking.telling.journal import read
 from drift.tracking.telling.live import telling
 from drift.training.sft import train
+from drift.training.telling import StepProgress
 from drift.weights.delta import compute_delta
 from drift.weights.modeling import load_processor, load_vlm
 from tests.forked import begin
@@ -88,6 +89,30 @@ def test_a_training_tells_its_curves_while_it_goes_on_with_their_times(data, del
     assert losses == [(row["loss"], round(at * 1000), row["step"]) for row, at in rows]
     assert len(set(report.times)) == len(report.history), "each has its own"
     assert f"step {report.steps} of {report.steps}, loss {report.final_loss:.3f}, " in caplog.text
+
+
+def test_a_log_has_a_line_a_step_where_steps_take_long_though_few_are_logged(caplog, monkeypatch):
+    monkeypatch.setattr("drift.training.telling.LINE_SECONDS", -1.0)
+    from transformers.trainer_callback import TrainerState  # after our own imports, which mend torchvision's
+
+    caplog.set_level(logging.INFO)
+    state = TrainerState(max_steps=9)
+    progress = StepProgress()
+    progress.on_train_begin(None, state, None)
+    for state.global_step in (1, 2):
+        progress.on_step_end(None, state, None)
+    assert "step 1 of 9, loss nan" in caplog.text and "step 2 of 9" in caplog.text
+
+
+def test_tensorboard_is_told_every_logged_step_beside_the_model(data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = TrainConfig(**QUICK, report_to=["tensorboard"])
+    report = train(config, model=str(VLM), training_set=data, out=tmp_path / "sft")
+    board = EventAccumulator(str(tmp_path / "sft.tensorboard"))
+    board.Reload()
+    losses = [(event.step, event.value) for event in board.Scalars("train/loss")]
+    assert losses == [(row["step"], pytest.approx(row["loss"])) for row in report.history]
 
 
 def test_a_reporter_that_is_not_installed_is_named(data, tmp_path, monkeypatch):
