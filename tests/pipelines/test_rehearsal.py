@@ -112,7 +112,8 @@ def test_a_frozen_list_with_mlflow_beside_it_is_a_rehearsal_that_ran(
         tracker.apply(
             {"event": "started", "step": step, "arm": arm, "time": 1.0, "params": {}, "inputs": [], "key": ""}
         )
-        tracker.apply({"event": "ended", "step": step, "arm": arm, "status": "FINISHED", "error": None, "key": ""})
+        ended = {"event": "ended", "status": "FINISHED", "error": None, "time": 2.0}
+        tracker.apply({**ended, "step": step, "arm": arm, "key": ""})
     with KubeflowServer(tasks={"inputs": ("SUCCEEDED",)}) as server:
         assert rehearse_on(load(PAPER), Target(server.url), poll_seconds=0.0).steps == len(planned)
 
