@@ -233,7 +233,7 @@ def ui(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
 ) -> None:
     """Open MLflow over the runs of this machine (Ctrl-C stops it), or the server that MLFLOW_TRACKING_URI names."""
-    from drift.tracking.ui import free_port, served, ui_address
+    from drift.tracking.ui import free_port, served, ui_address, until_stopped
 
     if address := ui_address(runs):
         show_text(f"MLflow on {address}")
@@ -241,10 +241,9 @@ def ui(
             show_page(address)
         return
     chosen = free_port(port)
-    with served(runs.resolve(), chosen) as server:
+    with until_stopped(), served(runs.resolve(), chosen) as server:
         address = f"http://127.0.0.1:{chosen}"
         show_text(f"MLflow on {address} (Ctrl-C stops it)")
         if browser:
             show_page(address)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.wait()
+        server.wait()

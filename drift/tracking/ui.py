@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from drift.ground.errors import ServiceError
 from drift.tracking.store import URI, artifacts_of, open_client, redact, store_uri
@@ -51,6 +52,22 @@ def ui_command(runs: Path, port: int) -> list[str]:
     open_client(uri)
     server = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     return [*server, "--backend-store-uri", uri, "--default-artifact-root", str(artifacts_of(uri))]
+
+
+@contextlib.contextmanager
+def until_stopped() -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the block, and is no fault; a shell may have had its background ignore the first."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

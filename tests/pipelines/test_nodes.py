@@ -8,6 +8,7 @@ import yaml
 
 from drift.config.nodes import NODES, SHARED, Nodes
 from drift.config.section import from_json, validate
+from drift.tracking.runs.origin import IMAGE
 from drift.training.trainjob import CONTAINER, manifest
 from pipelines.cluster.rights import RIGHTS
 from pipelines.placement import Resources, gpus_of, read_resources
@@ -130,14 +131,14 @@ def test_the_role_of_the_steps_account_is_what_doctor_asks_for() -> None:
 def test_one_node_keeps_its_gpus_and_its_checkpoints_go_to_the_claim(tmp_path: Path) -> None:
     container, pod = compiled(tmp_path, {"gpus": 8, "labels": {"kueue.x-k8s.io/queue-name": "drift"}})
     assert container["resources"]["accelerator"]["count"] == "8"
-    assert variables(container) == {SHARED: "/scratch"}
+    assert variables(container) == {IMAGE: container["image"], SHARED: "/scratch"}
     assert [one["mountPath"] for one in pod["pvcMount"]] == ["/scratch"]
     assert pod["podMetadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "drift"}
 
 
 def test_without_a_shared_claim_nothing_changes(tmp_path: Path) -> None:
     container, _ = executors_of(tmp_path, validate(Resources, {"roles": {"train": {"gpus": 8}}}))
-    assert "env" not in container["arm"]["container"]
+    assert set(variables(container["arm"]["container"])) == {IMAGE}
 
 
 def test_the_gpus_of_all_nodes_are_counted_where_a_plan_is_made() -> None:

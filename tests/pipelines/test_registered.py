@@ -12,7 +12,7 @@ from drift.tracking.models.registration import register
 from pipelines.local.run import registered
 from pipelines.local.runner import Done
 from tests.mlflow_server import impatient
-from tests.unit.tracking.test_promotion import NAME, Chain, chain
+from tests.unit.tracking.test_promoting import NAME, Chain, chain
 from tests.unit.tracking.test_registry import CONFIG, client, gate
 
 __all__ = ["chain", "client"]

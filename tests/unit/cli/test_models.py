@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from drift.cli.app import main
 from drift.ground.artifacts import content_sha256
 from tests.mlflow_server import impatient
-from tests.unit.tracking.test_promotion import Chain, chain
+from tests.unit.tracking.test_promoting import Chain, chain
 from tests.unit.tracking.test_registry import CONFIG, client, gate
 
 __all__ = ["chain", "client"]

@@ -71,7 +71,8 @@ def test_the_server_answers_when_the_block_begins_and_is_gone_when_it_ends(tmp_p
 
 
 @pytest.mark.slow
-def test_the_command_opens_a_browser_and_ends_well_with_an_interrupt(tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_opens_a_browser_and_ends_well_and_its_server_too(tmp_path: Path, number: signal.Signals):
     fresh_store(tmp_path)
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
@@ -84,9 +85,11 @@ def test_the_command_opens_a_browser_and_ends_well_with_an_interrupt(tmp_path: P
         while not (tmp_path / "opened").exists():
             assert shown.poll() is None
             time.sleep(0.05)
-        shown.send_signal(signal.SIGINT)
+        shown.send_signal(number)
     address = (tmp_path / "opened").read_text().strip()
     assert said == f"MLflow on {address} (Ctrl-C stops it)\n" and shown.returncode == 0
+    with pytest.raises(OSError), urllib.request.urlopen(address):
+        pass
 
 
 def test_a_server_that_does_not_start_is_one_line_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -31,7 +31,7 @@ pytestmark = [
 ]
 KEY = "r1/arm/sft"
 LONG = {
-    "epochs": 40,
+    "epochs": 150,  # on a fast machine too it works through more than three batches of what it tells
     "learning_rate": 1e-4,
     "per_device_batch_size": 4,
     "bf16": False,
@@ -111,6 +111,7 @@ def test_a_training_is_seen_while_it_goes_on_and_has_one_point_a_step_though_it_
         process = begin(arm_step, folder, processes, err=folder / "log.txt", **variables)
         sizes: set[int] = set()
         until(lambda: sizes.add(len(points(uri))) or len(sizes - {0}) >= 3 or not process.is_alive())
+        until(lambda: bool(checkpoints(folder)) or not process.is_alive())
         assert process.is_alive(), (folder / "log.txt").read_text()[-2000:]
         killed_at = time.time()
         for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
@@ -134,6 +135,4 @@ def test_a_training_is_seen_while_it_goes_on_and_has_one_point_a_step_though_it_
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    found = [path.parent for path in folder.glob("**/checkpoint-*/complete")]
-    assert found, "there is something to go on from"
-    return found
+    return [path.parent for path in folder.glob("**/checkpoint-*/complete")]
