@@ -17,6 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list
 
 from drift.config.train import KEPT_CHECKPOINTS, TrainConfig
+from drift.ground.artifacts import PARTIAL
 from drift.ground.errors import ConfigError, DataError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
@@ -146,7 +147,7 @@ class Safeguards(TrainerCallback):
 def _trainer(job: Job) -> VlmTrainer:
     config = job.config
     if "tensorboard" in config.report_to:
-        board = job.folder.with_name(f"{job.folder.name.removesuffix('.partial')}.tensorboard")
+        board = job.folder.with_name(f"{job.folder.name.partition(PARTIAL)[0]}.tensorboard")
         os.environ.setdefault(BOARD, str(board))
     arguments = _arguments(config, job.folder / CHECKPOINTS)  # first: they tell ZeRO-3 how to load the weights
     if _shards(config):

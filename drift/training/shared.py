@@ -10,7 +10,6 @@ A training is addressed by everything that decides its weights, so a new pod fin
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,12 +18,14 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from drift.config.nodes import NODES, SHARED, Nodes
 from drift.config.section import from_json
 from drift.ground.artifacts import content_sha256, staged
-from drift.ground.errors import DataError
+from drift.ground.disk import full_disk_said
+from drift.ground.errors import DataError, HeldError
+from drift.ground.locks import hold
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,11 @@ def on_claim(claim: Path, this: Mapping[str, Any], out: Path, *, keep_partial: b
     """A folder on the claim to write a model into; copied to ``out`` when the block ends well, and removed there.
 
     ``this`` is all that decides the weights, and gives the folder its name. After an exception it stays only with
-    ``keep_partial``. Waits for another pod that works on the same. Raises DataError if it cannot be written.
+    ``keep_partial``. Waits for another pod that works on the same. Raises DataError if it cannot be written,
+    DiskError if the claim gets full.
     """
     place = claim / "trainings" / _sha256(this)
-    with staged(out) as here, _alone(place):
+    with staged(out) as here, _alone(place), full_disk_said(place):
         (place / MODEL).mkdir(parents=True, exist_ok=True)
         try:
             yield place / MODEL
@@ -96,24 +98,17 @@ def _copy(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[None]:
     """Hold a training: a second pod of the same waits, so that two never write one folder."""
+
+    def waiting(error: HeldError) -> None:
+        log.warning("%s: another pod works on the same training (%s); waiting for it", place, error.holder)
+
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = place.with_name(place.name + ".lock").open("w")
+        lock = hold(place.with_name(place.name + ".lock"), waiting)
     except OSError as error:
         raise DataError(f"{place}: cannot be written ({error.strerror}); the claim must be writable") from error
     with lock:
-        _wait_for(lock, place)
         yield
-
-
-def _wait_for(lock: IO[str], place: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.warning("%s: another pod works on the same training; waiting for it", place)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        log.warning("%s: the claim knows no locks (%s); a second pod of this training would disturb it", place, error)
 
 
 def _sha256(this: Mapping[str, Any]) -> str:
