@@ -20,3 +20,10 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no room on the disk of ``folder``."""
+    with pytest.raises(OSError, match="No space left"), (folder / "ballast").open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,11 @@ def test_results_that_standard_output_does_not_take_are_an_error_on_one_line(wor
     assert (tmp_path / "err").read_text() == (
         "drift: the disk: No space left on device; make room, and start the same command again\n"
     )
+
+
+def test_a_reader_that_has_read_enough_gets_no_traceback():
+    command = [sys.executable, "-m", "drift", "config", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
