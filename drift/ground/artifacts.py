@@ -16,6 +16,7 @@ from typing import Any
 
 from drift import __version__
 from drift.ground.errors import DataError
+from drift.ground.strict import strict_json
 
 SCHEMA = 1
 """Version of the contracts between steps; raised when a file or column changes its meaning."""
@@ -55,9 +56,9 @@ def staged(out: Path, *, keep_partial: bool = False) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """``content`` as indented JSON, written aside and renamed."""
+    """``content`` as indented JSON, written aside and renamed; NaN and infinities are null."""
     aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.write_text(strict_json(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     aside.replace(path)
 
 

@@ -6,6 +6,7 @@ DriftError
 ├── CheckpointError   a model directory or a tensor in it
 │   └── MissingCheckpointError   not here, and not to be had from the hub
 ├── PriorError        Δ does not fit the model, or nothing of it could be bound
+├── TrainingError     a training whose numbers are no longer finite
 ├── ServiceError      an endpoint or MLflow server that does not answer, or refuses
 │   └── UnavailableError   it may answer when asked again later
 └── PipelineError     a step of a pipeline run that failed, or was silently left out
@@ -34,6 +35,10 @@ class MissingCheckpointError(CheckpointError):
 
 class PriorError(DriftError):
     """The prior Δ does not match the model it should guide."""
+
+
+class TrainingError(DriftError):
+    """A loss, a gradient or a weight of a training became NaN or infinite."""
 
 
 class ServiceError(DriftError):
