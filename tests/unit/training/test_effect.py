@@ -14,6 +14,7 @@ from drift.training.sft import train
 from drift.weights.checkpoints import Checkpoint
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
+from tests.ranks import IN_ONE_PIECE, QUICK
 from tests.world import BASE, EXPERT, VLM, training_set
 
 
@@ -67,10 +68,12 @@ def test_what_did_not_matter_is_said_afterwards() -> None:
 
 def test_a_training_that_cannot_matter_says_so_before_and_after(tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.WARNING)
-    quick = {"epochs": 1, "per_device_batch_size": 8, "bf16": False, "gradient_checkpointing": False, "threads": 1}
+    quick = {**QUICK, **IN_ONE_PIECE, "prior": None}
     data = training_set(tmp_path / "data", 16)
-    report = train(TrainConfig(**quick, learning_rate=1e-12), model=str(VLM), training_set=data, out=tmp_path / "out")
+    report = train(
+        TrainConfig(**{**quick, "learning_rate": 1e-12}), model=str(VLM), training_set=data, out=tmp_path / "out"
+    )
     assert len(report.warnings) == 2 and report.weights_changed < 0.01
     assert all(sentence in caplog.text for sentence in report.warnings)
-    lively = train(TrainConfig(**quick, learning_rate=1e-3), model=str(VLM), training_set=data, out=tmp_path / "two")
+    lively = train(TrainConfig(**quick), model=str(VLM), training_set=data, out=tmp_path / "two")
     assert lively.warnings == ()

@@ -1,5 +1,6 @@
 """No training ends well with NaN: the first loss, gradient or weight that is none ends it with one line."""
 
+import json
 import math
 import re
 import shutil
@@ -17,22 +18,13 @@ from drift.tracking.telling.live import telling
 from drift.training.sft import train
 from drift.training.watch import Watch, require_finite_result
 from tests.forked import drift
-from tests.ranks import QUICK as ON_RANKS
-from tests.ranks import write_inputs
+from tests.ranks import IN_ONE_PIECE, QUICK, write_inputs
 from tests.world import VLM, training_set
 
 from transformers.trainer_callback import TrainerControl, TrainerState  # isort: skip  # after torchvision is mended
 
-QUICK = {
-    "epochs": 2,
-    "learning_rate": 1e-3,
-    "per_device_batch_size": 8,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "threads": 1,
-    "lr_scheduler": "constant",
-}
-EXPLODING = {**QUICK, "learning_rate": 1e30}
+EXPLODING = {**QUICK, "learning_rate": 1e30, "lr_scheduler": "constant"}
+ALONE = {**EXPLODING, **IN_ONE_PIECE, "prior": None, "epochs": 2}
 ARGUMENTS = SimpleNamespace(output_dir="/out/checkpoints")
 
 
@@ -121,7 +113,7 @@ def test_a_weight_that_overflows_the_dtype_of_the_file_is_not_written() -> None:
 
 
 def test_a_learning_rate_without_bounds_ends_the_command_with_one_line_and_no_model(data: Path, tmp_path: Path) -> None:
-    settings = [f"{key}={str(value).lower()}" for key, value in EXPLODING.items()]
+    settings = [f"{key}={json.dumps(value)}" for key, value in ALONE.items()]
     out = tmp_path / "out"
     ended = drift("train", "--model", str(VLM), "--data", str(data), "--out", str(out), *settings)
     said = [line for line in ended.stderr.splitlines() if line.startswith("drift: ")]
@@ -136,7 +128,7 @@ def test_the_last_whole_checkpoint_stays_and_what_was_seen_until_then_is_told(da
     # 8 steps; the rate rises from 0 at the first: the second goes 2.5e29 far, and the third has no finite loss.
     rising = {"lr_scheduler": "constant_with_warmup", "warmup_ratio": 0.5, "save_steps": 1}
     with telling(spool, "r1/arm/sft", "arm", "sft"), pytest.raises(TrainingError) as caught:
-        train(TrainConfig(**{**EXPLODING, **rising}), model=str(VLM), training_set=data, out=tmp_path / "out")
+        train(TrainConfig(**{**ALONE, **rising}), model=str(VLM), training_set=data, out=tmp_path / "out")
     checkpoints = tmp_path / "out.partial" / "checkpoints"
     assert str(caught.value).startswith("step 3: ") and "\n" not in str(caught.value)
     assert str(caught.value).endswith(f"; checkpoint-2 in {checkpoints} is kept")
@@ -155,7 +147,7 @@ def test_a_model_of_nan_is_refused_before_a_step(data: Path, tmp_path: Path) -> 
     tensors[name][0, 0] = math.nan
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=rf"^{model}/model\.safetensors: '{re.escape(name)}' holds NaN"):
-        train(TrainConfig(**QUICK), model=str(model), training_set=data, out=tmp_path / "out")
+        train(TrainConfig(**ALONE), model=str(model), training_set=data, out=tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
 
 
@@ -164,10 +156,9 @@ def test_a_model_of_nan_is_refused_before_a_step(data: Path, tmp_path: Path) -> 
 def test_two_ranks_end_with_the_same_line(tmp_path: Path, backend: str) -> None:
     inputs = write_inputs(tmp_path / "inputs")
     sharded = {"ddp": {}, "fsdp": {"fsdp": True}}.get(backend, {"deepspeed": str(inputs / f"{backend}.json")})
-    settings = {**ON_RANKS, **sharded, "learning_rate": 1e30, "lr_scheduler": "constant"}
     with pytest.raises(TrainingError, match=r"^step [23]: .* \(learning rate 1e\+30, last finite loss \d"):
         train(
-            TrainConfig(**settings),
+            TrainConfig(**{**EXPLODING, **sharded}),
             model=str(VLM),
             training_set=inputs / "data",
             delta=inputs / "delta",
