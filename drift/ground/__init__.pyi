@@ -28,5 +28,8 @@ from .errors import (
     ServiceError as ServiceError,
 )
 from .errors import (
+    TrainingError as TrainingError,
+)
+from .errors import (
     UnavailableError as UnavailableError,
 )

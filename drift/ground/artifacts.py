@@ -20,6 +20,7 @@ from drift import __version__
 from drift.ground.disk import full_disk_said
 from drift.ground.errors import DataError, HeldError
 from drift.ground.locks import SUFFIX, Lock, hold
+from drift.ground.strict import strict_json
 
 SCHEMA = 1
 """Version of the contracts between steps; raised when a file or column changes its meaning."""
@@ -118,8 +119,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """``content`` as indented JSON, written as `write_text` does."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """``content`` as indented JSON, written as `write_text` does; NaN and infinities are null."""
+    write_text(path, strict_json(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

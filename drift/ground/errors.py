@@ -8,6 +8,7 @@ DriftError
 ├── PriorError        Δ does not fit the model, or nothing of it could be bound
 ├── HeldError         another process works on the same output, run or training
 ├── DiskError         no room on a disk
+├── TrainingError     a training whose numbers are no longer finite
 ├── ServiceError      an endpoint or MLflow server that does not answer, or refuses
 │   └── UnavailableError   it may answer when asked again later
 └── PipelineError     a step of a pipeline run that failed, or was silently left out
@@ -52,6 +53,10 @@ class HeldError(DriftError):
 
 class DiskError(DriftError):
     """A disk, or what a user may have of it, is full."""
+
+
+class TrainingError(DriftError):
+    """A loss, a gradient or a weight of a training became NaN or infinite."""
 
 
 class ServiceError(DriftError):

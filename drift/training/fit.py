@@ -18,13 +18,15 @@ from accelerate.utils import DistributedType, broadcast_object_list
 
 from drift.config.train import KEPT_CHECKPOINTS, TrainConfig
 from drift.ground.artifacts import PARTIAL
-from drift.ground.errors import ConfigError, DataError
+from drift.ground.errors import ConfigError, DataError, TrainingError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
 from drift.prior.shards import require_float32_masters
 from drift.training.collate import AnswerCollator, TrainingRows
+from drift.training.effect import foretell, told
 from drift.training.network import reloaded, trainable_network, trained_elements
 from drift.training.telling import Curves, StepProgress
+from drift.training.watch import Watch, require_finite_result
 from drift.weights.deltafile import load_delta
 from drift.weights.modeling import load_processor, load_vlm, stored_dtype
 
@@ -58,7 +60,8 @@ def fit(job: Job) -> dict[str, Any]:
         torch.set_num_threads(config.threads)
     trainer = _trainer(job)
     trained = trained_elements(trainer.model)
-    trainer.train(resume_from_checkpoint=_agreed_checkpoint(job.folder))
+    warnings = _foretold(trainer, job)
+    _run(trainer, _agreed_checkpoint(job.folder))
     _save(trainer, job)
     history = [row for row in trainer.state.log_history if "loss" in row]
     guidance = trainer.guidance
@@ -76,7 +79,26 @@ def fit(job: Job) -> dict[str, Any]:
         "history": history,
         "times": [trainer.curves.times.get(int(row["step"]), 0.0) for row in history],
         "cosines": guidance.cosines if guidance else [],
+        "warnings": warnings,
     }
+
+
+def _foretold(trainer: VlmTrainer, job: Job) -> list[str]:
+    """Why this training cannot matter, said on the first rank before it begins."""
+    if not trainer.accelerator.is_main_process:
+        return []
+    rows: Any = trainer.train_dataset
+    prior = trainer.guidance.prior.delta if trainer.guidance else None
+    return told(foretell(job.config, job.source, prior, rows=len(rows), ranks=trainer.args.world_size))
+
+
+def _run(trainer: VlmTrainer, checkpoint: str | None) -> None:
+    """Train to the end, or to the first number that is none; what was seen until then is told in any case."""
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except TrainingError:
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+        raise
 
 
 def _agreed_checkpoint(folder: Path) -> str | None:
@@ -115,11 +137,25 @@ class VlmTrainer(Trainer):
 
     guidance: PriorCallback | None = None
     curves: Curves
+    watch: Watch
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.curves = Curves()
+        self.watch = Watch()
         self.model_accepts_loss_kwargs = True
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch, whose loss is watched."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.watch.add_loss(loss)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called once a step, before the weights move; the norm is watched."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.watch.see_norm(norm)
+        return norm
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """transformers' own way, not strict, leaves a Qwen2.5-VL as it was: its files have older names."""
@@ -170,6 +206,8 @@ def _trainer(job: Job) -> VlmTrainer:
     if config.prior is not None and job.delta is not None:
         trainer.guidance = PriorCallback(Prior(config.prior, load_delta(job.delta)))
         trainer.add_callback(trainer.guidance)
+        trainer.watch.guidance = trainer.guidance
+    trainer.add_callback(trainer.watch)  # after the prior, which clips
     trainer.add_callback(Safeguards())
     trainer.add_callback(StepProgress())
     trainer.add_callback(trainer.curves)
@@ -199,6 +237,7 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         data_seed=config.seed,
         disable_tqdm=True,
         logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,  # it would show NaN as a loss of 0
         include_num_input_tokens_seen="non_padding",
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,
@@ -223,7 +262,7 @@ def _shard_on_processors() -> None:
 
 
 def _save(trainer: VlmTrainer, job: Job) -> None:
-    """Write the final model, whole, in the dtype it came in."""
+    """Write the final model, whole, in the dtype it came in. Raises TrainingError if a weight is NaN or infinite."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if job.config.lora is not None:
         network = network.merge_and_unload()
@@ -233,7 +272,9 @@ def _save(trainer: VlmTrainer, job: Job) -> None:
             trained = {name: state[name] for name, p in network.named_parameters() if p.requires_grad}
             network = reloaded(job.config, job.source, trainer.processing_class, trained)
     if trainer.accelerator.is_main_process:
-        network.to(stored_dtype(job.source)).save_pretrained(job.folder)
+        network.to(stored_dtype(job.source))
+        require_finite_result(network)
+        network.save_pretrained(job.folder)
         for weights in job.folder.glob("*.safetensors"):
             weights.chmod(0o644)  # transformers leaves them to their owner alone; containers run as others
         trainer.processing_class.save_pretrained(job.folder)  # type: ignore[union-attr]

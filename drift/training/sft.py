@@ -18,23 +18,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from drift.config.train import TrainConfig
 from drift.config.zero import check_deepspeed
 from drift.ground.artifacts import content_sha256, read_json, staged, write_json, write_provenance
 from drift.ground.errors import ConfigError, DataError, PriorError
+from drift.training.effect import look_back, told, weights_changed
 from drift.training.fit import CHECKPOINTS, Job, fit
 from drift.training.launch import launch, processes_of
 from drift.training.ranks import among_ranks, started_ranks
 from drift.training.shared import cluster_of_environment, on_claim, shared_folder
-from drift.weights.checkpoints import Checkpoint, original_vlm_sha256, resolve
+from drift.weights.checkpoints import original_vlm_sha256, resolve
 from drift.weights.deltafile import load_delta, require_made_from
 
 logger = logging.getLogger(__name__)
 
 RESUME = "resume.json"
-FEW = 0.01
 COSINES = "cosines.svg"
 """cos(g, Δ) by layer and step, as one picture."""
 
@@ -60,6 +59,8 @@ class TrainReport:
     cosines: list[dict[str, Any]]
     times: list[float] = field(default_factory=list)
     """When each row of `history` was logged, in seconds since 1970."""
+    warnings: tuple[str, ...] = ()
+    """Why the training could not matter, or did not."""
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow."""
@@ -149,8 +150,11 @@ def _train(config: TrainConfig, inputs: Inputs, out: Path, ranks: int, start: St
         fitted = start(Job(config, inputs.model, inputs.training_set, inputs.delta, folder))
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         (folder / RESUME).unlink()
-        changed = _weights_changed(inputs.model, folder, fitted.pop("trained"))
-        report = TrainReport(**fitted, weights_changed=changed, seconds=time.monotonic() - started)
+        trained = fitted.pop("trained")
+        changed = weights_changed(inputs.model, folder, trained)
+        warnings = (*fitted.pop("warnings"), *told(look_back(changed, trained, fitted["history"])))
+        seconds = time.monotonic() - started
+        report = TrainReport(**fitted, weights_changed=changed, seconds=seconds, warnings=warnings)
         if report.cosines:
             (folder / COSINES).write_text(_cosines_figure(report.cosines), encoding="utf-8")
         write_provenance(
@@ -206,24 +210,6 @@ def _require_same(folder: Path, this: Mapping[str, Any]) -> None:
                     " remove it or choose another --out"
                 )
     write_json(folder / RESUME, this)
-
-
-def _weights_changed(source: Path, out: Path, trained: int) -> float:
-    """The share of the ``trained`` elements whose stored value is another than in ``source``."""
-    before, after = Checkpoint(source), Checkpoint(out)
-    names = [name for name, shape in before.shapes.items() if after.shapes.get(name) == shape]
-    changed = sum(
-        int((before.tensor(name) != after.tensor(name)).sum())
-        for name in tqdm(names, "compare", leave=False, disable=None)
-    )
-    if changed < FEW * trained:
-        logger.warning(
-            "%d of %d trained weights are stored with another value than before: "
-            "the learning rate is too small for the file's dtype",
-            changed,
-            trained,
-        )
-    return changed / trained
 
 
 def _cosines_figure(rows: list[dict[str, Any]]) -> str:

@@ -30,11 +30,13 @@ def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
 def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> Any:
     """Image-text-to-text model of the directory ``path`` on the CPU, in ``dtype``, in eval mode.
 
-    Raises CheckpointError if it does not load or if any weight was missing from the files.
+    Raises CheckpointError if it does not load, if any weight was missing from the files, is NaN or is infinite.
     """
     _require_model_directory(path)
     allow_cuda_torchvision_on_cpu()
     from transformers import AutoModelForImageTextToText
+
+    from drift.weights.finite import require_finite_network  # torch
 
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
@@ -46,6 +48,7 @@ def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool =
     if info["missing_keys"] or info["mismatched_keys"]:
         named = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[0]
         raise CheckpointError(f"{path}: weight '{named}' is missing or of another shape; the checkpoint is incomplete")
+    require_finite_network(path, model)
     return model.eval()
 
 

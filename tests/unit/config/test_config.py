@@ -107,6 +107,8 @@ MISTAKES = [
     ("deltas.paper.experts=[{modle: x}]", "deltas.paper.experts.0.modle: unknown key; did you mean 'model'?"),
     ("deltas.paper.experts=[{weight: 0}]", "deltas.paper.experts.0.weight: an expert of weight 0 takes no part"),
     ("deltas.paper.experts=[{weight: .inf}]", "deltas.paper.experts.0.weight: "),
+    ("train.learning_rate=.inf", "train.learning_rate: input should be a finite number (got inf)"),
+    ("train.prior.alpha=.nan", "train.prior.alpha: input should be a finite number (got nan)"),
     ("deltas.paper.layers=5-2", "deltas.paper.layers: '5-2' is no layer or range"),
     ("arms.drift.delta=papr", "arms.drift.delta: no delta 'papr'; did you mean 'paper'?"),
     (
