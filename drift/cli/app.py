@@ -10,6 +10,8 @@ import atexit
 import errno
 import gc
 import logging
+import os
+import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -20,7 +22,7 @@ from drift import __version__
 from drift.cli import chain, runs, track, steps, cluster, schedules, models, other  # isort: skip  # noqa: F401  # the panels, in their order
 from drift.cli.options import EXIT_BAD_INPUT, app
 from drift.cli.show import show_text
-from drift.ground.errors import DriftError
+from drift.ground.errors import TERMINATED, DriftError
 
 
 def _version(value: bool) -> None:
@@ -55,6 +57,8 @@ def _end(message: str) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: errors of the input are one line and exit code 2."""
+    if os.getpid() == 1:  # the first process of a container has no default for SIGTERM
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     atexit.register(gc.freeze)  # the interpreter's last collections would go through all of torch and MLflow
     try:
         return app(arguments)

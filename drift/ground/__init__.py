@@ -3,7 +3,7 @@
 errors     everything a user can get wrong, as a tree     artifacts    folders: complete or absent, with provenance
 findings   what checks find                               fingerprint  what code a step depends on
 drawing    plots as SVG                               patience     what is worth another try, and trying again
-torchvision  its CUDA build beside torch for the CPU
+torchvision  its CUDA build beside torch for the CPU  claim  work that outlives its process, on a path of its own
 """
 
 import lazy_loader as lazy

@@ -11,6 +11,11 @@ DriftError
 └── PipelineError     a step of a pipeline run that failed, or was silently left out
 """
 
+import signal
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a process that SIGTERM has ended."""
+
 
 class DriftError(Exception):
     """Root of all errors that are the input's fault and not a bug."""
