@@ -21,7 +21,7 @@ ROOM_SECONDS = 300.0
 """How long a trained model waits for room: it is in memory alone, and the other ranks wait ten minutes at most."""
 FAILURES = (OSError, RuntimeError, SafetensorError)
 """As what Python, torch and safetensors say that they could not write."""
-FULL = re.compile(r"No space left|Disk quota|os error 28|file write failed|PytorchStreamWriter failed", re.IGNORECASE)
+FULL = re.compile(r"No space left|Disk quota|os error 28|file write failed|unexpected pos \d", re.IGNORECASE)
 """What torch and safetensors say of a full disk."""
 
 
