@@ -71,7 +71,7 @@ def test_a_result_that_cannot_be_moved_out_is_not_lost(tmp_path):
     (tmp_path / "out" / "precious").write_text("mine")
     with pytest.raises(DataError, match="exists already"), on_claim(content(tmp_path), tmp_path / "out"):
         pass
-    with pytest.raises(FileNotFoundError), on_claim(content(tmp_path), tmp_path / "second") as folder:
+    with pytest.raises(FileExistsError), on_claim(content(tmp_path), tmp_path / "second") as folder:
         (folder / "model.txt").write_text("weights")
         (tmp_path / "second.partial").rmdir()
         (tmp_path / "second.partial").symlink_to(tmp_path / "nowhere" / "else")  # what it would be copied to
