@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from drift.config.chain import Config
+from drift.config.chain import Config, checkpoint_paths
 from drift.config.data import IngestConfig
 from drift.config.plan import arm_steps, is_path
 from drift.config.servers import JudgeConfig
@@ -63,7 +63,7 @@ def preflight(
 
 
 def _local_checks(config: Config, runner: Runner) -> Iterator[Check]:
-    yield "runs", partial(_writable, Path(config.runs))
+    yield "runs", partial(_writable, "runs", Path(config.runs))
     yield "disk", partial(_disk, config)
     yield "MLflow", _mlflow
     if runner == "docker":
@@ -77,6 +77,8 @@ def _config_checks(config: Config, profile: Resources | None) -> Iterator[Check]
     yield from _data_checks(config, profile)
     if config.train.deepspeed:
         yield _here(profile, "train.deepspeed", config.train.deepspeed, partial(_deepspeed, config))
+    for key, path in checkpoint_paths(config).items():
+        yield key, partial(_on_claim, profile, key, path) if profile else partial(_writable, key, Path(path))
 
 
 def _model_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
@@ -121,12 +123,12 @@ def _on_claim(profile: Resources, key: str, path: str) -> None:
     raise Noted(f"{path} lies on the claim '{claim_of(profile, key, path)}', not here")
 
 
-def _writable(runs: Path) -> None:
+def _writable(key: str, path: Path) -> None:
     try:
-        runs.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=runs).close()
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
-        raise ConfigError(f"runs: {runs} cannot be written ({error.strerror}); set runs to another folder") from error
+        raise ConfigError(f"{key}: {path} cannot be written ({error.strerror}); set {key} to another folder") from error
 
 
 def _key(name: str) -> None:

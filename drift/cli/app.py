@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -22,7 +23,7 @@ from drift.cli import chain, runs, track, steps, cluster, schedules, models, oth
 from drift.cli.options import EXIT_BAD_INPUT, app
 from drift.cli.show import show_text
 from drift.ground.disk import full_disk, line
-from drift.ground.errors import DriftError
+from drift.ground.errors import TERMINATED, DriftError
 
 
 def _version(value: bool) -> None:
@@ -78,6 +79,8 @@ def _run(arguments: list[str] | None) -> Any:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: errors of the input are one line and exit code 2."""
+    if os.getpid() == 1:  # the first process of a container has no default for SIGTERM
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     atexit.register(gc.freeze)  # the interpreter's last collections would go through all of torch and MLflow
     try:
         return _run(arguments)

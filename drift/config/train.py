@@ -109,6 +109,12 @@ class TrainConfig(Section):
     logging_steps: Count = 1
     save_steps: Count | None = None
     """Keep a checkpoint every so many steps, to go on from after a crash."""
+    checkpoints: str | None = None
+    """Path where checkpoints outlive the process or pod, such as a claim: a training that is started again, anywhere,
+    goes on from its last whole one. Null keeps them beside the output alone."""
+    grace_seconds: Positive = 25.0
+    """After SIGTERM: a checkpoint is saved at the next step, and the training ends within this time. A cluster gives a
+    pod 30 seconds."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Also tell these of every logged step, where their packages are installed; MLflow is told in any case."""
     prior: PriorConfig | None = None
@@ -127,3 +133,5 @@ class TrainConfig(Section):
 
 KEPT_CHECKPOINTS = 2
 """Of a training with `save_steps`: its latest."""
+WITHOUT_CONSEQUENCE = frozenset({"logging_steps", "threads", "save_steps", "checkpoints", "grace_seconds", "report_to"})
+"""Keys that do not decide the weights: a training that goes on may have others."""

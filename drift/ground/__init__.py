@@ -4,7 +4,8 @@ errors     everything a user can get wrong, as a tree     artifacts    folders: 
 findings   what checks find                               fingerprint  what code a step depends on
 drawing    plots as SVG                               patience     what is worth another try, and trying again
 locks      who works on what, one at a time           disk         a full one, said on one line
-torchvision  its CUDA build beside torch for the CPU   strict       JSON without NaN
+claim      work that outlives its process, on a path  strict       JSON without NaN
+torchvision  its CUDA build beside torch for the CPU
 """
 
 import lazy_loader as lazy

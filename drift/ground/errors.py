@@ -16,7 +16,11 @@ DriftError
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a process that SIGTERM has ended."""
 
 
 class DriftError(Exception):

@@ -7,6 +7,8 @@ sft      `train`                      fit       what one rank does
 launch   ranks of this machine        ranks     ranks that torchrun started, on several
 network  the model as it is trained   collate   rows → batches, loss on answers
 watch    ends it at the first NaN     effect    can it matter, did it?
+checkpoints  whole, or set aside      stopping  SIGTERM: save at the next step, and end
+room     on the disk, before and when there is none
 
 On several nodes of a cluster: `cluster` creates a TrainJob (`trainjob`) and watches it (`kube`), `node` runs in its
 pods, `shared` is the claim where they meet.

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from accelerate.utils import DistributedType, broadcast_object_list
 
 from drift.config.train import KEPT_CHECKPOINTS, TrainConfig
 from drift.ground.artifacts import PARTIAL
-from drift.ground.errors import ConfigError, DataError, TrainingError
+from drift.ground.errors import TERMINATED, ConfigError, DataError, TrainingError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
 from drift.prior.shards import require_float32_masters
+from drift.training.checkpoints import CHECKPOINTS, mark, newest_whole
 from drift.training.collate import AnswerCollator, TrainingRows
 from drift.training.effect import foretell, told
-from drift.training.network import reloaded, trainable_network, trained_elements
+from drift.training.network import reloaded, state_elements, trainable_network, trained_elements
+from drift.training.room import checkpoint_bytes, require_room, when_there_is_room, writing
+from drift.training.stopping import Grace
 from drift.training.telling import Curves, StepProgress
 from drift.training.watch import Watch, require_finite_result
 from drift.weights.deltafile import load_delta
@@ -33,11 +37,10 @@ from drift.weights.modeling import load_processor, load_vlm, stored_dtype
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
-CHECKPOINTS = "checkpoints"
+logger = logging.getLogger(__name__)
+
 BOARD = "TENSORBOARD_LOGGING_DIR"
 """Variable: transformers' own default lies among the checkpoints, which go."""
-COMPLETE = "complete"
-"""An empty file that a checkpoint gets when every rank has written its part."""
 SEEN_WITHIN_SECONDS = 90
 """How long a network file system may take to show one node the folder that another made."""
 
@@ -54,15 +57,22 @@ class Job:
 
 
 def fit(job: Job) -> dict[str, Any]:
-    """Train on this rank and save the model on the first; most fields of `TrainReport`, and the elements `trained`."""
+    """Train on this rank and save the model on the first; most fields of `TrainReport`, and the elements `trained`.
+
+    Raises SystemExit where SIGTERM has ended it, after a checkpoint was saved.
+    """
     config = job.config
     if config.threads:
         torch.set_num_threads(config.threads)
-    trainer = _trainer(job)
+    grace = Grace(config.grace_seconds)
+    trainer = _trainer(job, grace)
     trained = trained_elements(trainer.model)
     warnings = _foretold(trainer, job)
-    _run(trainer, _agreed_checkpoint(job.folder))
-    _save(trainer, job)
+    with grace:
+        _run(trainer, _agreed_checkpoint(job.folder))
+        if grace.stopped:
+            raise SystemExit(TERMINATED)
+        _save(trainer, job)
     history = [row for row in trainer.state.log_history if "loss" in row]
     guidance = trainer.guidance
     bound = guidance.report if guidance and guidance.report else BindReport(0, 0, 0)
@@ -104,20 +114,11 @@ def _run(trainer: VlmTrainer, checkpoint: str | None) -> None:
 def _agreed_checkpoint(folder: Path) -> str | None:
     """The checkpoint that all ranks go on from: what the first rank finds. Raises DataError if it is not seen here."""
     rank = PartialState()
-    found: list[str | None] = [_newest_checkpoint(folder) if rank.is_main_process else None]
+    found: list[Path | None] = [newest_whole(folder) if rank.is_main_process else None]
     if rank.num_processes > 1:
         broadcast_object_list(found)
-    _wait_for(Path(found[0] or folder))
-    return found[0]
-
-
-def _newest_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint; torn ones, of ranks that were killed, are removed."""
-    found = sorted((folder / CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    complete = [path for path in found if (path / COMPLETE).exists()]
-    for torn in set(found) - set(complete):
-        shutil.rmtree(torn)
-    return str(complete[-1]) if complete else None
+    _wait_for(found[0] or folder)
+    return str(found[0]) if found[0] else None
 
 
 def _wait_for(folder: Path) -> None:
@@ -165,22 +166,57 @@ class VlmTrainer(Trainer):
         else:
             network.load_state_dict(load_vlm(resume_from_checkpoint, dtype="float32").state_dict())
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As transformers does, with a full disk said in one line."""
+        with writing(_checkpoint(self.args, self.state)):
+            super()._save_checkpoint(model, trial)
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    """That of this step."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
 
 class Safeguards(TrainerCallback):
-    """Refuses an optimizer without float32 masters, and marks a checkpoint when every rank has written its part."""
+    """Refuses an optimizer without float32 masters and a disk without room, marks checkpoints that are whole, and lets
+    all ranks save and stop when one was asked to end."""
+
+    def __init__(self, job: Job, grace: Grace) -> None:
+        self.job, self.grace = job, grace
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Raises PriorError."""
+        """Raises PriorError, DataError."""
         require_float32_masters(kwargs["optimizer"])
+        state.compute_steps(args, state.max_steps)  # a checkpoint brings those it was made with
+        self.grace.meet()
+        if state.is_world_process_zero:
+            _require_room(self.job, kwargs["model"], state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save this step and stop behind it, if any rank was asked to end."""
+        if self.grace.agreed():
+            control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mark the checkpoint of this step."""
         PartialState().wait_for_everyone()
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        if not state.is_world_process_zero:
+            return
+        checkpoint = _checkpoint(args, state)
+        with writing(checkpoint):
+            mark(checkpoint)
+        if self.grace.stopped:
+            logger.warning("%s is whole: the same command goes on from it", checkpoint)
 
 
-def _trainer(job: Job) -> VlmTrainer:
+def _require_room(job: Job, network: Any, steps: int) -> None:
+    config = job.config
+    one = checkpoint_bytes(*state_elements(network), masters_elsewhere=config.deepspeed is not None and config.bf16)
+    model = sum(path.stat().st_size for path in job.source.glob("*.safetensors"))
+    require_room(job.folder, model=model, checkpoint=one, steps=steps, save_steps=config.save_steps)
+
+
+def _trainer(job: Job, grace: Grace) -> VlmTrainer:
     config = job.config
     if "tensorboard" in config.report_to:
         board = job.folder.with_name(f"{job.folder.name.partition(PARTIAL)[0]}.tensorboard")
@@ -208,7 +244,7 @@ def _trainer(job: Job) -> VlmTrainer:
         trainer.add_callback(trainer.guidance)
         trainer.watch.guidance = trainer.guidance
     trainer.add_callback(trainer.watch)  # after the prior, which clips
-    trainer.add_callback(Safeguards())
+    trainer.add_callback(Safeguards(job, grace))
     trainer.add_callback(StepProgress())
     trainer.add_callback(trainer.curves)
     return trainer
@@ -274,8 +310,12 @@ def _save(trainer: VlmTrainer, job: Job) -> None:
     if trainer.accelerator.is_main_process:
         network.to(stored_dtype(job.source))
         require_finite_result(network)
-        network.save_pretrained(job.folder)
-        for weights in job.folder.glob("*.safetensors"):
-            weights.chmod(0o644)  # transformers leaves them to their owner alone; containers run as others
-        trainer.processing_class.save_pretrained(job.folder)  # type: ignore[union-attr]
+        when_there_is_room(partial(_write, network, trainer.processing_class, job.folder), job.folder)
     trainer.accelerator.wait_for_everyone()
+
+
+def _write(network: Any, processor: Any, folder: Path) -> None:
+    network.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # transformers leaves them to their owner alone; containers run as others
+    processor.save_pretrained(folder)

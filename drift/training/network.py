@@ -35,6 +35,13 @@ def trained_elements(network: Any) -> int:
     return sum(math.prod(whole_shape(p)) for p in adapted or (p for p in network.parameters() if p.requires_grad))
 
 
+def state_elements(network: Any) -> tuple[int, int]:
+    """Elements of the weights that a checkpoint holds, and of those with an optimizer's state; LoRA saves its own."""
+    free = sum(math.prod(whole_shape(p)) for p in network.parameters() if p.requires_grad)
+    every = sum(math.prod(whole_shape(p)) for p in network.parameters())
+    return free if hasattr(network, "peft_config") else every, free
+
+
 def reloaded(config: TrainConfig, source: Path, processor: Any, trained: dict[str, torch.Tensor]) -> Any:
     """The model with the gathered weights that a DeepSpeed training changed; the frozen ones stay to the bit.
 

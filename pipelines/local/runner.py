@@ -38,7 +38,7 @@ EXIT_TASK = "finalize"
 ALWAYS_RUN = ("inputs", "champion", "report", EXIT_TASK)
 """Steps that no cache answers: that one of them runs does not say that others will."""
 GRACE_SECONDS = 10.0
-"""From SIGTERM to SIGKILL when a run is stopped."""
+"""From SIGTERM to SIGKILL when a run is stopped, beside what its trainings are given."""
 
 _ITERATION = re.compile(r"for-loop-\d+-iteration-(\d+)$")
 
@@ -93,6 +93,8 @@ class Chain:
         environment: Mapping[str, str],
         on_event: Callable[[StepEvent], None] | None,
         server: ForkServer | None = None,
+        *,
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self.done: list[Done] = []
         self.failure: StepEvent | None = None
@@ -100,6 +102,7 @@ class Chain:
         self._run_id, self._arms = run_id, list(arms)
         self.environment = dict(environment)
         self._server = server
+        self._grace_seconds = grace_seconds
         self._on_event = on_event or (lambda event: None)
         self._stopped = False
         self._at_work: set[Work] = set()
@@ -112,7 +115,7 @@ class Chain:
             return
         self._stopped = True
         self._signal(signal.SIGTERM)
-        timer = threading.Timer(GRACE_SECONDS, self._signal, [signal.SIGKILL])
+        timer = threading.Timer(self._grace_seconds, self._signal, [signal.SIGKILL])
         timer.daemon = True
         timer.start()
 

@@ -120,5 +120,6 @@ def test_a_checkpoint_of_another_number_of_ranks_is_refused(world, tmp_path):
     settings = {"save_steps": 2, "cutoff_tokens": 5}
     with pytest.raises(DataError, match=r"longer than train\.cutoff_tokens = 5"):
         run(world, tmp_path / "out", processes=1, **settings)
+    (tmp_path / "out.partial" / "checkpoints" / "checkpoint-2").mkdir(parents=True)
     with pytest.raises(DataError, match=r"another training \(train.processes: 1 there, 2 here\); remove it"):
         run(world, tmp_path / "out", processes=2, **settings)
