@@ -3,7 +3,7 @@
 errors     everything a user can get wrong, as a tree     artifacts    folders: complete or absent, with provenance
 findings   what checks find                               fingerprint  what code a step depends on
 drawing    plots as SVG                               patience     what is worth another try, and trying again
-torchvision  its CUDA build beside torch for the CPU
+torchvision  its CUDA build beside torch for the CPU      decoding     pictures as models see them
 """
 
 import lazy_loader as lazy

@@ -5,7 +5,8 @@
 arm      one way to a model           start     the champion's model, where training starts from it
 sft      `train`                      fit       what one rank does
 launch   ranks of this machine        ranks     ranks that torchrun started, on several
-network  the model as it is trained   collate   rows → batches, loss on answers
+network  the model as it is trained   rows      chats as people have them, checked
+collate  rows → batches, loss on answers
 
 On several nodes of a cluster: `cluster` creates a TrainJob (`trainjob`) and watches it (`kube`), `node` runs in its
 pods, `shared` is the claim where they meet.

@@ -22,12 +22,13 @@ from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
 from drift.prior.shards import require_float32_masters
 from drift.training.collate import AnswerCollator, TrainingRows
-from drift.training.network import reloaded, trainable_network, trained_elements
+from drift.training.network import reloaded, trainable_network, trained_elements, trained_processor
 from drift.training.telling import Curves, StepProgress
 from drift.weights.deltafile import load_delta
-from drift.weights.modeling import load_processor, load_vlm, stored_dtype
+from drift.weights.modeling import load_vlm, stored_dtype
 
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
+from transformers.integrations import is_deepspeed_zero3_enabled  # isort: skip
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
 CHECKPOINTS = "checkpoints"
@@ -154,12 +155,13 @@ def _trainer(job: Job) -> VlmTrainer:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else Trainer would spread one process over all GPUs with DataParallel
     set_seed(config.seed)
-    processor = load_processor(job.source)
+    processor = trained_processor(config, job.source)
+    rows = TrainingRows(job.training_set, processor, config)  # before the model: a bad row costs no loading
     trainer = VlmTrainer(
         model=trainable_network(config, job.source, processor),
         args=arguments,
-        train_dataset=TrainingRows(job.training_set, processor, config),
-        data_collator=AnswerCollator(processor),
+        train_dataset=rows,
+        data_collator=AnswerCollator(processor, stand_in=rows.mixed and _partitions(config)),
         processing_class=processor,
     )
     if trainer.is_fsdp_enabled != _shards(config):
@@ -213,6 +215,11 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
 def _shards(config: TrainConfig) -> bool:
     """Whether there is something to shard over: transformers refuses FSDP on one rank alone."""
     return config.fsdp and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _partitions(config: TrainConfig) -> bool:
+    """Whether a rank holds only its share of the weights, so that all ranks must run every layer together."""
+    return _shards(config) or is_deepspeed_zero3_enabled()
 
 
 def _shard_on_processors() -> None:
