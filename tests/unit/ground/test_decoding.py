@@ -165,6 +165,7 @@ def test_a_picture_without_any_number_is_refused():
         as_seen(stored(Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32)), "TIFF"))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 def test_a_picture_whose_exif_is_broken_is_seen_as_it_is_stored():
     broken = b"Exif\x00\x00II*\x00\xff\xff\xff\xff"
     assert as_seen(stored(drawn(), "JPEG", exif=broken)).size == (8, 6)
