@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from drift.config.train import TrainConfig
 from drift.ground.errors import DataError, cause
 from drift.inference.images import conversation, decode_image, encoded, limit_pixels
-from drift.training.rows import Piece, read_rows
+from drift.training.rows import Chat, Piece, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -26,43 +26,47 @@ Batch = dict[str, torch.Tensor]
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
-    """The rows of a training set that fit into `cutoff_tokens`: `{id, pieces, images}` (`drift.training.rows`).
+    """The rows of a training set that fit into `cutoff_tokens`: `{id, kind, turns, images}` (`drift.training.rows`).
 
-    Images are kept encoded, or as paths, and decoded when a row is asked for. Each row has gone through the processor
-    once, so that what is wrong with it is known. `mixed`: some rows have an image, and some have none.
+    A row is rendered and its images are decoded when it is asked for. Each has gone through the processor once, so that
+    what is wrong with it is known. `lengths` are the rows' tokens.
     Raises DataError if the set is empty, a row cannot be used, or more than `max_skipped` are too long.
     """
 
     def __init__(self, training_set: Path, processor: Any, config: TrainConfig) -> None:
-        self.max_pixels = config.image_max_pixels
-        rows = read_rows(training_set, processor)
-        lengths = [self._length(row, processor) for row in tqdm(rows, "lengths", leave=False, disable=None)]
-        self.rows = [row for row, length in zip(rows, lengths, strict=True) if length <= config.cutoff_tokens]
-        self.skipped = len(rows) - len(self.rows)
-        self.mixed = len({bool(row["images"]) for row in self.rows}) == 2
-        if self.skipped > config.max_skipped * len(rows) or not self.rows:
+        self.max_pixels, self.processor, self.chat = config.image_max_pixels, processor, Chat(processor)
+        self.rows = read_rows(training_set, processor)
+        counts = [self._length(place) for place in tqdm(range(len(self.rows)), "lengths", leave=False, disable=None)]
+        fitting = [place for place, count in enumerate(counts) if count <= config.cutoff_tokens]
+        self.skipped = len(counts) - len(fitting)
+        if self.skipped > config.max_skipped * len(counts) or not fitting:
             raise DataError(
-                f"{training_set}: {self.skipped} of {len(rows)} samples are longer than train.cutoff_tokens ="
-                f" {config.cutoff_tokens} (longest {max(lengths)}); raise it, or train.max_skipped ="
+                f"{training_set}: {self.skipped} of {len(counts)} samples are longer than train.cutoff_tokens ="
+                f" {config.cutoff_tokens} (longest {max(counts)}); raise it, or train.max_skipped ="
                 f" {config.max_skipped}"
             )
         if self.skipped:
             logger.warning(
-                "%d of %d samples are longer than %d tokens: left out", self.skipped, len(rows), config.cutoff_tokens
+                "%d of %d samples are longer than %d tokens: left out", self.skipped, len(counts), config.cutoff_tokens
             )
+        self.rows = [self.rows[place] for place in fitting]
+        self.lengths = [counts[place] for place in fitting]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._decoded(self.rows[index])
-
-    def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
+        row = self.chat.rendered(self.rows[index])
         images = [decode_image(encoded(image), f"row {row['id']}") for image in row["images"]]
         return {**row, "images": [limit_pixels(image, self.max_pixels) for image in images]}
 
-    def _length(self, row: dict[str, Any], processor: Any) -> int:
-        return int(AnswerCollator(processor)([self._decoded(row)])["input_ids"].shape[1])
+    @property
+    def mixed(self) -> bool:
+        """Whether there are rows with an image and rows without."""
+        return len({bool(row["images"]) for row in self.rows}) == 2
+
+    def _length(self, index: int) -> int:
+        return int(AnswerCollator(self.processor)([self[index]])["input_ids"].shape[1])
 
 
 class AnswerCollator:

@@ -17,7 +17,7 @@ from drift.ground.errors import DataError, cause
 from drift.inference.images import conversation, find_image
 
 TRAIN_FILE = "train.parquet"
-COLUMNS = ("id", "messages", "images")
+COLUMNS = ("id", "kind", "messages", "images")
 ROLES = ("system", "user", "assistant")
 PLACEHOLDER = "<image>"
 """In the text of a system's or user's turn: an image stands here. Text in blocks is taken as it is."""
@@ -55,44 +55,47 @@ class Turn:
 
 
 def read_rows(training_set: Path, processor: Any) -> list[dict[str, Any]]:
-    """The rows of ``training_set``/train.parquet: `{id, pieces, images}`, an image as its bytes or a path.
+    """The rows of ``training_set``/train.parquet: `{id, kind, turns, images}`, an image as its bytes or a path.
 
-    ``pieces`` are the rendered chat, cut where the assistant's answers begin and end. Paths are relative to the folder.
-    A row without an id is called by its number. Raises DataError: no training set, or a row that cannot be used, of
-    which the first is told whole and the others are named.
+    Paths are relative to the folder. A row without an id is called by its number. Raises DataError: no training set,
+    or a row that cannot be used, of which the first is told whole and the others are named.
     """
     rows: list[dict[str, Any]] = []
     faults: list[tuple[str, str]] = []
-    chat = Chat(processor)
+    tokens = _media_tokens(processor)
     for number, raw in enumerate(_read(training_set / TRAIN_FILE)):
         name = str(raw.get("id") or f"number {number}")
         try:
             images = _images(raw.get("images"), training_set)
-            rows.append({"id": name, "pieces": chat.pieces(raw["messages"], len(images)), "images": images})
+            turns = _placed(_turns(raw["messages"]), len(images))
+            _require_no_token(turns, tokens)
         except ValueError as error:
             faults.append((name, str(error)))
+        else:
+            rows.append({"id": name, "kind": raw.get("kind"), "turns": turns, "images": images})
     _require_sound(faults)
     return rows
 
 
 class Chat:
-    """A model's chat template, and what it must not read in a text."""
+    """A model's chat template."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
-        kinds = ("image", "video", "audio", "boi")
-        tokens = (getattr(processor, f"{kind}_token", None) for kind in kinds)
-        self._tokens = [token for token in tokens if isinstance(token, str) and token]
         self._plain = self._renders_plain_text()
 
-    def pieces(self, messages: Any, images: int) -> list[Piece]:
-        """The chat of ``messages`` with so many images, cut at the assistant's answers. Raises ValueError."""
-        turns = _placed(_turns(messages), images)
-        for text in (text for turn in turns for text in turn.texts):
-            self._require_no_token(text)
-        pieces = list(self._cut(turns))
-        _require_all_said(turns, "".join(piece.text for piece in pieces))
-        return pieces
+    def rendered(self, row: dict[str, Any]) -> dict[str, Any]:
+        """``row`` with its chat as ``pieces``, cut where the assistant's answers begin and end.
+
+        Raises DataError naming the row: the template refuses it, leaves out what it says, or renders an answer's
+        prompt differently when more follows.
+        """
+        try:
+            pieces = list(self._cut(row["turns"]))
+            _require_all_said(row["turns"], "".join(piece.text for piece in pieces))
+        except ValueError as error:
+            raise DataError(f"row {row['id']}: {error}") from error
+        return {**row, "pieces": pieces}
 
     def _cut(self, turns: list[Turn]) -> Iterator[Piece]:
         done, seen = "", 0
@@ -127,11 +130,6 @@ class Chat:
             return "answer" in self._processor.apply_chat_template(turns, tokenize=False)
         except Exception:  # a template raises what its author wrote
             return False
-
-    def _require_no_token(self, text: str) -> None:
-        for token in self._tokens:
-            if token in text:
-                raise ValueError(f"'{token}' in a text would be read as an image, video or sound; write it otherwise")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -229,6 +227,19 @@ def _placed(turns: list[Turn], images: int) -> list[Turn]:
     first = next(place for place, turn in enumerate(turns) if turn.role == "user")
     leading = Turn("user", [IMAGE] * images + turns[first].blocks)
     return [*turns[:first], leading, *turns[first + 1 :]]
+
+
+def _media_tokens(processor: Any) -> list[str]:
+    """What stands for an image, video or sound in this model's texts."""
+    named = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio", "boi"))
+    return [token for token in named if isinstance(token, str) and token]
+
+
+def _require_no_token(turns: list[Turn], tokens: list[str]) -> None:
+    for text in (text for turn in turns for text in turn.texts):
+        for token in tokens:
+            if token in text:
+                raise ValueError(f"'{token}' in a text would be read as an image, video or sound; write it otherwise")
 
 
 def _require_all_said(turns: list[Turn], rendered: str) -> None:

@@ -13,7 +13,7 @@ from drift.ground.errors import DataError
 from drift.inference.images import conversation
 from drift.training.collate import IGNORE, AnswerCollator, TrainingRows
 from drift.training.fit import Job, fit
-from drift.training.rows import read_rows
+from drift.training.rows import Chat, read_rows
 from drift.weights.modeling import load_processor, load_vlm
 from tests.pool_rows import png
 from tests.world import VLM
@@ -53,7 +53,7 @@ def learned(batch, processor, place=0):
 
 def chat(folder, processor):
     (only,) = read_rows(folder, processor)
-    return "".join(piece.text for piece in only["pieces"])
+    return "".join(piece.text for piece in Chat(processor).rendered(only)["pieces"])
 
 
 def test_a_row_of_text_alone_is_a_row(tmp_path, processor):
@@ -247,7 +247,7 @@ def test_a_template_that_cannot_say_the_row_is_told_with_the_row(tmp_path, proce
     processor.chat_template = template
     folder = write(tmp_path, row(("system", "compute"), *EXCHANGE, *EXCHANGE))
     with pytest.raises(DataError, match=f"^row one: {message}"):
-        read_rows(folder, processor)
+        TrainingRows(folder, processor, TrainConfig())
 
 
 def test_an_image_that_nothing_sees_changes_no_token_and_no_loss(tmp_path, processor):
