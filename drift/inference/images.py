@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from drift.ground.decoding import as_seen
 from drift.ground.errors import DataError, cause
@@ -62,7 +62,7 @@ def image_size(content: bytes) -> tuple[int, int]:
             with Image.open(io.BytesIO(content)) as image:
                 return as_seen(image).size
         except Exception as error:  # Pillow's decoders raise many kinds on broken files
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+            raise ValueError(_why(error)) from error
 
 
 def decode_image(encoded: bytes, where: str) -> Image.Image:
@@ -74,7 +74,12 @@ def decode_image(encoded: bytes, where: str) -> Image.Image:
         return as_seen(Image.open(io.BytesIO(encoded)))
     except Exception as error:  # Pillow raises many kinds on broken files
         remedy = "scale it down" if isinstance(error, Image.DecompressionBombError) else "replace it, or leave it out"
-        raise DataError(f"{where}: the image does not decode ({cause(error)}); {remedy}") from error
+        raise DataError(f"{where}: the image does not decode ({_why(error)}); {remedy}") from error
+
+
+def _why(error: Exception) -> str:
+    """What Pillow says; of an unknown format it names an address in memory."""
+    return "not a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else cause(error)
 
 
 def limit_pixels(image: Image.Image, max_pixels: int | None, min_pixels: int | None = None) -> Image.Image:

@@ -59,10 +59,19 @@ def test_a_server_is_sent_the_upright_picture():
         assert (sent.size, sent.format, sent.getexif().get(ExifTags.Base.Orientation)) == ((6, 8), "PNG", None)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", picture()[:60]], ids=["nothing", "text", "half"])
-def test_a_file_that_does_not_decode_is_a_line_that_says_where(content):
-    with pytest.raises(DataError, match=r"^row 7: the image does not decode \(\w+: .*\); replace it, or leave it out$"):
+UNKNOWN = "not a format that Pillow knows"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"", UNKNOWN), (b"no image", UNKNOWN), (picture()[:60], "OSError: .*truncated")],
+    ids=["nothing", "text", "half"],
+)
+def test_a_file_that_does_not_decode_is_a_line_that_says_where(content, why):
+    with pytest.raises(DataError, match=rf"^row 7: the image does not decode \({why}\); replace it, or leave it out$"):
         decode_image(content, "row 7")
+    with pytest.raises(ValueError, match=f"^{why}$"):
+        image_size(content)
 
 
 def test_a_picture_beyond_pillow_s_limit_is_to_be_scaled_down(monkeypatch):
