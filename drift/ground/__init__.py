@@ -5,7 +5,7 @@ findings   what checks find                               fingerprint  what code
 drawing    plots as SVG                               patience     what is worth another try, and trying again
 locks      who works on what, one at a time           disk         a full one, said on one line
 claim      work that outlives its process, on a path  strict       JSON without NaN
-torchvision  its CUDA build beside torch for the CPU
+decoding   pictures as models see them                torchvision  its CUDA build beside torch for the CPU
 """
 
 import lazy_loader as lazy

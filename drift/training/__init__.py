@@ -5,7 +5,8 @@
 arm      one way to a model           start     the champion's model, where training starts from it
 sft      `train`                      fit       what one rank does
 launch   ranks of this machine        ranks     ranks that torchrun started, on several
-network  the model as it is trained   collate   rows → batches, loss on answers
+network  the model as it is trained   rows      chats as people have them, checked
+collate  rows → batches, loss on answers
 watch    ends it at the first NaN     effect    can it matter, did it?
 checkpoints  whole, or set aside      stopping  SIGTERM: save at the next step, and end
 room     on the disk, before and when there is none

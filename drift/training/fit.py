@@ -26,15 +26,16 @@ from drift.prior.shards import require_float32_masters
 from drift.training.checkpoints import CHECKPOINTS, mark, newest_whole
 from drift.training.collate import AnswerCollator, TrainingRows
 from drift.training.effect import foretell, told
-from drift.training.network import reloaded, state_elements, trainable_network, trained_elements
+from drift.training.network import reloaded, state_elements, trainable_network, trained_elements, trained_processor
 from drift.training.room import checkpoint_bytes, require_room, when_there_is_room, writing
 from drift.training.stopping import Grace
 from drift.training.telling import Curves, StepProgress
 from drift.training.watch import Watch, require_finite_result
 from drift.weights.deltafile import load_delta
-from drift.weights.modeling import load_processor, load_vlm, stored_dtype
+from drift.weights.modeling import load_vlm, stored_dtype
 
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
+from transformers.integrations import is_deepspeed_zero3_enabled  # isort: skip
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
 logger = logging.getLogger(__name__)
@@ -227,12 +228,13 @@ def _trainer(job: Job, grace: Grace) -> VlmTrainer:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else Trainer would spread one process over all GPUs with DataParallel
     set_seed(config.seed)
-    processor = load_processor(job.source)
+    processor = trained_processor(config, job.source)
+    rows = TrainingRows(job.training_set, processor, config)  # before the model: a bad row costs no loading
     trainer = VlmTrainer(
         model=trainable_network(config, job.source, processor),
         args=arguments,
-        train_dataset=TrainingRows(job.training_set, processor, config),
-        data_collator=AnswerCollator(processor),
+        train_dataset=rows,
+        data_collator=AnswerCollator(processor, stand_in=rows.mixed and _partitions(config)),
         processing_class=processor,
     )
     if trainer.is_fsdp_enabled != _shards(config):
@@ -289,6 +291,11 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
 def _shards(config: TrainConfig) -> bool:
     """Whether there is something to shard over: transformers refuses FSDP on one rank alone."""
     return config.fsdp and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _partitions(config: TrainConfig) -> bool:
+    """Whether a rank holds only its share of the weights, so that all ranks must run every layer together."""
+    return _shards(config) or is_deepspeed_zero3_enabled()
 
 
 def _shard_on_processors() -> None:

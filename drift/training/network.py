@@ -12,9 +12,17 @@ from drift.config.train import LoraConfig, TrainConfig
 from drift.ground.errors import CheckpointError
 from drift.prior.shards import whole_shape
 from drift.weights.layout import canonical_names, module_of
-from drift.weights.modeling import load_vlm
+from drift.weights.modeling import load_processor, load_vlm
 
 THINK_TOKENS = ["<think>", "</think>"]
+
+
+def trained_processor(config: TrainConfig, source: Path) -> Any:
+    """The processor of ``source``, with <think> and </think> in its tokenizer if they are asked for."""
+    processor = load_processor(source)
+    if config.add_think_tokens:
+        processor.tokenizer.add_tokens(THINK_TOKENS)
+    return processor
 
 
 def trainable_network(config: TrainConfig, source: Path, processor: Any) -> Any:
@@ -59,11 +67,9 @@ def reloaded(config: TrainConfig, source: Path, processor: Any, trained: dict[st
 
 
 def _resized(network: Any, config: TrainConfig, processor: Any) -> Any:
-    """``network`` with rows for <think> and </think>, if they are asked for and the tokenizer lacks them."""
-    if config.add_think_tokens:
-        processor.tokenizer.add_tokens(THINK_TOKENS)
-        if len(processor.tokenizer) > network.get_input_embeddings().num_embeddings:
-            network.resize_token_embeddings(len(processor.tokenizer))
+    """``network`` with rows for <think> and </think>, if they are asked for and it lacks them."""
+    if config.add_think_tokens and len(processor.tokenizer) > network.get_input_embeddings().num_embeddings:
+        network.resize_token_embeddings(len(processor.tokenizer))
     return network
 
 

@@ -46,9 +46,14 @@ class ImageTextModel:
 def _opened(image: str) -> Any:
     from PIL import Image
 
+    try:
+        from drift.ground.decoding import as_seen
+    except ImportError:
+        from drift_decoding import as_seen  # lies beside this file
+
     source = Path(image) if len(image) < 4096 and Path(image).is_file() else io.BytesIO(base64.b64decode(image))
     with Image.open(source) as opened:
-        return opened.convert("RGB")
+        return as_seen(opened)
 
 
 def _load_pyfunc(path: str) -> ImageTextModel:
