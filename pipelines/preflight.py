@@ -18,6 +18,7 @@ from drift.config.plan import arm_steps, is_path
 from drift.config.servers import JudgeConfig
 from drift.config.zero import check_deepspeed
 from drift.data.sources import open_source
+from drift.data.tables import TRAIN_FILE
 from drift.evaluate.benchmarks import check_table
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.ground.findings import Check, Finding, Noted, find, optional
@@ -77,6 +78,9 @@ def _config_checks(config: Config, profile: Resources | None) -> Iterator[Check]
     yield from _data_checks(config, profile)
     if config.train.deepspeed:
         yield _here(profile, "train.deepspeed", config.train.deepspeed, partial(_deepspeed, config))
+    if (held_out := config.train.held_out) and held_out.table:
+        key = "train.held_out.table"
+        yield _here(profile, key, held_out.table, partial(_rows_held_out, key, held_out.table))
 
 
 def _model_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
@@ -174,6 +178,11 @@ def _deepspeed(config: Config) -> None:
     for step in arm_steps(config):
         if step.train:
             check_deepspeed(step.train)
+
+
+def _rows_held_out(key: str, folder: str) -> None:
+    if not (Path(folder) / TRAIN_FILE).is_file():
+        raise ConfigError(f"{key}: {folder} holds no {TRAIN_FILE}; give the folder of a training set")
 
 
 def _disk(config: Config) -> str:

@@ -10,55 +10,58 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from drift.config.train import TrainConfig
 from drift.ground.errors import DataError
 from drift.inference.images import conversation, decode_image, limit_pixels
+from drift.training.lengths import counts_key, token_counts
 
 logger = logging.getLogger(__name__)
 
 IGNORE = -100
 """Label of the tokens that the loss leaves out; torch's and transformers' convention."""
+KIND = "kind"
+"""Column that a training set may have: `direct` rows are perception's."""
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
     """The rows of a training set that fit into `cutoff_tokens`: `{id, prompt, answer, images}`.
 
-    `prompt` is the rendered chat up to and with the assistant's header, `answer` what follows it. Images are kept
-    encoded and decoded when a row is asked for.
+    `prompt` is the rendered chat up to and with the assistant's header, `answer` what follows it. A row is rendered and
+    its images are decoded when it is asked for. `lengths` are the rows' tokens.
     Raises DataError if the set is empty, a row is malformed, or more than `max_skipped` are too long.
     """
 
     def __init__(self, training_set: Path, processor: Any, config: TrainConfig) -> None:
-        self.max_pixels = config.image_max_pixels
-        rows = [_rendered(row, processor) for row in _read(training_set / "train.parquet")]
-        lengths = [self._length(row, processor) for row in tqdm(rows, "lengths", leave=False, disable=None)]
-        self.rows = [row for row, length in zip(rows, lengths, strict=True) if length <= config.cutoff_tokens]
-        self.skipped = len(rows) - len(self.rows)
-        if self.skipped > config.max_skipped * len(rows) or not self.rows:
+        self.max_pixels, self.processor = config.image_max_pixels, processor
+        self.rows = _read(training_set / "train.parquet")
+        key = counts_key(training_set, processor, config.image_max_pixels)
+        counts = token_counts(len(self.rows), self._length, key)
+        fitting = [place for place, count in enumerate(counts) if count <= config.cutoff_tokens]
+        self.skipped = len(counts) - len(fitting)
+        if self.skipped > config.max_skipped * len(counts) or not fitting:
             raise DataError(
-                f"{training_set}: {self.skipped} of {len(rows)} samples are longer than train.cutoff_tokens ="
-                f" {config.cutoff_tokens} (longest {max(lengths)}); raise it, or train.max_skipped ="
+                f"{training_set}: {self.skipped} of {len(counts)} samples are longer than train.cutoff_tokens ="
+                f" {config.cutoff_tokens} (longest {max(counts)}); raise it, or train.max_skipped ="
                 f" {config.max_skipped}"
             )
         if self.skipped:
             logger.warning(
-                "%d of %d samples are longer than %d tokens: left out", self.skipped, len(rows), config.cutoff_tokens
+                "%d of %d samples are longer than %d tokens: left out", self.skipped, len(counts), config.cutoff_tokens
             )
+        self.rows = [self.rows[place] for place in fitting]
+        self.lengths = [counts[place] for place in fitting]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._decoded(self.rows[index])
-
-    def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
+        row = _rendered(self.rows[index], self.processor)
         images = [decode_image(encoded, f"row {row['id']}") for encoded in row["images"]]
         return {**row, "images": [limit_pixels(image, self.max_pixels) for image in images]}
 
-    def _length(self, row: dict[str, Any], processor: Any) -> int:
-        return int(_process(processor, [self._decoded(row)])["input_ids"].shape[1])
+    def _length(self, index: int) -> int:
+        return int(_process(self.processor, [self[index]])["input_ids"].shape[1])
 
 
 class AnswerCollator:
@@ -84,7 +87,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; `drift curate` writes it")
     try:
-        rows = pq.read_table(path, columns=["id", "messages", "images"]).to_pylist()
+        names = pq.read_schema(path).names
+        rows = pq.read_table(path, columns=["id", "messages", "images", *({KIND} & set(names))]).to_pylist()
     except Exception as error:
         raise DataError(f"{path}: not a training set ({str(error).splitlines()[0]})") from error
     if not rows:

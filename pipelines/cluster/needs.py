@@ -21,6 +21,7 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "models.start": ("inputs", "arm"),
     "deltas": ("inputs", "deltas"),
     "train.deepspeed": ("arm",),
+    "train.held_out.table": ("arm",),
     "evaluate.data": EVALUATIONS,
 }
 """The steps that read what a key names; of a key that is not here, those of its section."""
