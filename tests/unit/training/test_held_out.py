@@ -111,7 +111,7 @@ def test_a_row_is_right_exactly_where_greedy_decoding_says_its_answer(data, proc
         with torch.no_grad():
             _, tokens, right, one = _of_row(model(**batch).logits[0], labels[0])
         start = int((labels[0] != IGNORE).nonzero()[0])
-        prompt = {name: value[:, :start] if value.shape == labels.shape else value for name, value in prompt.items()}
+        prompt = {name: value[:, :start] if value.shape == labels.shape else value for name, value in batch.items()}
         said = model.generate(**prompt, max_new_tokens=len(answer), do_sample=False)[0, start:]
         assert (tokens, one) == (len(answer), 1)
         assert bool(right) == (said.tolist() == answer.tolist())
