@@ -8,6 +8,7 @@ launch   ranks of this machine        ranks     ranks that torchrun started, on 
 network  the model as it is trained   collate   rows → batches, loss on answers
 lengths  tokens of rows, counted once order     which rows a rank takes, and when
 held_out how it goes on other rows    options   what this machine must have
+packing  batches without padding
 
 On several nodes of a cluster: `cluster` creates a TrainJob (`trainjob`) and watches it (`kube`), `node` runs in its
 pods, `shared` is the claim where they meet.

@@ -27,6 +27,7 @@ from drift.training.held_out import Looks, split
 from drift.training.network import merged, reloaded, trainable_network, trained_elements
 from drift.training.options import OPTIMIZERS, check_options, workers_of
 from drift.training.order import Filled, RowOrder, WithoutFillings, places_to_fill
+from drift.training.packing import Packed, RowsKeptApart
 from drift.training.telling import Curves, StepProgress
 from drift.weights.deltafile import load_delta
 from drift.weights.modeling import load_processor, load_vlm, stored_dtype
@@ -203,16 +204,17 @@ def _trainer(job: Job) -> VlmTrainer:
     model = trainable_network(config, job.source, processor)
     rows = TrainingRows(job.training_set, processor, config)
     sets = split(rows, config, processor)
+    collate = WithoutFillings(AnswerCollator(processor))
     trainer = VlmTrainer(
         config,
         model=model,
         args=arguments,
         train_dataset=Filled(sets.trained),
-        data_collator=WithoutFillings(AnswerCollator(processor)),
+        data_collator=Packed(collate, model) if config.packing else collate,
         processing_class=processor,
     )
     _order(trainer, config, [rows.lengths[place] for place in sets.trained.indices])
-    trainer.skipped, trainer.looks = rows.skipped, Looks(trainer, config, sets)
+    trainer.skipped, trainer.looks = rows.skipped, Looks(trainer, config, sets, collate)
     if trainer.is_fsdp_enabled != _shards(config):
         raise ConfigError("train.fsdp: true, but accelerate shards nothing on this machine; set it to false")
     for printing in (PrinterCallback, ProgressCallback):
@@ -220,6 +222,8 @@ def _trainer(job: Job) -> VlmTrainer:
     if config.prior is not None and job.delta is not None:
         trainer.guidance = PriorCallback(Prior(config.prior, load_delta(job.delta)))
         trainer.add_callback(trainer.guidance)
+    if config.packing:
+        trainer.add_callback(RowsKeptApart(trainer, collate))
     trainer.add_callback(Safeguards())
     trainer.add_callback(StepProgress())
     trainer.add_callback(trainer.curves)
@@ -265,7 +269,7 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         data_seed=config.seed,
         disable_tqdm=True,
         logging_steps=config.logging_steps,
-        include_num_input_tokens_seen="non_padding",
+        include_num_input_tokens_seen="all" if config.packing else "non_padding",
         save_strategy="steps" if config.save_steps or config.keeps_best else "no",
         save_steps=config.save_steps or NEVER,
         save_total_limit=KEPT_CHECKPOINTS,

@@ -20,7 +20,7 @@ from torch.utils.data import Subset
 from drift.config.train import HeldOutConfig, TrainConfig
 from drift.ground.errors import ConfigError
 from drift.training.collate import IGNORE, TrainingRows
-from drift.training.order import Filled
+from drift.training.order import Collate, Filled
 
 from transformers import TrainerCallback  # isort: skip  # the prior's callback was imported before
 from transformers.trainer_callback import ExportableState  # isort: skip
@@ -74,8 +74,8 @@ class Looks(TrainerCallback, ExportableState):
     training ended early; at that step no checkpoint is made, from which it would go on. The same on every rank.
     """
 
-    def __init__(self, trainer: Any, config: TrainConfig, sets: Split) -> None:
-        self.trainer, self.config = trainer, config.held_out
+    def __init__(self, trainer: Any, config: TrainConfig, sets: Split, collate: Collate) -> None:
+        self.trainer, self.config, self.collate = trainer, config.held_out, collate
         self.stop_at = config.prior.stop_at if config.prior else None
         self.sets = {LOSS: sets.held_out, RIGHT: sets.perception}
         self.rows: list[dict[str, float]] = []
@@ -145,7 +145,7 @@ class Looks(TrainerCallback, ExportableState):
         trainer.model_wrapped.eval()
         sums = torch.zeros(4, device=trainer.accelerator.device)
         for start in range(0, len(own), batch):
-            inputs = trainer.data_collator([filled[place] for place in own[start : start + batch]])
+            inputs = self.collate([filled[place] for place in own[start : start + batch]])
             sums += self._batch(trainer._prepare_inputs(inputs))
         trainer.model_wrapped.train()
         whole: Any = trainer.accelerator.reduce(sums, "sum")
