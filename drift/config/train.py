@@ -107,8 +107,8 @@ class TrainConfig(Section):
     batches: Literal["random", "by_length"] = "random"
     """`by_length`: rows of like length stand together, for less padding; the order stays a function of `seed`."""
     packing: bool = False
-    """Each micro-batch as one sequence without padding, in which a row sees itself alone; refused for a model that cannot
-    keep them apart."""
+    """Each micro-batch as one sequence without padding, in which a row sees itself alone; refused for a model that does
+    not keep them apart."""
     max_grad_norm: float = Field(1.0, ge=0)
     """0 turns clipping off."""
     weight_decay: float = Field(0.0, ge=0)

@@ -26,7 +26,8 @@ class Packed:
 
     def __init__(self, collate: Collate, network: Any) -> None:
         self.collate = collate
-        self.multimodal = getattr(getattr(network, "model", network), "get_rope_index", None)
+        known = (module.get_rope_index for module in network.modules() if hasattr(module, "get_rope_index"))
+        self.multimodal = next(known, None)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.collate(rows)
