@@ -88,8 +88,9 @@ class Looks(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The first look, or those that were had before a training goes on."""
-        if state.global_step:
-            self.rows = list(state.stateful_callbacks[type(self).__name__]["attributes"]["rows"])
+        stored = state.stateful_callbacks.get(type(self).__name__)
+        if state.global_step and stored is not None:
+            self.rows = list(stored["attributes"]["rows"])
         elif self.config is not None:
             self._look(state)
 
