@@ -236,7 +236,7 @@ def _order(trainer: VlmTrainer, config: TrainConfig, lengths: list[int]) -> None
     ranks, batch = trainer.accelerator.num_processes, config.per_device_batch_size
     missing = places_to_fill(len(lengths), batch, ranks)
     trainer.repeated = missing if config.loss == "micro_batch" else 0
-    if trainer.repeated:
+    if trainer.repeated and trainer.is_world_process_zero():
         logger.warning(
             "%d of %d rows are trained on twice in every epoch, so that %d ranks have equally many batches;"
             " with train.loss: token they weigh nothing",
