@@ -13,13 +13,13 @@ from rich.table import Table
 from drift.cli.options import about_runs
 from drift.cli.run_view import show_result
 from drift.cli.show import close_table, out, show_json, show_text
+from drift.config.catalog import ROLES
 
 if TYPE_CHECKING:
     from pipelines.local.clean import Cleaned
     from pipelines.local.difference import Difference
     from pipelines.local.past import PastRun
 
-ROLES = ("reasoning", "perception")
 BOTH = ("first", "second")
 
 

@@ -26,7 +26,7 @@ from drift.tracking.plugin import TASK, Plugin, link, plugin_from_environment, r
 from drift.tracking.runs.ending import finish, finish_reopened
 from drift.tracking.runs.origin import origin
 from drift.tracking.runs.tracker import REOPENED, Tracker, parent_tags, started
-from drift.tracking.store import EXPERIMENT, KEY, OURS, RUN, URI, adopt_address, first_line, open_client, redact
+from drift.tracking.store import EXPERIMENT, KEY, OURS, RUN, RUN_ID, URI, adopt_address, first_line, open_client, redact
 from drift.tracking.telling.delivery import Missing, Relay
 from drift.tracking.telling.journal import Event, append
 
@@ -57,7 +57,7 @@ SPOOL = "DRIFT_SPOOL"
 def tracker_from_environment() -> Tracker | None:
     """The runs that this step belongs to; None without MLflow. Raises ServiceError."""
     adopt_address()
-    plugin, run_id = plugin_from_environment(), os.environ.get("DRIFT_RUN_ID", "")
+    plugin, run_id = plugin_from_environment(), os.environ.get(RUN_ID, "")
     if task := os.environ.get(TASK) if os.environ.get(URI) else None:
         return _attached(task, run_id or task, plugin)
     run_id = run_id or "local"
@@ -161,7 +161,7 @@ def _spool(key: str, apply: Callable[[Event], None], answers: Callable[[], bool]
 
 def _about() -> dict[str, str]:
     """Whose events they are and where they are told, for who sends them later."""
-    run_id = os.environ.get("DRIFT_RUN_ID", "local")
+    run_id = os.environ.get(RUN_ID, "local")
     uri = redact(os.environ.get(URI) or os.environ.get(OURS, ""))
     return {"run_id": run_id, "name": run_id, "experiment": os.environ.get(EXPERIMENT, "drift"), "mlflow_uri": uri}
 

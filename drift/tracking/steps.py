@@ -26,6 +26,7 @@ from drift.ground.errors import ConfigError, DataError, DriftError, PipelineErro
 from drift.ground.patience import patience_seconds, patiently
 from drift.tracking.runs.origin import IMAGE, origin, packages
 from drift.tracking.runs.outputs import DEFAULT_UPLOAD, UPLOAD
+from drift.tracking.store import RUN_ID
 from drift.tracking.telling.journal import append, make_event, step_key
 from drift.tracking.telling.live import Point, curves, milliseconds, telling, told
 from drift.tracking.telling.machine import watched
@@ -33,7 +34,6 @@ from drift.tracking.telling.printed import printed
 
 log = logging.getLogger(__name__)
 
-RUN_ID = "DRIFT_RUN_ID"
 RUN_DIR = "DRIFT_RUN_DIR"
 LIFELINE = "DRIFT_LIFELINE"
 """File descriptor of a pipe whose other end the runner holds: it closes when the runner dies, however it dies."""

@@ -30,7 +30,7 @@ from drift.tracking.runs.origin import CODE_VERSION, IMAGE, code_version, origin
 from drift.tracking.runs.outputs import UPLOAD
 from drift.tracking.runs.page import FOLDER
 from drift.tracking.runs.tracker import PIPELINE, Tracker
-from drift.tracking.steps import RUN_DIR, RUN_ID, flatten, parameter_sha256
+from drift.tracking.steps import RUN_DIR, flatten, parameter_sha256
 from drift.tracking.telling.delivery import Relay
 from drift.tracking.telling.journal import Event, append, make_event
 from pipelines.check import require_honest
@@ -131,8 +131,8 @@ def _containers(config: Config, chain: Chain, runner: Runner) -> Iterator[Mappin
 
     writable = (chain.folder.parent, Path(chain.environment["TMPDIR"]))
     with containers.engine() as client:
-        containers.clear(client, chain.environment[RUN_ID])
-        yield containers.settings(chain.environment[RUN_ID], writable, chain.environment, key_variables(config))
+        containers.clear(client, chain.environment[store.RUN_ID])
+        yield containers.settings(chain.environment[store.RUN_ID], writable, chain.environment, key_variables(config))
 
 
 @contextlib.contextmanager
@@ -197,11 +197,11 @@ def _environment(folder: RunFolder, tracker: Tracker, experiment: str, upload: s
     temporary = _temporary(folder)
     temporary.mkdir(exist_ok=True)
     return {
-        RUN_ID: folder.run_id,
+        store.RUN_ID: folder.run_id,
         RUN_DIR: str(folder.path),
         store.URI: tracker.uri,
         store.EXPERIMENT: experiment,
-        "DRIFT_MLFLOW_RUN_ID": tracker.parent,
+        store.RUN: tracker.parent,
         "TMPDIR": str(temporary),
         UPLOAD: upload,
         **({CODE_VERSION: code_version(), IMAGE: ""} if runner == "subprocess" else {}),

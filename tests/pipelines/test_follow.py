@@ -4,7 +4,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,11 @@ TOLD: dict[str, list[Row]] = {
 """What the steps told MLflow after the list stood still, in the launchers' own times, and why steps failed."""
 
 
+def when(at: str) -> float:
+    """A time of the recordings' day, in seconds since 1970."""
+    return datetime.fromisoformat(f"2026-11-26T{at}Z").timestamp()
+
+
 class Steps:
     """The steps of a run on the cluster, as they talk to MLflow: each when its time has come."""
 
@@ -89,18 +94,18 @@ class Steps:
         with self.lock:
             for step, arm, start, end, status, error in self.told:
                 if start <= at:
-                    self._once(step, arm, "started", params={}, inputs=[])
+                    self._once(step, arm, "started", start, params={}, inputs=[])
                 if end <= at:
-                    self._once(step, arm, "ended", status=status, error=error or None)
+                    self._once(step, arm, "ended", end, status=status, error=error or None, started=when(start))
             for name, value in self.tags.items():
                 self.tracker.client.set_tag(self.tracker.parent, name, value)
 
-    def _once(self, step: str, arm: str, event: str, **content: Any) -> None:
+    def _once(self, step: str, arm: str, event: str, at: str, **content: Any) -> None:
         if (step, arm, event) in self.done:
             return
         self.done.add((step, arm, event))
         key = step_key(self.tracker.run_id, step, arm)
-        self.tracker.apply({"key": key, "step": step, "arm": arm, "event": event, "time": 1.0, **content})
+        self.tracker.apply({"key": key, "step": step, "arm": arm, "event": event, "time": when(at), **content})
 
 
 @pytest.fixture(autouse=True)

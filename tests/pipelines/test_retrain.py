@@ -13,8 +13,8 @@ from drift.config.chain import Config
 from drift.config.plan import plan
 from drift.config.section import validate
 from drift.ground.errors import PipelineError, ServiceError
-from drift.tracking.steps import RUN_DIR, RUN_ID
-from drift.tracking.store import store_uri
+from drift.tracking.steps import RUN_DIR
+from drift.tracking.store import RUN_ID, store_uri
 from pipelines.drift_sft import drift_sft
 from pipelines.local.folders import RunFolder, create_run
 from pipelines.local.kubeflow import run_pipeline

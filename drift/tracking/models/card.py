@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from drift.config.catalog import ROLES
 from drift.ground.artifacts import PROVENANCE, read_json
 
 UNKNOWN = "not known"
-ROLES = ("reasoning", "perception")
 
 
 def made_how(model: Path) -> dict[str, Any]:

@@ -34,7 +34,6 @@ MODEL_ID = "drift.model_id"
 MODEL_TYPE = "vlm"
 LONGEST_KEY, LONGEST_VALUE = 250, 6000
 """Characters of a parameter that MLflow keeps."""
-RUN_ID = "DRIFT_RUN_ID"
 _NOT_IN_NAMES = re.compile(r"[/:.%\"']")
 """What the name of a LoggedModel may not hold, unlike a registered model's, such as `catalog.schema.model`."""
 
@@ -136,7 +135,7 @@ def pipeline_run() -> str | None:
     """The MLflow run of the pipeline run this process belongs to, where it does."""
     if run := os.environ.get(store.RUN):
         return run
-    tracker = tracker_from_environment() if os.environ.get(RUN_ID) or os.environ.get(TASK) else None
+    tracker = tracker_from_environment() if os.environ.get(store.RUN_ID) or os.environ.get(TASK) else None
     return tracker.parent if tracker else None
 
 

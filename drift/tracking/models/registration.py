@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drift.config.catalog import ROLES
 from drift.config.gate import RegisterConfig
 from drift.ground.artifacts import content_sha256, read_json, staged, write_json
 from drift.ground.errors import DataError, DriftError, ServiceError
 from drift.tracking import store
 from drift.tracking.models import copies, packaging, storage
-from drift.tracking.models.card import ROLES, made_how, metrics_of, score_text, write_card
+from drift.tracking.models.card import made_how, metrics_of, score_text, write_card
 from drift.tracking.models.promotion import BEST_EVER, COMPARED_WITH, promote, why_it_stays
 from drift.tracking.models.registry import FINGERPRINT, SOURCE, aliases, ensure_model, open_models, versions
 from drift.tracking.models.rights import check_rights
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-RUN_ID = "DRIFT_RUN_ID"
 ABOUT = (
     "Models that passed drift's gate. `champion` serves, `previous` served before, `best` is the best champion ever, "
     "`candidate` the last that passed. `drift models` lists, promotes, rolls back and downloads them; each version's "
@@ -120,7 +120,7 @@ def _require_same(model: str, folder: Path, decided: str) -> None:
 
 
 def _tags(decision: Mapping[str, Any], source: str) -> dict[str, str]:
-    run = os.environ.get(RUN_ID)
+    run = os.environ.get(store.RUN_ID)
     return {
         FINGERPRINT: str(decision["model_sha256"]),
         SOURCE: store.redact(source),

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drift.config.catalog import ROLES
 from drift.ground.artifacts import staged
 from drift.ground.errors import DataError
 from drift.tracking.models import registry
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-ROLES = ("reasoning", "perception")
 UNKNOWN = "–"
 
 

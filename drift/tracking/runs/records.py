@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from drift.ground.errors import ServiceError
-from drift.tracking.store import KEY, URI, first_line, open_client, page_of, redact
+from drift.tracking.store import KEY, URI, answer_of, open_client, page_of, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,7 +67,7 @@ class Records:
         try:
             return self._read(run_id)
         except Exception as error:  # connection, authentication, a broken store: all kinds
-            raise ServiceError(f"{URI}: MLflow at {redact(self._uri)} does not answer ({first_line(error)})") from error
+            raise ServiceError(f"{URI}: {answer_of(self._uri, error)}") from error
 
     def _read(self, run_id: str) -> RunRecord | None:
         experiments = [one.experiment_id for one in self._client.search_experiments()]
