@@ -18,6 +18,7 @@ from drift.config.plan import arm_steps, is_path
 from drift.config.servers import JudgeConfig
 from drift.config.zero import check_deepspeed
 from drift.data.sources import open_source
+from drift.data.tables import TRAIN_FILE
 from drift.evaluate.benchmarks import check_table
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.ground.findings import Check, Finding, Noted, find, optional
@@ -79,6 +80,9 @@ def _config_checks(config: Config, profile: Resources | None) -> Iterator[Check]
         yield _here(profile, "train.deepspeed", config.train.deepspeed, partial(_deepspeed, config))
     for key, path in checkpoint_paths(config).items():
         yield key, partial(_on_claim, profile, key, path) if profile else partial(_writable, key, Path(path))
+    if (held_out := config.train.held_out) and held_out.table:
+        key = "train.held_out.table"
+        yield _here(profile, key, held_out.table, partial(_rows_held_out, key, held_out.table))
 
 
 def _model_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
@@ -176,6 +180,11 @@ def _deepspeed(config: Config) -> None:
     for step in arm_steps(config):
         if step.train:
             check_deepspeed(step.train)
+
+
+def _rows_held_out(key: str, folder: str) -> None:
+    if not (Path(folder) / TRAIN_FILE).is_file():
+        raise ConfigError(f"{key}: {folder} holds no {TRAIN_FILE}; give the folder of a training set")
 
 
 def _disk(config: Config) -> str:

@@ -86,7 +86,8 @@ def headers(config: Config) -> tuple[Checkpoint, Checkpoint] | None:
 def disk_bytes(config: Config, vlm: Checkpoint) -> int:
     """What a run writes below `runs`, at most: a model per arm, Δs as large, and the checkpoints trainings keep."""
     size = sum(info.size_bytes for info in vlm.tensors.values())
-    saving = [train for name in config.arms if (train := config.arm_train(name)) and train.save_steps]
+    trainings = [train for name in config.arms if (train := config.arm_train(name))]
+    saving = [train for train in trainings if train.save_steps or train.keeps_best]
     weights = sum(map(math.prod, vlm.shapes.values()))
     checkpoint = checkpoint_bytes(weights, weights)
     return size * (len(config.arms) + len(config.deltas)) + (KEPT_CHECKPOINTS + 1) * checkpoint * len(saving)

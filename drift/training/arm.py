@@ -112,9 +112,9 @@ def _delta(step: ArmStep, deltas: Sequence[Path]) -> Path | None:
 
 
 def _timed(report: TrainReport) -> list[dict[str, float]]:
-    """The history, each row with the time at which it was logged."""
+    """The history, each row with the time at which it was logged, and the looks at rows held out, which have theirs."""
     times = report.times or [0.0] * len(report.history)
-    return [{**row, "time": at} for row, at in zip(report.history, times, strict=True)]
+    return [*({**row, "time": at} for row, at in zip(report.history, times, strict=True)), *report.held_out]
 
 
 def _parents(step: ArmStep, deltas: Sequence[Path]) -> dict[str, str]:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from drift.config.train import TrainConfig
 from drift.ground.errors import DataError, cause
 from drift.inference.images import conversation, decode_image, encoded, limit_pixels
+from drift.training.lengths import counts_key, token_counts
 from drift.training.rows import Chat, Piece, read_rows
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ class TrainingRows(Dataset[dict[str, Any]]):
     def __init__(self, training_set: Path, processor: Any, config: TrainConfig) -> None:
         self.max_pixels, self.processor, self.chat = config.image_max_pixels, processor, Chat(processor)
         self.rows = read_rows(training_set, processor)
-        counts = [self._length(place) for place in tqdm(range(len(self.rows)), "lengths", leave=False, disable=None)]
+        key = counts_key(training_set, processor, config.image_max_pixels)
+        counts = token_counts(len(self.rows), self._length, key)
         fitting = [place for place, count in enumerate(counts) if count <= config.cutoff_tokens]
         self.skipped = len(counts) - len(fitting)
         if self.skipped > config.max_skipped * len(counts) or not fitting:
@@ -61,9 +62,9 @@ class TrainingRows(Dataset[dict[str, Any]]):
         return {**row, "images": [limit_pixels(image, self.max_pixels) for image in images]}
 
     @property
-    def mixed(self) -> bool:
-        """Whether there are rows with an image and rows without."""
-        return len({bool(row["images"]) for row in self.rows}) == 2
+    def pictured(self) -> bool:
+        """Whether any row has an image."""
+        return any(row["images"] for row in self.rows)
 
     def _length(self, index: int) -> int:
         return int(AnswerCollator(self.processor)([self[index]])["input_ids"].shape[1])

@@ -26,7 +26,18 @@ from drift.prior.shards import require_float32_masters
 from drift.training.checkpoints import CHECKPOINTS, mark, newest_whole
 from drift.training.collate import AnswerCollator, TrainingRows
 from drift.training.effect import foretell, told
-from drift.training.network import reloaded, state_elements, trainable_network, trained_elements, trained_processor
+from drift.training.held_out import Looks, split
+from drift.training.network import (
+    merged,
+    reloaded,
+    state_elements,
+    trainable_network,
+    trained_elements,
+    trained_processor,
+)
+from drift.training.options import OPTIMIZERS, check_options, workers_of
+from drift.training.order import Filled, RowOrder, WithoutFillings, places_to_fill
+from drift.training.packing import Packed, RowsKeptApart
 from drift.training.room import checkpoint_bytes, require_room, when_there_is_room, writing
 from drift.training.stopping import Grace
 from drift.training.telling import Curves, StepProgress
@@ -35,13 +46,15 @@ from drift.weights.deltafile import load_delta
 from drift.weights.modeling import load_vlm, stored_dtype
 
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
-from transformers.integrations import is_deepspeed_zero3_enabled  # isort: skip
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled  # isort: skip
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
 logger = logging.getLogger(__name__)
 
 BOARD = "TENSORBOARD_LOGGING_DIR"
 """Variable: transformers' own default lies among the checkpoints, which go."""
+NEVER = 2**31
+"""Steps, where a checkpoint is only made of the best."""
 SEEN_WITHIN_SECONDS = 90
 """How long a network file system may take to show one node the folder that another made."""
 
@@ -65,6 +78,7 @@ def fit(job: Job) -> dict[str, Any]:
     config = job.config
     if config.threads:
         torch.set_num_threads(config.threads)
+    check_options(config)
     grace = Grace(config.grace_seconds)
     trainer = _trainer(job, grace)
     trained = trained_elements(trainer.model)
@@ -73,16 +87,19 @@ def fit(job: Job) -> dict[str, Any]:
         _run(trainer, _agreed_checkpoint(job.folder))
         if grace.stopped:
             raise SystemExit(TERMINATED)
+        looks = trainer.looks
+        if config.keeps_best:
+            trainer.take_back(job.folder / CHECKPOINTS, looks.best_step)
         _save(trainer, job)
     history = [row for row in trainer.state.log_history if "loss" in row]
     guidance = trainer.guidance
     bound = guidance.report if guidance and guidance.report else BindReport(0, 0, 0)
-    rows: Any = trainer.train_dataset
     return {
         "trained": trained,
         "steps": trainer.state.global_step,
-        "samples": len(rows),
-        "skipped": rows.skipped,
+        "samples": len(trainer.order.lengths),
+        "skipped": trainer.skipped,
+        "repeated": trainer.repeated,
         "final_loss": history[-1]["loss"],
         "guided_parameters": bound.parameters,
         "guided_elements": bound.elements,
@@ -91,6 +108,9 @@ def fit(job: Job) -> dict[str, Any]:
         "times": [trainer.curves.times.get(int(row["step"]), 0.0) for row in history],
         "cosines": guidance.cosines if guidance else [],
         "warnings": warnings,
+        "held_out": looks.rows,
+        "best_step": looks.best_step,
+        "stopped": looks.stopped,
     }
 
 
@@ -131,21 +151,49 @@ def _wait_for(folder: Path) -> None:
 
 
 class VlmTrainer(Trainer):
-    """transformers' Trainer with a loss per token of the whole batch, and checkpoints loaded by their files' names.
+    """transformers' Trainer with the loss and the order of rows asked for; loads checkpoints by their files' names.
 
-    The Qwen-VL classes say that they take no loss arguments, so Trainer would average the means of micro-batches: the
-    weights would depend on how a batch is cut. They do take them; with the count, each token weighs the same.
+    The Qwen-VL classes say that they take no loss arguments, so Trainer averages the means of micro-batches: the
+    weights depend on how a batch is cut. That is `loss: micro_batch`, and what the released code does. They do take
+    them: with the count, each token weighs the same.
     """
 
     guidance: PriorCallback | None = None
     curves: Curves
     watch: Watch
+    looks: Looks
+    order: RowOrder
+    skipped = 0
+    repeated = 0
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, config: TrainConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.curves = Curves()
         self.watch = Watch()
-        self.model_accepts_loss_kwargs = True
+        self.model_accepts_loss_kwargs = config.loss == "token"
+
+    def get_train_dataloader(self) -> Any:
+        """accelerate's loader, which hands the rows to the ranks, in the order asked for."""
+        loader: Any = super().get_train_dataloader()
+        loader.set_sampler(self.order)
+        return loader
+
+    def take_back(self, checkpoints: Path, step: int) -> None:
+        """Go back to the weights of a step, which was saved when it was the best; the last step's are here already."""
+        best = checkpoints / f"checkpoint-{step}"
+        if step in (0, self.state.global_step):
+            return
+        if not best.is_dir():
+            logger.warning("%s, the best, is no longer there: the model is that of the last step", best)
+            return
+        self.state.best_model_checkpoint = str(best)
+        self._load_best_model()
+
+    def _load_best_model(self) -> None:
+        if hasattr(self.model, "peft_config") or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch, whose loss is watched."""
@@ -225,18 +273,26 @@ def _trainer(job: Job, grace: Grace) -> VlmTrainer:
     arguments = _arguments(config, job.folder / CHECKPOINTS)  # first: they tell ZeRO-3 how to load the weights
     if _shards(config):
         _shard_on_processors()
+    if arguments.dataloader_num_workers:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a row at a time gains nothing, and its threads do not fork
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else Trainer would spread one process over all GPUs with DataParallel
     set_seed(config.seed)
     processor = trained_processor(config, job.source)
     rows = TrainingRows(job.training_set, processor, config)  # before the model: a bad row costs no loading
+    sets = split(rows, config, processor)
+    collate = WithoutFillings(AnswerCollator(processor, stand_in=rows.pictured and _partitions(config)))
+    model = trainable_network(config, job.source, processor)
     trainer = VlmTrainer(
-        model=trainable_network(config, job.source, processor),
+        config,
+        model=model,
         args=arguments,
-        train_dataset=rows,
-        data_collator=AnswerCollator(processor, stand_in=rows.mixed and _partitions(config)),
+        train_dataset=Filled(sets.trained),
+        data_collator=Packed(collate, model) if config.packing else collate,
         processing_class=processor,
     )
+    _order(trainer, config, [rows.lengths[place] for place in sets.trained.indices])
+    trainer.skipped, trainer.looks = rows.skipped, Looks(trainer, config, sets, collate)
     if trainer.is_fsdp_enabled != _shards(config):
         raise ConfigError("train.fsdp: true, but accelerate shards nothing on this machine; set it to false")
     for printing in (PrinterCallback, ProgressCallback):
@@ -246,10 +302,28 @@ def _trainer(job: Job, grace: Grace) -> VlmTrainer:
         trainer.add_callback(trainer.guidance)
         trainer.watch.guidance = trainer.guidance
     trainer.add_callback(trainer.watch)  # after the prior, which clips
+    if config.packing:
+        trainer.add_callback(RowsKeptApart(trainer, collate))
     trainer.add_callback(Safeguards(job, grace))
     trainer.add_callback(StepProgress())
     trainer.add_callback(trainer.curves)
+    trainer.add_callback(trainer.looks)
     return trainer
+
+
+def _order(trainer: VlmTrainer, config: TrainConfig, lengths: list[int]) -> None:
+    """Give the trainer its order of rows, and say which rows are seen twice, if ranks would be left without one."""
+    ranks, batch = trainer.accelerator.num_processes, config.per_device_batch_size
+    missing = places_to_fill(len(lengths), batch, ranks)
+    trainer.repeated = missing if config.loss == "micro_batch" else 0
+    if trainer.repeated and trainer.is_world_process_zero():
+        logger.warning(
+            "%d of %d rows are trained on twice in every epoch, so that %d ranks have equally many batches;"
+            " with train.loss: token they weigh nothing",
+            *(missing, len(lengths), ranks),
+        )
+    group = batch * ranks * config.gradient_accumulation if config.batches == "by_length" else None
+    trainer.order = RowOrder(lengths, seed=config.seed, fill=missing - trainer.repeated, group=group)
 
 
 def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
@@ -265,7 +339,7 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         weight_decay=config.weight_decay,
         adam_beta1=config.adam_beta1,
         adam_beta2=config.adam_beta2,
-        optim="adamw_torch",
+        optim=OPTIMIZERS[config.optimizer],
         bf16=config.bf16,
         activation_checkpointing=config.gradient_checkpointing,  # FSDP's own would rename the weights under the prior
         use_liger_kernel=config.liger,
@@ -276,14 +350,15 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         disable_tqdm=True,
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,  # it would show NaN as a loss of 0
-        include_num_input_tokens_seen="non_padding",
-        save_strategy="steps" if config.save_steps else "no",
-        save_steps=config.save_steps or 500,
+        include_num_input_tokens_seen="all" if config.packing else "non_padding",
+        save_strategy="steps" if config.save_steps or config.keeps_best else "no",
+        save_steps=config.save_steps or NEVER,
         save_total_limit=KEPT_CHECKPOINTS,
         report_to=list(config.report_to) or "none",
         fsdp=True if _shards(config) else None,  # type: ignore[arg-type]  # a word is transformers' old way
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_num_workers=workers_of(config),
         use_cpu=not torch.cuda.is_available(),
     )
 
@@ -308,7 +383,7 @@ def _save(trainer: VlmTrainer, job: Job) -> None:
     """Write the final model, whole, in the dtype it came in. Raises TrainingError if a weight is NaN or infinite."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if job.config.lora is not None:
-        network = network.merge_and_unload()
+        network = merged(job.config.lora, job.source, network)
     elif trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # all ranks take part; the first gets it
         if trainer.accelerator.is_main_process:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import shutil
 import time
@@ -17,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from drift.config.train import WITHOUT_CONSEQUENCE, TrainConfig
 from drift.config.zero import check_deepspeed
 from drift.ground.artifacts import content_sha256, read_json, write_json, write_provenance
 from drift.ground.claim import work_folder
-from drift.ground.errors import ConfigError, DataError, PriorError
+from drift.ground.errors import DataError, PriorError
+from drift.tracking.telling.live import NO_CURVE
 from drift.training.checkpoints import CHECKPOINTS, saved
 from drift.training.effect import look_back, told, weights_changed
 from drift.training.fit import Job, fit
 from drift.training.launch import launch, processes_of
+from drift.training.options import check_options
 from drift.training.ranks import among_ranks, started_ranks
 from drift.training.shared import cluster_of_environment, model_folder, shared_folder
 from drift.weights.checkpoints import original_vlm_sha256, resolve
@@ -64,11 +64,20 @@ class TrainReport:
     """When each row of `history` was logged, in seconds since 1970."""
     warnings: tuple[str, ...] = ()
     """Why the training could not matter, or did not."""
+    repeated: int = 0
+    """Rows that are trained on twice in every epoch, so that the ranks have equally many."""
+    held_out: list[dict[str, float]] = field(default_factory=list)
+    """A row per look at the rows held out: `step`, `time`, `held_out_loss`, `perception_right`."""
+    best_step: int = 0
+    """Of the looks, the step with the lowest loss; 0 without looks."""
+    stopped: str = ""
+    """Why the training ended before its last step; empty if it did not."""
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow."""
         names = ("projection", "cos_mean", "update_cosine")
         last = {f"drift/{name}": self.history[-1][name] for name in names if name in self.history[-1]}
+        looks = {f"train/{name}": value for name, value in self._last_look().items()}
         return {
             "train/steps": self.steps,
             "train/samples": self.samples,
@@ -80,7 +89,13 @@ class TrainReport:
             "drift/guided_elements": self.guided_elements,
             "drift/left_out": self.left_out,
             **last,
+            **looks,
+            **({"train/best_step": self.best_step} if looks else {}),
+            **({"train/repeated": self.repeated} if self.repeated else {}),
         }
+
+    def _last_look(self) -> dict[str, float]:
+        return {name: value for row in self.held_out[-1:] for name, value in row.items() if name not in NO_CURVE}
 
 
 def train(
@@ -107,8 +122,8 @@ def train(
     if (config.prior is None) != (delta is None):
         raise PriorError("train.prior and --delta go together; set both (DRIFT) or neither (SFT)")
     check_deepspeed(config)
-    _check_liger(config)
-    _check_reporters(config)
+    if not cluster_of_environment():  # else the ranks are on other machines, and say it there
+        check_options(config)
     inputs = Inputs(resolve(model), training_set, delta)
     if delta is not None:
         require_made_from(load_delta(delta), inputs.model)
@@ -169,19 +184,6 @@ def _train(config: TrainConfig, inputs: Inputs, out: Path, ranks: int, start: St
             original_vlm_sha256=original_vlm_sha256(inputs.model),
         )
     return report
-
-
-def _check_liger(config: TrainConfig) -> None:
-    if config.liger and importlib.util.find_spec("liger_kernel") is None:
-        raise ConfigError("train.liger: true, but the kernels are not installed; pip install 'drift-mllm[liger]'")
-    if config.liger and not torch.cuda.is_available():
-        raise ConfigError("train.liger: true needs a GPU; set it to false")
-
-
-def _check_reporters(config: TrainConfig) -> None:
-    for name in config.report_to:
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"train.report_to: {name} is not installed; pip install {name}, or leave it out")
 
 
 def _identity(config: TrainConfig, inputs: Inputs, ranks: int) -> dict[str, Any]:

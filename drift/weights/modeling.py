@@ -27,9 +27,10 @@ def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
     return processor
 
 
-def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> Any:
+def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False, **options: Any) -> Any:
     """Image-text-to-text model of the directory ``path`` on the CPU, in ``dtype``, in eval mode.
 
+    ``options`` are transformers' own, such as `attn_implementation`.
     Raises CheckpointError if it does not load, if any weight was missing from the files, is NaN or is infinite.
     """
     _require_model_directory(path)
@@ -40,7 +41,7 @@ def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool =
 
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            str(path), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            str(path), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
         model, info = loaded
     except Exception as error:

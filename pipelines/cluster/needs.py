@@ -23,6 +23,7 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "train.deepspeed": ("arm",),
     "arms": ("arm",),
     "train.checkpoints": ("arm",),
+    "train.held_out.table": ("arm",),
     "generate.checkpoints": ("generate",),
     "evaluate.checkpoints": EVALUATIONS,
     "evaluate.data": EVALUATIONS,

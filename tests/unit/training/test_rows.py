@@ -66,7 +66,7 @@ def test_a_row_of_text_alone_is_a_row(tmp_path, processor):
 def test_rows_with_images_and_without_are_one_set(tmp_path, processor, none):
     folder = write(tmp_path, row(images=[{"bytes": png(), "path": None}]), row(id="two", images=none))
     rows = TrainingRows(folder, processor, TrainConfig())
-    assert rows.mixed and [len(one["images"]) for one in rows.rows] == [1, 0]
+    assert rows.pictured and [len(one["images"]) for one in rows.rows] == [1, 0]
     batch = AnswerCollator(processor)([rows[0], rows[1]])
     assert [learned(batch, processor, place) for place in (0, 1)] == ["a1 b2 <|im_end|>"] * 2
     assert batch["image_grid_thw"].shape == (1, 3)
