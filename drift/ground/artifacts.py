@@ -108,7 +108,14 @@ def own_name(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """``text`` as the file ``path``, written aside and renamed: whole, or what it was before."""
+    """``text`` as the file ``path``, written aside and renamed: whole, or what it was before.
+
+    A link stays one, and a device takes it as it comes.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     aside = own_name(path)
     try:
         aside.write_text(text, encoding="utf-8")

@@ -68,7 +68,7 @@ def test_what_another_command_has_beside_stays(tmp_path: Path):
     killed(tmp_path / "out.20261126", "keep")
     (tmp_path / "out.20261126.partial-0123abcd").mkdir()
     beside = {"out.20261126.partial", "out.20261126.partial-0123abcd", ".out.20261126.lock"}
-    assert names(tmp_path) > beside
+    assert names(tmp_path) == beside
     with staged(tmp_path / "out"):
         assert names(tmp_path) > beside
     killed(tmp_path / "out", "keep")
@@ -94,6 +94,16 @@ def test_a_file_on_a_full_disk_is_what_it_was(tmp_path: Path):
             write_text(tmp_path / "run.json", "x" * 100_000)
         assert read_json(tmp_path / "run.json") == {"status": "running"}
         assert names(tmp_path) == {"run.json"}
+
+
+def test_a_link_and_a_device_stay_what_they_are(tmp_path: Path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name in ("link", "device"):
+        write_text(tmp_path / name, "said")
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "file").read_text() == "said" and Path("/dev/null").is_char_device()
+    assert names(tmp_path) == {"link", "device", "file"}
 
 
 def test_a_parent_that_cannot_be_written_is_named(tmp_path: Path):
