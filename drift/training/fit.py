@@ -23,6 +23,7 @@ from drift.prior.prior import BindReport, Prior
 from drift.prior.shards import require_float32_masters
 from drift.training.collate import AnswerCollator, TrainingRows
 from drift.training.effect import foretell, told
+from drift.training.launch import name_accelerator
 from drift.training.network import reloaded, trainable_network, trained_elements
 from drift.training.telling import Curves, StepProgress
 from drift.training.watch import Watch, require_finite_result
@@ -57,6 +58,7 @@ def fit(job: Job) -> dict[str, Any]:
     config = job.config
     if config.threads:
         torch.set_num_threads(config.threads)
+    name_accelerator()
     trainer = _trainer(job)
     trained = trained_elements(trainer.model)
     warnings = _foretold(trainer, job)
