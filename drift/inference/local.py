@@ -85,8 +85,8 @@ class LocalModel:
         output = self.model.generate(**inputs, logits_processor=processors)
         if sound.broken:
             raise CheckpointError(
-                f"{self._path}: the model's logits are NaN or infinite in {self.model.dtype}; compute in float32"
-                " (dtype: float32), or take another checkpoint"
+                f"{self._path}: the model's logits are NaN or infinite, computed in {self.model.dtype}; "
+                "set dtype: float32 where it is not, or take another checkpoint"
             )
         rows = output[:, inputs["input_ids"].shape[1] :].tolist()
         prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()

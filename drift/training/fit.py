@@ -27,6 +27,7 @@ from drift.training.checkpoints import CHECKPOINTS, mark, newest_whole
 from drift.training.collate import AnswerCollator, TrainingRows
 from drift.training.effect import foretell, told
 from drift.training.held_out import Looks, split
+from drift.training.launch import name_accelerator
 from drift.training.network import (
     merged,
     reloaded,
@@ -79,6 +80,7 @@ def fit(job: Job) -> dict[str, Any]:
     if config.threads:
         torch.set_num_threads(config.threads)
     check_options(config)
+    name_accelerator()
     grace = Grace(config.grace_seconds)
     trainer = _trainer(job, grace)
     trained = trained_elements(trainer.model)

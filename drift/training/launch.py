@@ -124,6 +124,12 @@ def _is_loss(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "by peer" in str(error)
 
 
+def name_accelerator() -> None:
+    """Tell DeepSpeed where there is no GPU: it warns of what it finds out, and any training imports it."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def prepare_deepspeed() -> None:
     """Start the process group through DeepSpeed, from a launcher's environment variables.
 
@@ -131,8 +137,7 @@ def prepare_deepspeed() -> None:
     speed up its all-reduce: it is told that there is none.
     """
     on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    name_accelerator()
     import deepspeed
     import deepspeed.ops
 

@@ -21,14 +21,14 @@ class Watch(TrainerCallback):
 
     DeepSpeed steps inside the backward pass, so there the step has been made, or skipped by itself. Every rank raises
     the same TrainingError. The trainer says `add_loss` for each micro-batch and `see_norm` once a step; ``guidance`` is
-    the prior, which clips after its bias. A step waits for the device once, and reduces one number over the ranks.
+    the prior, which clips after its bias. A step waits for the device, and reduces one number over the ranks.
     """
 
     guidance: PriorCallback | None = None
 
     def __init__(self) -> None:
         self._loss: torch.Tensor | None = None
-        self._norm: Any = None
+        self._norm: tuple[Any] | None = None
         self._rate = 0.0
         self._last: tuple[float, int] | None = None
         self._kept = 0
@@ -39,7 +39,7 @@ class Watch(TrainerCallback):
 
     def see_norm(self, norm: Any) -> None:
         """‖g‖ of the step, over all ranks, as the trainer has it: a tensor, a number, or None where it is not known."""
-        self._norm = norm
+        self._norm = (norm,)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A training that goes on has the checkpoint it goes on from."""
@@ -47,14 +47,15 @@ class Watch(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raises TrainingError for this step's loss and gradient."""
-        assert self._loss is not None  # the trainer has said it
-        loss, self._loss, step = float(reduce(self._loss)), None, state.global_step + 1
+        assert self._loss is not None and self._norm is not None, "the trainer has said neither loss nor norm"
+        loss, (norm,), step = float(reduce(self._loss)), self._norm, state.global_step + 1
+        self._loss = self._norm = None
         self._rate = kwargs["optimizer"].param_groups[0]["lr"]
         if not math.isfinite(loss):
             raise self._ends(args, step, f"the loss is {loss}")
         skipped = getattr(kwargs["optimizer"], "step_was_skipped", False)  # by DeepSpeed, for infinite gradients
         guided = self.guidance.norm if self.guidance else None
-        if skipped or not all(map(_is_norm, (full_number(self._norm), guided))):
+        if skipped or not all(map(_is_norm, (full_number(norm), guided))):
             raise self._ends(args, step, "the gradient is NaN or infinite")
         self._last = loss, step
 

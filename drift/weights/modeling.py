@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool =
 
     from drift.weights.finite import require_finite_network  # torch
 
+    _no_bars_in_logs()
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             str(path), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **options
@@ -59,6 +61,14 @@ def stored_dtype(path: str | Path) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(str(path)).dtype or torch.float32
+
+
+def _no_bars_in_logs() -> None:
+    """transformers draws its bars into files too."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def _require_model_directory(path: str | Path) -> None:

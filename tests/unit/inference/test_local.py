@@ -1,6 +1,7 @@
 """A local model whose arithmetic breaks is refused, and does not answer with whatever token comes first."""
 
 import math
+import random
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,18 @@ from safetensors.torch import load_file, save_file
 from drift.ground.errors import CheckpointError
 from drift.inference.draws import Draws
 from drift.inference.local import LocalModel, Soundness
+from drift.planning.miniature import render, world
+from drift.planning.miniature.world import Split
 from tests.world import VLM
 
+IMAGE = render.scene_png(world.sample_scene(random.Random(1), Split.TRAIN), Split.TRAIN, random.Random(1))
 LIMIT = {"do_sample": False, "max_new_tokens": 2}
 
 
 @dataclass(frozen=True)
 class Turn:
     text: str = "1 + 1 ="
-    images: list[bytes] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=lambda: [IMAGE])
 
 
 def overflowing(folder: Path) -> Path:
@@ -39,8 +43,8 @@ def test_logits_that_overflow_end_the_batch_with_one_line(tmp_path: Path, sampli
     with pytest.raises(CheckpointError) as caught:
         asked.replies([Turn(), Turn()])
     assert str(caught.value) == (
-        f"{model}: the model's logits are NaN or infinite in torch.float32; compute in float32 (dtype: float32), "
-        "or take another checkpoint"
+        f"{model}: the model's logits are NaN or infinite, computed in torch.float32; "
+        "set dtype: float32 where it is not, or take another checkpoint"
     )
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +16,14 @@ from drift.config.train import TrainConfig
 from drift.ground.errors import CheckpointError, TrainingError
 from drift.tracking.telling.journal import read
 from drift.tracking.telling.live import telling
+from drift.training.fit import Job, _trainer
 from drift.training.sft import train
 from drift.training.watch import Watch, require_finite_result
 from tests.forked import drift
 from tests.ranks import IN_ONE_PIECE, QUICK, write_inputs
 from tests.world import VLM, training_set
 
-from transformers.trainer_callback import TrainerControl, TrainerState  # isort: skip  # after torchvision is mended
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState  # isort: skip  # after torchvision is mended
 
 EXPLODING = {**QUICK, "learning_rate": 1e30, "lr_scheduler": "constant"}
 ALONE = {**EXPLODING, **IN_ONE_PIECE, "prior": None, "epochs": 2}
@@ -118,6 +120,7 @@ def test_a_learning_rate_without_bounds_ends_the_command_with_one_line_and_no_mo
     ended = drift("train", "--model", str(VLM), "--data", str(data), "--out", str(out), *settings)
     said = [line for line in ended.stderr.splitlines() if line.startswith("drift: ")]
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert not re.search("real_accelerator|Loading weights|FutureWarning", ended.stdout + ended.stderr)
     assert len(said) == 1 and re.match(r"drift: step [23]: .* \(learning rate 1e\+30, last finite loss \d", said[0])
     assert list(tmp_path.iterdir()) == []
 
@@ -138,6 +141,33 @@ def test_the_last_whole_checkpoint_stays_and_what_was_seen_until_then_is_told(da
     assert not (tmp_path / "out").exists()
     told = [point for event, _ in read(spool) for point in event["metrics"]]
     assert sorted(number for name, _, _, number in told if name == "train/loss") == [1, 2]
+
+
+class Break(TrainerCallback):
+    """Makes one trained weight infinite when the optimizer has made its step."""
+
+    def on_optimizer_step(self, args: object, state: object, control: object, **kwargs: Any) -> None:
+        weights = next(one for one in kwargs["model"].parameters() if one.requires_grad)
+        weights.data.view(-1)[7] = math.inf
+
+
+def test_weights_that_the_last_step_broke_are_not_saved(data: Path, tmp_path: Path) -> None:
+    once = TrainConfig(**{**ALONE, "per_device_batch_size": 32, "epochs": 1, "learning_rate": 1e-3})
+    trainer = _trainer(Job(once, VLM, data, None, tmp_path))
+    trainer.add_callback(Break())
+    with pytest.raises(
+        TrainingError, match=r"^step 1: the weight '.*' is NaN or infinite \(learning rate 0\.001, last "
+    ):
+        trainer.train()
+
+
+def test_a_gradient_that_breaks_in_the_backward_pass_ends_the_training(data: Path, tmp_path: Path) -> None:
+    job = Job(TrainConfig(**ALONE), VLM, data, None, tmp_path)
+    trainer = _trainer(job)
+    weight = next(one for one in trainer.model.parameters() if one.requires_grad)
+    weight.register_hook(lambda gradient: gradient * math.inf)  # the loss stays finite
+    with pytest.raises(TrainingError, match=r"^step 1: the gradient is NaN or infinite"):
+        trainer.train()
 
 
 def test_a_model_of_nan_is_refused_before_a_step(data: Path, tmp_path: Path) -> None:
