@@ -28,7 +28,7 @@ from drift.weights.deltafile import load_delta
 from drift.weights.modeling import load_vlm, stored_dtype
 
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
-from transformers.integrations import is_deepspeed_zero3_enabled  # isort: skip
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled  # isort: skip
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
 CHECKPOINTS = "checkpoints"
