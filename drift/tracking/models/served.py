@@ -44,12 +44,8 @@ class ImageTextModel:
 
 
 def _opened(image: str) -> Any:
+    from drift_decoding import as_seen  # type: ignore[import-not-found]  # lies beside this file
     from PIL import Image
-
-    try:
-        from drift.ground.decoding import as_seen
-    except ImportError:
-        from drift_decoding import as_seen  # lies beside this file
 
     source = Path(image) if len(image) < 4096 and Path(image).is_file() else io.BytesIO(base64.b64decode(image))
     with Image.open(source) as opened:

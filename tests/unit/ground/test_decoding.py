@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
-from transformers.image_utils import load_image
 
 from drift.ground.decoding import as_seen
+from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
+
+allow_cuda_torchvision_on_cpu()
+from transformers.image_utils import load_image  # noqa: E402
 
 RAMP = np.arange(256, dtype=np.uint16).reshape(16, 16)
 
