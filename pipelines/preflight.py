@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from drift.config.chain import Config
+from drift.config.chain import Config, checkpoint_paths
 from drift.config.data import IngestConfig
 from drift.config.plan import arm_steps, is_path
 from drift.config.servers import JudgeConfig
 from drift.config.zero import check_deepspeed
 from drift.data.sources import open_source
+from drift.data.tables import TRAIN_FILE
 from drift.evaluate.benchmarks import check_table
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.ground.findings import Check, Finding, Noted, find, optional
@@ -63,7 +64,7 @@ def preflight(
 
 
 def _local_checks(config: Config, runner: Runner) -> Iterator[Check]:
-    yield "runs", partial(_writable, Path(config.runs))
+    yield "runs", partial(_writable, "runs", Path(config.runs))
     yield "disk", partial(_disk, config)
     yield "MLflow", _mlflow
     if runner == "docker":
@@ -77,6 +78,11 @@ def _config_checks(config: Config, profile: Resources | None) -> Iterator[Check]
     yield from _data_checks(config, profile)
     if config.train.deepspeed:
         yield _here(profile, "train.deepspeed", config.train.deepspeed, partial(_deepspeed, config))
+    for key, path in checkpoint_paths(config).items():
+        yield key, partial(_on_claim, profile, key, path) if profile else partial(_writable, key, Path(path))
+    if (held_out := config.train.held_out) and held_out.table:
+        key = "train.held_out.table"
+        yield _here(profile, key, held_out.table, partial(_rows_held_out, key, held_out.table))
 
 
 def _model_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
@@ -121,12 +127,12 @@ def _on_claim(profile: Resources, key: str, path: str) -> None:
     raise Noted(f"{path} lies on the claim '{claim_of(profile, key, path)}', not here")
 
 
-def _writable(runs: Path) -> None:
+def _writable(key: str, path: Path) -> None:
     try:
-        runs.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=runs).close()
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
-        raise ConfigError(f"runs: {runs} cannot be written ({error.strerror}); set runs to another folder") from error
+        raise ConfigError(f"{key}: {path} cannot be written ({error.strerror}); set {key} to another folder") from error
 
 
 def _key(name: str) -> None:
@@ -174,6 +180,11 @@ def _deepspeed(config: Config) -> None:
     for step in arm_steps(config):
         if step.train:
             check_deepspeed(step.train)
+
+
+def _rows_held_out(key: str, folder: str) -> None:
+    if not (Path(folder) / TRAIN_FILE).is_file():
+        raise ConfigError(f"{key}: {folder} holds no {TRAIN_FILE}; give the folder of a training set")
 
 
 def _disk(config: Config) -> str:

@@ -29,6 +29,7 @@ def _row(place: int, rng: random.Random) -> dict:
         exchange = world.compute(scene, expression, chain=True)
     return {
         "id": f"{place:016x}",
+        "kind": "cot" if place % 4 else "direct",
         "images": [{"bytes": render.scene_png(scene, Split.TRAIN, rng), "path": None}],
         "messages": [
             {"role": "user", "content": exchange.question},

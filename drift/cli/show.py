@@ -14,7 +14,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from drift.config.catalog import ROLES
+from drift.ground.artifacts import write_text
 from drift.ground.findings import Finding
+from drift.ground.strict import strict_json
 from drift.tracking.steps import Report
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ def show_text(text: str) -> None:
 
 
 def show_json(text: str) -> None:
-    """JSON, indented."""
-    out.print(json.dumps(json.loads(text), indent=2, ensure_ascii=False), markup=False, soft_wrap=True)
+    """JSON, indented; NaN and infinities are null."""
+    out.print(strict_json(json.loads(text), indent=2, ensure_ascii=False), markup=False, soft_wrap=True)
 
 
 def show_report(report: Report, folder: Path | str, as_json: bool) -> None:
@@ -56,10 +58,10 @@ def show_judged(lines: str, counts: Mapping[str, float], file: Path | None, as_j
     if file is None:
         out.file.write(lines)
     else:
-        file.write_text(lines, encoding="utf-8")
+        write_text(file, lines)
     screen = Console(highlight=False, stderr=file is None)
     if as_json:
-        screen.print(json.dumps(counts), markup=False, soft_wrap=True)
+        screen.print(strict_json(counts), markup=False, soft_wrap=True)
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, count in counts.items():

@@ -35,6 +35,9 @@ from .plan import Plan as Plan
 from .servers import EndpointConfig as EndpointConfig
 from .servers import JudgeConfig as JudgeConfig
 from .train import (
+    HeldOutConfig as HeldOutConfig,
+)
+from .train import (
     LoraConfig as LoraConfig,
 )
 from .train import (

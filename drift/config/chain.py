@@ -121,6 +121,15 @@ class Config(Section):
         return train
 
 
+def checkpoint_paths(config: Config) -> dict[str, str]:
+    """Where unfinished trainings and replies outlive their processes and pods, by the key that says so."""
+    sections: dict[str, Any] = {name: getattr(config, name) for name in ("generate", "train", "evaluate")}
+    sections |= {f"arms.{name}.train": config.arm_train(name) for name in config.arms}
+    found = {f"{name}.checkpoints": one.checkpoints for name, one in sections.items() if one and one.checkpoints}
+    common = found.get("train.checkpoints")
+    return {key: path for key, path in found.items() if not (key.startswith("arms.") and path == common)}
+
+
 def key_variables(section: Any) -> set[str]:
     """Names of the environment variables that hold keys of servers, anywhere in a section."""
     if isinstance(section, Section):

@@ -250,6 +250,8 @@ def _arm_inputs(step: ArmStep) -> Inputs:
     if step.train and step.train.deepspeed:
         check_deepspeed(step.train)  # before the teacher has worked for hours
         inputs |= local_inputs("train.deepspeed", step.train.deepspeed)
+    if step.train and step.train.held_out and step.train.held_out.table:
+        inputs |= local_inputs("train.held_out.table", step.train.held_out.table)
     return inputs
 
 

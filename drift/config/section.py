@@ -40,7 +40,7 @@ QuestionTemplate = Annotated[str, _fills("question")]
 class Section(BaseModel):
     """A part of the configuration: frozen, strict, and each field says what it means."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 SectionType = typing.TypeVar("SectionType", bound=BaseModel)

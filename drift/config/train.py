@@ -43,6 +43,8 @@ class PriorConfig(Section):
     rescale_to_weight: bool = False
     """`absolute` only: scale Δ to the norm of φ_VL's tensor first, as the released code does."""
     schedule: ScheduleConfig = ScheduleConfig()
+    stop_at: Positive | None = None
+    """End the training when ⟨φ_t − φ_VL, Δ⟩/‖Δ‖² has reached this (1 = at the expert), as seen at logged steps."""
 
     @model_validator(mode="after")
     def _rescale_is_absolute(self) -> Self:
@@ -64,6 +66,29 @@ class LoraConfig(Section):
     dropout: Fraction = 0.0
     modules: tuple[Literal["attn", "mlp"], ...] = Field(("attn", "mlp"), min_length=1)
     """Which projections get an adapter; a prior needs one for every matrix of its Δ."""
+    base: Literal["whole", "4bit"] = "whole"
+    """`4bit`: the frozen weights in 4 bits (QLoRA; a GPU and bitsandbytes); the adapters join the whole ones at the
+    end."""
+
+
+class HeldOutConfig(Section):
+    """Rows kept out of the training, to see how it goes on others, and when it has gone too far.
+
+    Rows of kind `direct` are perception: `right` is the share whose answer the model gives word for word, greedily.
+    """
+
+    share: float = Field(0.02, gt=0, lt=1)
+    """Of the rows, at least one; drawn by `seed` and the rows' ids."""
+    table: str | None = None
+    """Path of a training set to look at in place of the `direct` rows of the share: a small table of perception."""
+    every: Count = 50
+    """Steps from one look to the next; the first look is before the first step."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the model: the last, or those of the look with the lowest loss."""
+    patience: Count | None = None
+    """Stop after so many looks in a row without a lower loss."""
+    perception_drop: Fraction | None = None
+    """Stop when perception's `right` has fallen by more than this since before the first step."""
 
 
 class TrainConfig(Section):
@@ -75,13 +100,26 @@ class TrainConfig(Section):
     warmup_ratio: Fraction = 0.05
     per_device_batch_size: Count = 1
     gradient_accumulation: Count = 1
+    loss: Literal["token", "micro_batch"] = "token"
+    """What a step averages. `token`: over the answers' tokens of the whole batch, whatever its cut. `micro_batch`: over
+    each micro-batch, then over micro-batches and ranks, as the released code; a short answer weighs as much as a long
+    one, and the weights depend on the cut."""
+    batches: Literal["random", "by_length"] = "random"
+    """`by_length`: rows of like length stand together, for less padding; the order stays a function of `seed`."""
+    packing: bool = False
+    """Each micro-batch as one sequence without padding, in which a row sees itself alone; refused for a model that does
+    not keep them apart."""
     max_grad_norm: float = Field(1.0, ge=0)
     """0 turns clipping off."""
     weight_decay: float = Field(0.0, ge=0)
     adam_beta1: Fraction = 0.9
     adam_beta2: Fraction = 0.999
+    optimizer: Literal["adamw", "adamw_fused", "adamw_8bit"] = "adamw"
+    """`adamw_fused` is torch's in one kernel, `adamw_8bit` keeps its moments in 8 bits (a GPU and bitsandbytes)."""
     bf16: bool = True
     """bfloat16 arithmetic over float32 master weights."""
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
+    """transformers' `attn_implementation`; null is its own choice. The last two need a GPU, `bf16` and a package."""
     gradient_checkpointing: bool = True
     cutoff_tokens: Count = 32768
     """Longer samples are left out (counted), never cut."""
@@ -106,11 +144,22 @@ class TrainConfig(Section):
     seed: int = 0
     threads: Count | None = None
     """CPU threads of torch; null leaves torch's own choice."""
+    workers: int | None = Field(None, ge=0)
+    """Processes of each rank that read, decode and tokenise rows ahead of the steps; null is up to 4 where there is a
+    GPU, else none. The weights do not depend on it."""
     logging_steps: Count = 1
     save_steps: Count | None = None
     """Keep a checkpoint every so many steps, to go on from after a crash."""
+    checkpoints: str | None = None
+    """Path where checkpoints outlive the process or pod, such as a claim: a training that is started again, anywhere,
+    goes on from its last whole one. Null keeps them beside the output alone."""
+    grace_seconds: Positive = 25.0
+    """After SIGTERM: a checkpoint is saved at the next step, and the training ends within this time. A cluster gives a
+    pod 30 seconds."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Also tell these of every logged step, where their packages are installed; MLflow is told in any case."""
+    held_out: HeldOutConfig | None = None
+    """Rows to look at while it trains; null trains on all."""
     prior: PriorConfig | None = None
     """The gradient bias; null is plain SFT."""
 
@@ -124,6 +173,32 @@ class TrainConfig(Section):
             )
         return self
 
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best look become the model; until then a checkpoint keeps them."""
+        return self.held_out is not None and self.held_out.keep == "best"
+
+    @model_validator(mode="after")
+    def _options_go_together(self) -> Self:
+        if self.optimizer == "adamw_8bit" and (self.fsdp or self.deepspeed is not None):
+            raise ValueError("optimizer adamw_8bit: its moments cannot be sharded; use adamw, or one way to shard less")
+        if (self.attention or "").startswith("flash") and not self.bf16:
+            raise ValueError(f"attention {self.attention} is for 16-bit arithmetic; set bf16: true, or sdpa")
+        if self.lora is not None and self.lora.base == "4bit":
+            if self.deepspeed is not None:
+                raise ValueError(
+                    "lora.base 4bit with deepspeed: 4-bit weights cannot be partitioned; remove one of them"
+                )
+            if self.prior is not None:
+                raise ValueError("lora.base 4bit with a prior: it needs the whole matrices; set base: whole")
+            if self.add_think_tokens:
+                raise ValueError("lora.base 4bit with add_think_tokens: the embedding cannot grow; remove one of them")
+        return self
+
 
 KEPT_CHECKPOINTS = 2
 """Of a training with `save_steps`: its latest."""
+WITHOUT_CONSEQUENCE = frozenset(
+    {"logging_steps", "threads", "workers", "save_steps", "checkpoints", "grace_seconds", "report_to"}
+)
+"""Keys that do not decide the weights: a training that goes on may have others."""

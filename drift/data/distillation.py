@@ -20,7 +20,8 @@ from drift.data.generations import KEY
 from drift.data.prompts import user_text
 from drift.data.requests import Request, sample_seed
 from drift.data.teacher import open_teacher
-from drift.ground.artifacts import content_sha256, staged, write_json, write_provenance
+from drift.ground.artifacts import content_sha256, write_json, write_provenance
+from drift.ground.claim import replies_folder, work_folder
 from drift.ground.errors import DataError, ServiceError, UnavailableError
 from drift.inference.parts import Key, Parts, Row, sort_parts
 from drift.inference.reply import Reply, for_now
@@ -54,15 +55,16 @@ class GenerateReport:
 def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateReport:
     """Draw ``config.samples`` chains for each problem into the new folder ``out``.
 
-    Work goes on in ``<out>.partial``; a key ``(id, sample)`` that is there is not drawn again. Raises DataError (no
-    problems, or a partial folder of other settings), ServiceError (more failed than ``max_failed``, or the server
-    does not answer), CheckpointError, ConfigError.
+    Work goes on in ``<out>.partial``, or below `checkpoints`; a key ``(id, sample)`` that is there is not drawn again.
+    Raises DataError (no problems, or a partial folder of other settings), ServiceError (more failed than
+    ``max_failed``, or the server does not answer), CheckpointError, ConfigError.
     """
     started = time.monotonic()
     table = problems / tables.PROBLEMS_FILE
     keys = _keys(table, config)
     fingerprint = _fingerprint(config, table)
-    with staged(out, keep_partial=True) as folder:
+    kept = replies_folder(config.checkpoints, "generations", {"fingerprint": fingerprint})
+    with work_folder(kept, out) as folder:
         parts = Parts(folder, fingerprint, KEY)
         resumed = len(parts.done)
         errors = _draw(config, table, keys, parts, fingerprint)
@@ -93,7 +95,7 @@ def _keys(table: Path, config: GenerateConfig) -> dict[Key, int]:
 
 def _fingerprint(config: GenerateConfig, table: Path) -> str:
     """16 hex digits of SHA-256 over everything that decides what is drawn, and nothing else."""
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "max_failed"})
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "max_failed", "checkpoints"})
     settings |= {"model": config.teacher.model, "problems": content_sha256(table)}
     if isinstance(config.teacher, LocalTeacher):
         settings |= {"batch_size": config.teacher.batch_size, "dtype": config.teacher.dtype}

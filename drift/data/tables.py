@@ -1,7 +1,7 @@
 """Columns of the data files, and how they are read and written.
 
 Images are stored as they came, in datasets' own form (``{bytes, path}``), so that `datasets.load_dataset` decodes
-them. Messages hold plain strings and no placeholder: a chat template puts the image before the first user turn.
+them. Messages that are written here hold plain strings and no placeholder: the image stands before the user's text.
 """
 
 from __future__ import annotations

@@ -40,11 +40,10 @@ def collect(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str,
     another model or protocol in ``folder``).
     """
     asked = [questions(benchmark) for benchmark in benchmarks]
-    size = 1 if config.endpoint else config.batch_size
-    every = [batch for mine in asked for batch in batches(mine, size)]
-    parts = Parts(folder, fingerprint := _fingerprint(config, benchmarks, model, every), KEY)
+    every = _batches(config, asked)
+    parts = Parts(folder, same := _fingerprint(config, benchmarks, model, every), KEY)
     missing = [batch for batch in every if any(question.key not in parts.done for question in batch)]
-    failures = _ask(config, benchmarks, model, missing, parts, fingerprint)
+    failures = _ask(config, benchmarks, model, missing, parts, same)
     replies = {tuple(row[name] for name in KEY): _reply(row) for row in parts.rows()} | failures
     return {
         benchmark.name: [
@@ -53,6 +52,17 @@ def collect(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str,
         ]
         for benchmark, mine in zip(benchmarks, asked, strict=True)
     }
+
+
+def fingerprint(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str) -> str:
+    """16 hex digits of SHA-256 over everything that decides the replies, which `collect` holds kept ones against."""
+    asked = [questions(benchmark) for benchmark in benchmarks]
+    return _fingerprint(config, benchmarks, model, _batches(config, asked))
+
+
+def _batches(config: EvaluateConfig, asked: Iterable[list[Question]]) -> list[list[Question]]:
+    size = 1 if config.endpoint else config.batch_size
+    return [batch for mine in asked for batch in batches(mine, size)]
 
 
 def _ask(

@@ -21,9 +21,9 @@ from drift.evaluate.benchmarks import Benchmark, examples, read_benchmarks
 from drift.evaluate.samples import Sample, write_samples
 from drift.evaluate.scores import ROLES, Scores, role_mean, score_benchmarks, write_scores
 from drift.evaluate.table import deviations, overlapping, write_table
-from drift.ground.artifacts import content_sha256, staged, write_provenance
+from drift.ground.artifacts import content_sha256, write_provenance
+from drift.ground.claim import replies_folder, work_folder
 from drift.ground.errors import DataError
-from drift.inference.parts import part_files
 from drift.inference.reply import Reply
 
 logger = logging.getLogger(__name__)
@@ -90,10 +90,10 @@ def evaluate(
 
     ``model`` is a directory, a hub id, or with `endpoint` the name of a served model; ``label`` names it in tables.
     ``training_set`` is what it was trained on, a folder of `drift curate` or `drift ingest`: no question may be in it.
-    Work goes on in ``<out>.partial``; a question that has its reply there is not asked again. Raises DataError for a
-    table that cannot be used, too many shared questions (`max_overlap`, `max_contaminated`), too many truncated answers
-    (`max_truncated`) or a partial folder of other settings, CheckpointError for a model that does not load,
-    ServiceError for a server that does not answer.
+    Work goes on in ``<out>.partial``, or below `checkpoints`; a question that has its reply there is not asked again.
+    Raises DataError for a table that cannot be used, too many shared questions (`max_overlap`, `max_contaminated`), too
+    many truncated answers (`max_truncated`) or a partial folder of other settings, CheckpointError for a model that
+    does not load, ServiceError for a server that does not answer.
     """
     from drift.evaluate.collect import collect
     from drift.weights.checkpoints import resolve
@@ -101,7 +101,8 @@ def evaluate(
     started = time.monotonic()
     benchmarks, protocol = read_benchmarks(config), protocol_of(config)
     place = model if config.endpoint else str(resolve(model))
-    with staged(out, keep_partial=True) as folder:
+    kept = _kept(config, benchmarks, place, label)
+    with work_folder(kept, out, leave=["part-*.jsonl"]) as folder:  # the table of samples holds the replies at the end
         found = overlaps.find_overlaps(benchmarks, training_set)
         overlaps.check_overlaps(config, benchmarks, found, folder)
         replies = collect(config, benchmarks, place, folder)
@@ -109,9 +110,18 @@ def evaluate(
         asked = f"{config.endpoint.base_url} {model}" if config.endpoint else place
         origin = Origin(label, contents, {"model": asked, **({"training set": training_set} if training_set else {})})
         scores = score(config, benchmarks, protocol, replies, found, origin, folder)
-        for path in part_files(folder):  # the table of samples holds the replies now
-            path.unlink()
     return EvaluateReport(scores, time.monotonic() - started)
+
+
+def _kept(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, label: str) -> Path | None:
+    """Where the replies are kept below `checkpoints`: two labels may be asked for at once, though the model is one."""
+    if config.checkpoints is None:
+        return None
+    from drift.evaluate.collect import fingerprint
+
+    return replies_folder(
+        config.checkpoints, "evaluations", {"replies": fingerprint(config, benchmarks, model), "label": label}
+    )
 
 
 def score(

@@ -27,6 +27,7 @@ from rapidfuzz import fuzz, process
 from drift.config.evaluate import EvaluateConfig
 from drift.evaluate.benchmarks import Benchmark
 from drift.ground.artifacts import write_json
+from drift.ground.decoding import as_seen
 from drift.ground.errors import DataError
 
 FILE = "overlaps.json"
@@ -144,7 +145,7 @@ def _perceptual(encoded: bytes) -> Any:
     """The 256 bits of an image's perceptual hash, as four numbers. Most of its time is decoding, outside of the GIL."""
     image = Image.open(io.BytesIO(encoded))
     image.draft("L", (4 * SIDE, 4 * SIDE))  # of a JPEG, decodes no more than is needed
-    bits = imagehash.phash(image.convert("RGB"), hash_size=SIDE).hash
+    bits = imagehash.phash(as_seen(image), hash_size=SIDE).hash
     return np.packbits(bits).view(np.uint64)
 
 

@@ -3,7 +3,9 @@
 errors     everything a user can get wrong, as a tree     artifacts    folders: complete or absent, with provenance
 findings   what checks find                               fingerprint  what code a step depends on
 drawing    plots as SVG                               patience     what is worth another try, and trying again
-torchvision  its CUDA build beside torch for the CPU
+locks      who works on what, one at a time           disk         a full one, said on one line
+claim      work that outlives its process, on a path  strict       JSON without NaN
+decoding   pictures as models see them                torchvision  its CUDA build beside torch for the CPU
 """
 
 import lazy_loader as lazy

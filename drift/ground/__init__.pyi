@@ -10,7 +10,13 @@ from .errors import (
     DataError as DataError,
 )
 from .errors import (
+    DiskError as DiskError,
+)
+from .errors import (
     DriftError as DriftError,
+)
+from .errors import (
+    HeldError as HeldError,
 )
 from .errors import (
     PipelineError as PipelineError,
@@ -20,6 +26,9 @@ from .errors import (
 )
 from .errors import (
     ServiceError as ServiceError,
+)
+from .errors import (
+    TrainingError as TrainingError,
 )
 from .errors import (
     UnavailableError as UnavailableError,

@@ -1,9 +1,13 @@
-"""Images as models see them: found in a cell of a table, checked, stored as they came, decoded, sent to a server."""
+"""Images as models see them: found in a cell of a table, checked, stored as they came, decoded, sent to a server.
+
+`drift.ground.decoding` says what is made of each kind of file; whatever shows an image to a model decodes it here.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import io
 import math
 import warnings
@@ -11,44 +15,71 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from drift.ground.decoding import as_seen
 from drift.ground.errors import DataError, cause
 
 
 def image_bytes(cell: Any, folder: Path) -> list[bytes] | None:
     """Encoded images of a cell, untouched; None if there is none or its file is missing.
 
-    A cell is bytes, ``{bytes, path}``, a path relative to ``folder``, base64 text or a data URL, or a list of these.
+    A cell is one image as `find_image` takes it, or a list of these.
     """
     cells = cell if isinstance(cell, list | tuple) else [cell]
-    found = [_one(part, folder) for part in cells]
-    return [part for part in found if part] if found and all(found) else None
+    found = [find_image(part, folder) for part in cells]
+    read = [encoded(part) for part in found if part is not None]
+    return read if read and len(read) == len(cells) and all(read) else None
+
+
+def find_image(cell: Any, folder: Path) -> bytes | Path | None:
+    """What the image of a cell is read from: its bytes, or a file that exists; None if there is neither.
+
+    A cell is bytes, ``{bytes, path}``, a path relative to ``folder``, base64 text or a data URL.
+    """
+    if isinstance(cell, dict):
+        return find_image(cell.get("bytes"), folder) or find_image(cell.get("path"), folder)
+    if isinstance(cell, bytes):
+        return cell or None
+    if not isinstance(cell, str) or not cell.strip():
+        return None
+    return _from_text(cell.strip(), folder)
+
+
+def encoded(found: bytes | Path) -> bytes:
+    """The bytes of what `find_image` found."""
+    return found.read_bytes() if isinstance(found, Path) else found
 
 
 def image_size(content: bytes) -> tuple[int, int]:
-    """``(width, height)`` in pixels after decoding all of it. Raises ValueError if it does not decode."""
+    """``(width, height)`` in pixels as a viewer shows it, after decoding all of it.
+
+    Raises ValueError if it does not decode.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(content)) as image:
-                image.load()
-                return image.size
+                return as_seen(image).size
         except Exception as error:  # Pillow's decoders raise many kinds on broken files
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+            raise ValueError(_why(error)) from error
 
 
 def decode_image(encoded: bytes, where: str) -> Image.Image:
-    """An RGB image; transparency is laid on white. Raises DataError naming ``where`` if it does not decode."""
+    """The image in RGB, as `drift.ground.decoding.as_seen` has it: upright, scaled to 8 bits, on white.
+
+    Raises DataError naming ``where`` if it does not decode.
+    """
     try:
-        image: Image.Image = Image.open(io.BytesIO(encoded))
-        image.load()
+        return as_seen(Image.open(io.BytesIO(encoded)))
     except Exception as error:  # Pillow raises many kinds on broken files
-        raise DataError(f"{where}: the image does not decode ({cause(error)})") from error
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        remedy = "scale it down" if isinstance(error, Image.DecompressionBombError) else "replace it, or leave it out"
+        raise DataError(f"{where}: the image does not decode ({_why(error)}); {remedy}") from error
+
+
+def _why(error: Exception) -> str:
+    """What Pillow says; of an unknown format it names an address in memory."""
+    return "not a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else cause(error)
 
 
 def limit_pixels(image: Image.Image, max_pixels: int | None, min_pixels: int | None = None) -> Image.Image:
@@ -80,21 +111,13 @@ def stored(contents: Sequence[bytes]) -> list[dict[str, Any]]:
     return [{"bytes": content, "path": None} for content in contents]
 
 
-def _one(cell: Any, folder: Path) -> bytes | None:
-    if isinstance(cell, dict):
-        return _one(cell.get("bytes"), folder) or _one(cell.get("path"), folder)
-    if isinstance(cell, bytes):
-        return cell
-    if not isinstance(cell, str) or not cell.strip():
-        return None
-    return _from_text(cell.strip(), folder)
-
-
-def _from_text(text: str, folder: Path) -> bytes | None:
-    if len(text) < 1024 and not text.startswith("data:") and (folder / text).is_file():
-        return (folder / text).read_bytes()
-    encoded = text.partition(",")[2] if text.startswith("data:") else text
+def _from_text(text: str, folder: Path) -> bytes | Path | None:
+    if len(text) < 1024 and not text.startswith("data:"):
+        with contextlib.suppress(OSError):  # short base64 can be longer than a file's name may be
+            if (folder / text).is_file():
+                return folder / text
+    plain = text.partition(",")[2] if text.startswith("data:") else text
     try:
-        return base64.b64decode(encoded, validate=True)
+        return base64.b64decode(plain, validate=True) or None
     except binascii.Error:
         return None

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from drift.ground.errors import CheckpointError
 from drift.inference.images import conversation, decode_image, limit_pixels
 from drift.inference.reply import Reply
 from drift.weights.modeling import load_processor, load_vlm
@@ -22,6 +23,27 @@ class Asked(Protocol):
 
     @property
     def images(self) -> list[bytes]: ...
+
+
+class Soundness(LogitsProcessor):
+    """Whether a row of logits was NaN or infinite, noted on the device while a generation goes on.
+
+    Such a row becomes zeros, so that a draw from it does not end the process first; all others stay as they are.
+    """
+
+    def __init__(self) -> None:
+        self._broken: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
+        """A row's largest logit is NaN if one of them is; single ones of -inf are no fault."""
+        broken = ~scores.amax(dim=1).isfinite()
+        self._broken = broken if self._broken is None else self._broken | broken
+        return scores.masked_fill(broken.unsqueeze(1), 0.0)
+
+    @property
+    def broken(self) -> bool:
+        """Waits for the device."""
+        return self._broken is not None and bool(self._broken.any())
 
 
 class LocalModel:
@@ -42,7 +64,7 @@ class LocalModel:
         a temperature, is taken over. Raises CheckpointError if the model or its processor does not load."""
         if threads is not None:
             torch.set_num_threads(threads)
-        self._pixels = image_max_pixels, image_min_pixels
+        self._path, self._pixels = path, (image_max_pixels, image_min_pixels)
         self.processor = load_processor(path, trust_remote_code=trust_remote_code)
         model = load_vlm(path, dtype=dtype, trust_remote_code=trust_remote_code)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,9 +75,19 @@ class LocalModel:
 
     @torch.inference_mode()
     def replies(self, batch: Sequence[Asked], *, draws: LogitsProcessor | None = None) -> list[Reply]:
-        """One reply per turn of the batch, in its order. ``draws``: see `drift.inference.draws`; None is greedy."""
+        """One reply per turn of the batch, in its order. ``draws``: see `drift.inference.draws`; None is greedy.
+
+        Raises CheckpointError if its logits are NaN or infinite.
+        """
         inputs = self._inputs(batch).to(self.model.device, dtype=self.model.dtype)
-        output = self.model.generate(**inputs, logits_processor=LogitsProcessorList([draws] if draws else []))
+        sound = Soundness()
+        processors = LogitsProcessorList([sound, draws] if draws else [sound])
+        output = self.model.generate(**inputs, logits_processor=processors)
+        if sound.broken:
+            raise CheckpointError(
+                f"{self._path}: the model's logits are NaN or infinite, computed in {self.model.dtype}; "
+                "set dtype: float32 where it is not, or take another checkpoint"
+            )
         rows = output[:, inputs["input_ids"].shape[1] :].tolist()
         prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
         return [self._reply(row, count) for row, count in zip(rows, prompt_tokens, strict=True)]

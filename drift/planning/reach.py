@@ -1,22 +1,20 @@
 """What each arm of a configuration will do, before a GPU is spent: from headers, and Δ's statistics or a sample of it.
 
-Adam moves no weight by much more than the learning rate η in a step, so along Δ a training goes at most as far as
-reach = Ση · ‖Δ‖₁ / ‖Δ‖₂² (a projection: 0 at φ_VL, 1 at the expert), Ση over all steps. It is a bound, not a forecast
-of where training ends: gradients that agree reach it, others stay below.
+Along Δ a training goes at most as far as its reach (`drift.training.effect`), which is Ση times ‖Δ‖₁ / ‖Δ‖₂². It is a
+bound, not a forecast of where training ends: gradients that agree reach it, others stay below.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from drift.config.chain import Config
 from drift.config.models import MergeConfig
-from drift.config.train import TrainConfig
 from drift.ground.errors import ConfigError, MissingCheckpointError
+from drift.training.effect import reach_per_rate, remark, steps_of, sum_of_rates
 from drift.training.launch import processes_of
 from drift.weights.deltafile import load_delta
 from drift.weights.merging import plan_merge
@@ -25,10 +23,6 @@ from drift.weights.streaming import chunks
 
 logger = logging.getLogger(__name__)
 
-TOO_SHORT = 0.05
-"""Below this reach the weights stay at φ_VL whatever α is."""
-TOO_FAR = 1.2
-"""Above this reach a constant α can take the weights past the expert, where both skills break."""
 SAMPLED_ELEMENTS = 1 << 15
 
 
@@ -71,23 +65,6 @@ def expected_rows(config: Config, samples: int | None = None) -> int:
     return round(keep / (1 - replay.fraction)) if replay else keep
 
 
-def sum_of_rates(train: TrainConfig, steps: int) -> float:
-    """Ση over the steps: the warm-up's triangle, then η for a constant schedule, η/2 on average for a falling one."""
-    warmup = 0.0 if train.lr_scheduler == "constant" else train.warmup_ratio * steps
-    share = 1.0 if train.lr_scheduler.startswith("constant") else 0.5
-    return train.learning_rate * (0.5 * warmup + share * (steps - warmup))
-
-
-def remark(reach: float, train: TrainConfig) -> str:
-    """What a reach means for an arm with a prior."""
-    if reach < TOO_SHORT:
-        return f"α cannot matter at this learning rate: Adam reaches at most {reach:.2g} of Δ"
-    constant = train.prior is not None and train.prior.schedule.kind == "constant"
-    if reach > TOO_FAR and constant:
-        return f"may overshoot: Adam can reach {reach:.2g} of Δ; set train.prior.schedule.kind=projection"
-    return f"Adam can reach {reach:.2g} of Δ"
-
-
 def _arm(
     config: Config, name: str, *, samples: int | None, deltas: Path | None, gpus: int | None, headers: bool = True
 ) -> ArmForecast:
@@ -96,7 +73,7 @@ def _arm(
     if train is None:
         return ArmForecast(name, merge)
     does = f"{merge}, then " * bool(merge) + (f"DRIFT along '{arm.delta}'" if arm.delta else "SFT")
-    steps = _steps(train, expected_rows(config, samples), processes_of(train.processes, gpus))
+    steps = steps_of(train, expected_rows(config, samples), processes_of(train.processes, gpus))
     rates = sum_of_rates(train, steps)
     if arm.delta is None or not (headers or deltas):
         return ArmForecast(name, does, steps, rates)
@@ -112,17 +89,11 @@ def _merge(config: Config, merge: MergeConfig, headers: bool) -> str:
     return f"{merge.method} of {len(todo.canonical)} tensors"
 
 
-def _steps(train: TrainConfig, rows: int, processes: int) -> int:
-    a_step = train.per_device_batch_size * train.gradient_accumulation * processes
-    return math.ceil(train.epochs * math.ceil(rows / a_step))
-
-
 def _ratio(config: Config, delta: str, deltas: Path | None) -> float:
     """‖Δ‖₁ / ‖Δ‖₂² over all tensors of a Δ."""
     models = config.models
     if deltas is not None:
-        prior = load_delta(deltas / delta)
-        return math.fsum(entry["l1"] for entry in prior.stats.values()) / prior.squared_l2
+        return reach_per_rate(load_delta(deltas / delta))
     return sampled_ratio(plan(config.deltas[delta], expert=models.expert, vlm=models.vlm, base=models.base))
 
 

@@ -34,7 +34,15 @@ OPEN_GATE = {
     "beats": [],
     "resamples": 100,
 }
-WITHOUT_GPU = {"bf16": False, "deepspeed": None, "liger": False, "processes": 1}
+WITHOUT_GPU = {
+    "attention": None,
+    "bf16": False,
+    "deepspeed": None,
+    "liger": False,
+    "optimizer": "adamw",
+    "processes": 1,
+    "workers": 0,
+}
 
 Raw = dict[str, Any]
 
@@ -74,7 +82,11 @@ def replaced(config: Config, rehearsal: Config) -> dict[str, tuple[Any, Any]]:
 
 def _shortened(train: Raw, gpu: bool) -> Raw:
     """What every training takes instead: one epoch over a few rows, and a checkpoint on the way where it saves any."""
-    short = {"epochs": 1.0, "per_device_batch_size": min(2, train["per_device_batch_size"]), "max_skipped": 1.0}
+    short: Raw = {"epochs": 1.0, "per_device_batch_size": min(2, train["per_device_batch_size"]), "max_skipped": 1.0}
+    if train["held_out"]:
+        short["held_out"] = train["held_out"] | {"table": None, "every": 2, "perception_drop": None}
+    if train["lora"] and not gpu:
+        short["lora"] = train["lora"] | {"base": "whole"}
     return short | ({"save_steps": 2} if train["save_steps"] else {}) | ({} if gpu else WITHOUT_GPU)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from drift.config.chain import Config
 from drift.config.train import KEPT_CHECKPOINTS, LoraConfig
 from drift.ground.errors import CheckpointError
+from drift.training.room import checkpoint_bytes
 from drift.weights.checkpoints import Checkpoint, pair_decoders, resolve
 from drift.weights.layout import module_of
 
@@ -24,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 WEIGHT, GRADIENT, OPTIMIZER = 2, 2, 12
 RANKS = (1, 2, 4, 8)
-CHECKPOINT_BYTES = 12
-"""Of a weight in a checkpoint: float32 and Adam's two moments."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,10 @@ def headers(config: Config) -> tuple[Checkpoint, Checkpoint] | None:
 def disk_bytes(config: Config, vlm: Checkpoint) -> int:
     """What a run writes below `runs`, at most: a model per arm, Δs as large, and the checkpoints trainings keep."""
     size = sum(info.size_bytes for info in vlm.tensors.values())
-    saving = [train for name in config.arms if (train := config.arm_train(name)) and train.save_steps]
-    checkpoint = CHECKPOINT_BYTES * sum(map(math.prod, vlm.shapes.values()))
+    trainings = [train for name in config.arms if (train := config.arm_train(name))]
+    saving = [train for train in trainings if train.save_steps or train.keeps_best]
+    weights = sum(map(math.prod, vlm.shapes.values()))
+    checkpoint = checkpoint_bytes(weights, weights)
     return size * (len(config.arms) + len(config.deltas)) + (KEPT_CHECKPOINTS + 1) * checkpoint * len(saving)
 
 

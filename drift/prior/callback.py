@@ -60,13 +60,18 @@ class PriorCallback(TrainerCallback, ExportableState):
             self.prior.guide()
             self._norm = torch.nn.utils.clip_grad_norm_(kwargs["model"].parameters(), self._max_norm)
 
+    @property
+    def norm(self) -> float | None:
+        """‖g~‖ of the last step before it was clipped; None where another clips. A collective call under FSDP2."""
+        return full_number(self._norm)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Add the prior's numbers to those of the step, also in the trainer's history."""
         if "loss" not in logs:
             return
         more = self.prior.metrics()
-        if self._norm is not None:
-            more["grad_norm"] = float(self._norm.full_tensor() if isinstance(self._norm, DTensor) else self._norm)
+        if (norm := self.norm) is not None:
+            more["grad_norm"] = norm
         if layers := self.prior.layer_cosines():
             self.cosines.append({"step": state.global_step, "layers": layers})
         logs.update(more)
@@ -81,3 +86,10 @@ class PriorCallback(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What Trainer writes into a checkpoint's `trainer_state.json`."""
         return {"args": {}, "attributes": {"prior": self.prior.state_dict(), "cosines": self.cosines}}
+
+
+def full_number(value: Any) -> float | None:
+    """A number that may be a tensor, and sharded under FSDP2, as Python's; None stays None. Collective if sharded."""
+    if value is None:
+        return None
+    return float(value.full_tensor() if isinstance(value, DTensor) else value)

@@ -253,12 +253,13 @@ class Prior:
             return {}
         noted, travel = self._bias.noted, {name: float(value) for name, value in self._directions.travel().items()}
         self._warn_past_expert(travel["projection"])
+        gradient = float(noted["grad_norm"].norm())
         return {
             "cos_mean": float(noted["cos"].mean()),
             "cos_min": float(noted["cos"].min()),
             "cos_max": float(noted["cos"].max()),
             "alpha_mean": float(noted["alpha"].mean()),
-            "prior_ratio": float(noted["bias_norm"].norm() / noted["grad_norm"].norm()),
+            "prior_ratio": float(noted["bias_norm"].norm()) / gradient if gradient else 0.0,
             "guided_fraction": float((noted["grad_norm"] > 0).float().mean()),
             **travel,
         }

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from drift.config.section import SectionType, from_json
 from drift.ground.artifacts import content_sha256, read_json, write_json
-from drift.ground.errors import ConfigError, DataError, DriftError, PipelineError
+from drift.ground.errors import TERMINATED, ConfigError, DataError, DriftError, PipelineError
 from drift.ground.patience import patience_seconds, patiently
 from drift.tracking.runs.origin import IMAGE, origin, packages
 from drift.tracking.runs.outputs import DEFAULT_UPLOAD, UPLOAD
@@ -43,8 +43,6 @@ POD = "KFP_POD_NAME"
 
 LOGS = "step"
 """Folder of a step's run in MLflow for what is about its process: its log, its record."""
-
-TERMINATED = 128 + signal.SIGTERM
 
 
 class Report(Protocol):

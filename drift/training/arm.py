@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
@@ -15,6 +14,7 @@ from drift.config.models import ModelsConfig
 from drift.config.plan import ArmStep
 from drift.ground.artifacts import START_MODEL, read_provenance, staged, write_json
 from drift.ground.errors import DataError
+from drift.ground.strict import strict_json
 from drift.weights.checkpoints import resolve
 from drift.weights.deltafile import load_delta, projection, require_made_from
 from drift.weights.licences import name_parents
@@ -32,6 +32,11 @@ class ArmReport:
     seconds: float
     projection: dict[str, float]
     train: TrainReport | None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know of the training."""
+        return self.train.warnings if self.train else ()
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow."""
@@ -107,9 +112,9 @@ def _delta(step: ArmStep, deltas: Sequence[Path]) -> Path | None:
 
 
 def _timed(report: TrainReport) -> list[dict[str, float]]:
-    """The history, each row with the time at which it was logged."""
+    """The history, each row with the time at which it was logged, and the looks at rows held out, which have theirs."""
     times = report.times or [0.0] * len(report.history)
-    return [{**row, "time": at} for row, at in zip(report.history, times, strict=True)]
+    return [*({**row, "time": at} for row, at in zip(report.history, times, strict=True)), *report.held_out]
 
 
 def _parents(step: ArmStep, deltas: Sequence[Path]) -> dict[str, str]:
@@ -133,7 +138,7 @@ def _write_record(step: ArmStep, report: ArmReport, record: Path, model_uri: str
         if (out / "cosines.svg").exists():
             shutil.copy(out / "cosines.svg", folder)
         history = _timed(report.train) if report.train else []
-        (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+        (folder / "history.jsonl").write_text("".join(strict_json(row) + "\n" for row in history))
         write_json(
             folder / "arm.json",
             {

@@ -6,112 +6,150 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from drift.config.train import TrainConfig
-from drift.ground.errors import DataError
-from drift.inference.images import conversation, decode_image, limit_pixels
+from drift.ground.errors import DataError, cause
+from drift.inference.images import conversation, decode_image, encoded, limit_pixels
+from drift.training.lengths import counts_key, token_counts
+from drift.training.rows import Chat, Piece, read_rows
 
 logger = logging.getLogger(__name__)
 
 IGNORE = -100
 """Label of the tokens that the loss leaves out; torch's and transformers' convention."""
+STAND_IN_PIXELS = (56, 56)
+
+Batch = dict[str, torch.Tensor]
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
-    """The rows of a training set that fit into `cutoff_tokens`: `{id, prompt, answer, images}`.
+    """The rows of a training set that fit into `cutoff_tokens`: `{id, kind, turns, images}` (`drift.training.rows`).
 
-    `prompt` is the rendered chat up to and with the assistant's header, `answer` what follows it. Images are kept
-    encoded and decoded when a row is asked for.
-    Raises DataError if the set is empty, a row is malformed, or more than `max_skipped` are too long.
+    A row is rendered and its images are decoded when it is asked for. Each has gone through the processor once, so that
+    what is wrong with it is known. `lengths` are the rows' tokens.
+    Raises DataError if the set is empty, a row cannot be used, or more than `max_skipped` are too long.
     """
 
     def __init__(self, training_set: Path, processor: Any, config: TrainConfig) -> None:
-        self.max_pixels = config.image_max_pixels
-        rows = [_rendered(row, processor) for row in _read(training_set / "train.parquet")]
-        lengths = [self._length(row, processor) for row in tqdm(rows, "lengths", leave=False, disable=None)]
-        self.rows = [row for row, length in zip(rows, lengths, strict=True) if length <= config.cutoff_tokens]
-        self.skipped = len(rows) - len(self.rows)
-        if self.skipped > config.max_skipped * len(rows) or not self.rows:
+        self.max_pixels, self.processor, self.chat = config.image_max_pixels, processor, Chat(processor)
+        self.rows = read_rows(training_set, processor)
+        key = counts_key(training_set, processor, config.image_max_pixels)
+        counts = token_counts(len(self.rows), self._length, key)
+        fitting = [place for place, count in enumerate(counts) if count <= config.cutoff_tokens]
+        self.skipped = len(counts) - len(fitting)
+        if self.skipped > config.max_skipped * len(counts) or not fitting:
             raise DataError(
-                f"{training_set}: {self.skipped} of {len(rows)} samples are longer than train.cutoff_tokens ="
-                f" {config.cutoff_tokens} (longest {max(lengths)}); raise it, or train.max_skipped ="
+                f"{training_set}: {self.skipped} of {len(counts)} samples are longer than train.cutoff_tokens ="
+                f" {config.cutoff_tokens} (longest {max(counts)}); raise it, or train.max_skipped ="
                 f" {config.max_skipped}"
             )
         if self.skipped:
             logger.warning(
-                "%d of %d samples are longer than %d tokens: left out", self.skipped, len(rows), config.cutoff_tokens
+                "%d of %d samples are longer than %d tokens: left out", self.skipped, len(counts), config.cutoff_tokens
             )
+        self.rows = [self.rows[place] for place in fitting]
+        self.lengths = [counts[place] for place in fitting]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._decoded(self.rows[index])
-
-    def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
-        images = [decode_image(encoded, f"row {row['id']}") for encoded in row["images"]]
+        row = self.chat.rendered(self.rows[index])
+        images = [decode_image(encoded(image), f"row {row['id']}") for image in row["images"]]
         return {**row, "images": [limit_pixels(image, self.max_pixels) for image in images]}
 
-    def _length(self, row: dict[str, Any], processor: Any) -> int:
-        return int(_process(processor, [self._decoded(row)])["input_ids"].shape[1])
+    @property
+    def pictured(self) -> bool:
+        """Whether any row has an image."""
+        return any(row["images"] for row in self.rows)
+
+    def _length(self, index: int) -> int:
+        return int(AnswerCollator(self.processor)([self[index]])["input_ids"].shape[1])
 
 
 class AnswerCollator:
-    """Rows → the model's inputs, right-padded, with `labels` (batch, tokens) set on the answers alone."""
+    """Rows → the model's inputs, right-padded, with `labels` (batch, tokens) set on the answers alone.
 
-    def __init__(self, processor: Any) -> None:
+    With ``stand_in``, a batch without an image gets one that nothing sees: where weights are sharded over ranks, all of
+    them must run the vision tower, or those that do wait for ever for those that do not.
+    """
+
+    def __init__(self, processor: Any, *, stand_in: bool = False) -> None:
         self.processor = processor
+        self.stand_in = _stand_in(processor) if stand_in else None
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch: dict[str, torch.Tensor] = _process(self.processor, rows)
-        labels = torch.full_like(batch["input_ids"], IGNORE)
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        batch = _process(self.processor, rows)
+        batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
         for position, row in enumerate(rows):
-            answer = self.processor.tokenizer(row["answer"], add_special_tokens=False)["input_ids"]
-            end = int(batch["attention_mask"][position].sum())
-            target = batch["input_ids"][position, end - len(answer) : end]
-            if target.tolist() != answer:
+            self._mark_answers(batch, position, row)
+        if self.stand_in is not None and not any(row["images"] for row in rows):
+            return _with_unseen(batch, self.stand_in, self.processor.tokenizer.pad_token_id or 0)
+        return batch
+
+    def _mark_answers(self, batch: Batch, position: int, row: dict[str, Any]) -> None:
+        """Set the labels of a row from its end: only the first piece's length need not be known."""
+        ids, end = batch["input_ids"][position], int(batch["attention_mask"][position].sum())
+        images = list(row["images"])
+        for piece in reversed(row["pieces"][1:]):
+            tokens = self._tokens(piece, [images.pop() for _ in range(piece.images)][::-1], row)
+            start = end - len(tokens)
+            if ids[max(start, 0) : end].tolist() != tokens:
                 raise DataError(f"row {row['id']}: the answer's tokens depend on the prompt; the loss cannot be placed")
-            labels[position, end - len(answer) : end] = target
-        return {**batch, "labels": labels}
+            if piece.learned:
+                batch["labels"][position, start:end] = ids[start:end]
+            end = start
+
+    def _tokens(self, piece: Piece, images: list[Image.Image], row: dict[str, Any]) -> list[int]:
+        if images:
+            alone = {"id": row["id"], "pieces": [piece], "images": images}
+            return [int(token) for token in _process(self.processor, [alone])["input_ids"][0]]
+        return list(self.processor.tokenizer(piece.text, add_special_tokens=False)["input_ids"])
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; `drift curate` writes it")
-    try:
-        rows = pq.read_table(path, columns=["id", "messages", "images"]).to_pylist()
-    except Exception as error:
-        raise DataError(f"{path}: not a training set ({str(error).splitlines()[0]})") from error
-    if not rows:
-        raise DataError(f"{path}: holds no rows")
-    return rows
-
-
-def _rendered(row: dict[str, Any], processor: Any) -> dict[str, Any]:
-    user, assistant = row["messages"]
-    turns = [*conversation(user["content"], len(row["images"])), assistant]
-    prompt = processor.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-    whole = processor.apply_chat_template(turns, tokenize=False)
-    if not whole.startswith(prompt):
-        raise DataError(f"row {row['id']}: the chat template renders the prompt differently when an answer follows")
-    images = [image["bytes"] for image in row["images"]]
-    return {"id": row["id"], "prompt": prompt, "answer": whole[len(prompt) :], "images": images}
-
-
-def _process(processor: Any, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def _process(processor: Any, rows: list[dict[str, Any]]) -> Batch:
     images: list[list[Image.Image]] | None = [row["images"] for row in rows] if any(r["images"] for r in rows) else None
-    return dict(
-        processor(
-            text=[row["prompt"] + row["answer"] for row in rows],
-            images=images,
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
-            return_tensors="pt",
+    try:
+        return dict(
+            processor(
+                text=["".join(piece.text for piece in row["pieces"]) for row in rows],
+                images=images,
+                padding=True,
+                padding_side="right",
+                add_special_tokens=False,
+                return_tensors="pt",
+            )
         )
-    )
+    except Exception as error:  # processors raise many kinds, of an image that is too narrow for example
+        named = ", ".join(str(row["id"]) for row in rows)
+        raise DataError(f"row {named}: the model's processor refuses it ({cause(error)})") from error
+
+
+def _stand_in(processor: Any) -> Batch:
+    """A white image as the only thing in a user's turn, through the processor: a batch of one row."""
+    text = processor.apply_chat_template(conversation(".", 1), tokenize=False)
+    image = Image.new("RGB", STAND_IN_PIXELS, "white")
+    row = {"id": "stand-in", "pieces": [Piece(text, 1, learned=False)], "images": [image]}
+    return _process(processor, [row])
+
+
+def _with_unseen(batch: Batch, unseen: Batch, pad: int) -> Batch:
+    """``batch`` with the tokens of ``unseen`` behind its first row, masked and without labels, and with its image."""
+    rows, tokens = batch["input_ids"].shape
+    added = unseen["input_ids"].shape
+    wider = {}
+    for name in {**batch, **unseen}:
+        extra = unseen.get(name)
+        if extra is not None and extra.shape[:2] != added:
+            wider[name] = extra  # the image's own
+            continue
+        fill = {"input_ids": pad, "labels": IGNORE}.get(name, 0)
+        own = batch[name] if name in batch else unseen[name].new_zeros(rows, tokens)
+        tail = own.new_full((rows, added[1]), fill)
+        if name != "attention_mask" and extra is not None:
+            tail[0] = extra[0]
+        wider[name] = torch.cat([own, tail], dim=1)
+    return wider

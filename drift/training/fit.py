@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,44 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list
 
 from drift.config.train import KEPT_CHECKPOINTS, TrainConfig
-from drift.ground.errors import ConfigError, DataError
+from drift.ground.artifacts import PARTIAL
+from drift.ground.errors import TERMINATED, ConfigError, DataError, TrainingError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
 from drift.prior.shards import require_float32_masters
+from drift.training.checkpoints import CHECKPOINTS, mark, newest_whole
 from drift.training.collate import AnswerCollator, TrainingRows
-from drift.training.network import reloaded, trainable_network, trained_elements
+from drift.training.effect import foretell, told
+from drift.training.held_out import Looks, split
+from drift.training.launch import name_accelerator
+from drift.training.network import (
+    merged,
+    reloaded,
+    state_elements,
+    trainable_network,
+    trained_elements,
+    trained_processor,
+)
+from drift.training.options import OPTIMIZERS, check_options, workers_of
+from drift.training.order import Filled, RowOrder, WithoutFillings, places_to_fill
+from drift.training.packing import Packed, RowsKeptApart
+from drift.training.room import checkpoint_bytes, require_room, when_there_is_room, writing
+from drift.training.stopping import Grace
 from drift.training.telling import Curves, StepProgress
+from drift.training.watch import Watch, require_finite_result
 from drift.weights.deltafile import load_delta
-from drift.weights.modeling import load_processor, load_vlm, stored_dtype
+from drift.weights.modeling import load_vlm, stored_dtype
 
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled  # isort: skip
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
-CHECKPOINTS = "checkpoints"
+logger = logging.getLogger(__name__)
+
 BOARD = "TENSORBOARD_LOGGING_DIR"
 """Variable: transformers' own default lies among the checkpoints, which go."""
-COMPLETE = "complete"
-"""An empty file that a checkpoint gets when every rank has written its part."""
+NEVER = 2**31
+"""Steps, where a checkpoint is only made of the best."""
 SEEN_WITHIN_SECONDS = 90
 """How long a network file system may take to show one node the folder that another made."""
 
@@ -51,23 +72,36 @@ class Job:
 
 
 def fit(job: Job) -> dict[str, Any]:
-    """Train on this rank and save the model on the first; most fields of `TrainReport`, and the elements `trained`."""
+    """Train on this rank and save the model on the first; most fields of `TrainReport`, and the elements `trained`.
+
+    Raises SystemExit where SIGTERM has ended it, after a checkpoint was saved.
+    """
     config = job.config
     if config.threads:
         torch.set_num_threads(config.threads)
-    trainer = _trainer(job)
+    check_options(config)
+    name_accelerator()
+    grace = Grace(config.grace_seconds)
+    trainer = _trainer(job, grace)
     trained = trained_elements(trainer.model)
-    trainer.train(resume_from_checkpoint=_agreed_checkpoint(job.folder))
-    _save(trainer, job)
+    warnings = _foretold(trainer, job)
+    with grace:
+        _run(trainer, _agreed_checkpoint(job.folder))
+        if grace.stopped:
+            raise SystemExit(TERMINATED)
+        looks = trainer.looks
+        if config.keeps_best:
+            trainer.take_back(job.folder / CHECKPOINTS, looks.best_step)
+        _save(trainer, job)
     history = [row for row in trainer.state.log_history if "loss" in row]
     guidance = trainer.guidance
     bound = guidance.report if guidance and guidance.report else BindReport(0, 0, 0)
-    rows: Any = trainer.train_dataset
     return {
         "trained": trained,
         "steps": trainer.state.global_step,
-        "samples": len(rows),
-        "skipped": rows.skipped,
+        "samples": len(trainer.order.lengths),
+        "skipped": trainer.skipped,
+        "repeated": trainer.repeated,
         "final_loss": history[-1]["loss"],
         "guided_parameters": bound.parameters,
         "guided_elements": bound.elements,
@@ -75,26 +109,39 @@ def fit(job: Job) -> dict[str, Any]:
         "history": history,
         "times": [trainer.curves.times.get(int(row["step"]), 0.0) for row in history],
         "cosines": guidance.cosines if guidance else [],
+        "warnings": warnings,
+        "held_out": looks.rows,
+        "best_step": looks.best_step,
+        "stopped": looks.stopped,
     }
+
+
+def _foretold(trainer: VlmTrainer, job: Job) -> list[str]:
+    """Why this training cannot matter, said on the first rank before it begins."""
+    if not trainer.accelerator.is_main_process:
+        return []
+    rows: Any = trainer.train_dataset
+    prior = trainer.guidance.prior.delta if trainer.guidance else None
+    return told(foretell(job.config, job.source, prior, rows=len(rows), ranks=trainer.args.world_size))
+
+
+def _run(trainer: VlmTrainer, checkpoint: str | None) -> None:
+    """Train to the end, or to the first number that is none; what was seen until then is told in any case."""
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except TrainingError:
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+        raise
 
 
 def _agreed_checkpoint(folder: Path) -> str | None:
     """The checkpoint that all ranks go on from: what the first rank finds. Raises DataError if it is not seen here."""
     rank = PartialState()
-    found: list[str | None] = [_newest_checkpoint(folder) if rank.is_main_process else None]
+    found: list[Path | None] = [newest_whole(folder) if rank.is_main_process else None]
     if rank.num_processes > 1:
         broadcast_object_list(found)
-    _wait_for(Path(found[0] or folder))
-    return found[0]
-
-
-def _newest_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint; torn ones, of ranks that were killed, are removed."""
-    found = sorted((folder / CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    complete = [path for path in found if (path / COMPLETE).exists()]
-    for torn in set(found) - set(complete):
-        shutil.rmtree(torn)
-    return str(complete[-1]) if complete else None
+    _wait_for(found[0] or folder)
+    return str(found[0]) if found[0] else None
 
 
 def _wait_for(folder: Path) -> None:
@@ -106,19 +153,61 @@ def _wait_for(folder: Path) -> None:
 
 
 class VlmTrainer(Trainer):
-    """transformers' Trainer with a loss per token of the whole batch, and checkpoints loaded by their files' names.
+    """transformers' Trainer with the loss and the order of rows asked for; loads checkpoints by their files' names.
 
-    The Qwen-VL classes say that they take no loss arguments, so Trainer would average the means of micro-batches: the
-    weights would depend on how a batch is cut. They do take them; with the count, each token weighs the same.
+    The Qwen-VL classes say that they take no loss arguments, so Trainer averages the means of micro-batches: the
+    weights depend on how a batch is cut. That is `loss: micro_batch`, and what the released code does. They do take
+    them: with the count, each token weighs the same.
     """
 
     guidance: PriorCallback | None = None
     curves: Curves
+    watch: Watch
+    looks: Looks
+    order: RowOrder
+    skipped = 0
+    repeated = 0
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, config: TrainConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.curves = Curves()
-        self.model_accepts_loss_kwargs = True
+        self.watch = Watch()
+        self.model_accepts_loss_kwargs = config.loss == "token"
+
+    def get_train_dataloader(self) -> Any:
+        """accelerate's loader, which hands the rows to the ranks, in the order asked for."""
+        loader: Any = super().get_train_dataloader()
+        loader.set_sampler(self.order)
+        return loader
+
+    def take_back(self, checkpoints: Path, step: int) -> None:
+        """Go back to the weights of a step, which was saved when it was the best; the last step's are here already."""
+        best = checkpoints / f"checkpoint-{step}"
+        if step in (0, self.state.global_step):
+            return
+        if not best.is_dir():
+            logger.warning("%s, the best, is no longer there: the model is that of the last step", best)
+            return
+        self.state.best_model_checkpoint = str(best)
+        self._load_best_model()
+
+    def _load_best_model(self) -> None:
+        if hasattr(self.model, "peft_config") or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch, whose loss is watched."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.watch.add_loss(loss)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called once a step, before the weights move; the norm is watched."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.watch.see_norm(norm)
+        return norm
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """transformers' own way, not strict, leaves a Qwen2.5-VL as it was: its files have older names."""
@@ -128,40 +217,84 @@ class VlmTrainer(Trainer):
         else:
             network.load_state_dict(load_vlm(resume_from_checkpoint, dtype="float32").state_dict())
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As transformers does, with a full disk said in one line."""
+        with writing(_checkpoint(self.args, self.state)):
+            super()._save_checkpoint(model, trial)
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    """That of this step."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
 
 class Safeguards(TrainerCallback):
-    """Refuses an optimizer without float32 masters, and marks a checkpoint when every rank has written its part."""
+    """Refuses an optimizer without float32 masters and a disk without room, marks checkpoints that are whole, and lets
+    all ranks save and stop when one was asked to end."""
+
+    def __init__(self, job: Job, grace: Grace) -> None:
+        self.job, self.grace = job, grace
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Raises PriorError."""
+        """Raises PriorError, DataError."""
         require_float32_masters(kwargs["optimizer"])
+        state.compute_steps(args, state.max_steps)  # a checkpoint brings those it was made with
+        self.grace.meet()
+        if state.is_world_process_zero:
+            _require_room(self.job, kwargs["model"], state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save this step and stop behind it, if any rank was asked to end."""
+        if self.grace.agreed():
+            control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mark the checkpoint of this step."""
         PartialState().wait_for_everyone()
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        if not state.is_world_process_zero:
+            return
+        checkpoint = _checkpoint(args, state)
+        with writing(checkpoint):
+            mark(checkpoint)
+        if self.grace.stopped:
+            logger.warning("%s is whole: the same command goes on from it", checkpoint)
 
 
-def _trainer(job: Job) -> VlmTrainer:
+def _require_room(job: Job, network: Any, steps: int) -> None:
+    config = job.config
+    one = checkpoint_bytes(*state_elements(network), masters_elsewhere=config.deepspeed is not None and config.bf16)
+    model = sum(path.stat().st_size for path in job.source.glob("*.safetensors"))
+    require_room(job.folder, model=model, checkpoint=one, steps=steps, save_steps=config.save_steps)
+
+
+def _trainer(job: Job, grace: Grace) -> VlmTrainer:
     config = job.config
     if "tensorboard" in config.report_to:
-        board = job.folder.with_name(f"{job.folder.name.removesuffix('.partial')}.tensorboard")
+        board = job.folder.with_name(f"{job.folder.name.partition(PARTIAL)[0]}.tensorboard")
         os.environ.setdefault(BOARD, str(board))
     arguments = _arguments(config, job.folder / CHECKPOINTS)  # first: they tell ZeRO-3 how to load the weights
     if _shards(config):
         _shard_on_processors()
+    if arguments.dataloader_num_workers:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a row at a time gains nothing, and its threads do not fork
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else Trainer would spread one process over all GPUs with DataParallel
     set_seed(config.seed)
-    processor = load_processor(job.source)
+    processor = trained_processor(config, job.source)
+    rows = TrainingRows(job.training_set, processor, config)  # before the model: a bad row costs no loading
+    sets = split(rows, config, processor)
+    collate = WithoutFillings(AnswerCollator(processor, stand_in=rows.pictured and _partitions(config)))
+    model = trainable_network(config, job.source, processor)
     trainer = VlmTrainer(
-        model=trainable_network(config, job.source, processor),
+        config,
+        model=model,
         args=arguments,
-        train_dataset=TrainingRows(job.training_set, processor, config),
-        data_collator=AnswerCollator(processor),
+        train_dataset=Filled(sets.trained),
+        data_collator=Packed(collate, model) if config.packing else collate,
         processing_class=processor,
     )
+    _order(trainer, config, [rows.lengths[place] for place in sets.trained.indices])
+    trainer.skipped, trainer.looks = rows.skipped, Looks(trainer, config, sets, collate)
     if trainer.is_fsdp_enabled != _shards(config):
         raise ConfigError("train.fsdp: true, but accelerate shards nothing on this machine; set it to false")
     for printing in (PrinterCallback, ProgressCallback):
@@ -169,10 +302,30 @@ def _trainer(job: Job) -> VlmTrainer:
     if config.prior is not None and job.delta is not None:
         trainer.guidance = PriorCallback(Prior(config.prior, load_delta(job.delta)))
         trainer.add_callback(trainer.guidance)
-    trainer.add_callback(Safeguards())
+        trainer.watch.guidance = trainer.guidance
+    trainer.add_callback(trainer.watch)  # after the prior, which clips
+    if config.packing:
+        trainer.add_callback(RowsKeptApart(trainer, collate))
+    trainer.add_callback(Safeguards(job, grace))
     trainer.add_callback(StepProgress())
     trainer.add_callback(trainer.curves)
+    trainer.add_callback(trainer.looks)
     return trainer
+
+
+def _order(trainer: VlmTrainer, config: TrainConfig, lengths: list[int]) -> None:
+    """Give the trainer its order of rows, and say which rows are seen twice, if ranks would be left without one."""
+    ranks, batch = trainer.accelerator.num_processes, config.per_device_batch_size
+    missing = places_to_fill(len(lengths), batch, ranks)
+    trainer.repeated = missing if config.loss == "micro_batch" else 0
+    if trainer.repeated and trainer.is_world_process_zero():
+        logger.warning(
+            "%d of %d rows are trained on twice in every epoch, so that %d ranks have equally many batches;"
+            " with train.loss: token they weigh nothing",
+            *(missing, len(lengths), ranks),
+        )
+    group = batch * ranks * config.gradient_accumulation if config.batches == "by_length" else None
+    trainer.order = RowOrder(lengths, seed=config.seed, fill=missing - trainer.repeated, group=group)
 
 
 def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
@@ -188,7 +341,7 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         weight_decay=config.weight_decay,
         adam_beta1=config.adam_beta1,
         adam_beta2=config.adam_beta2,
-        optim="adamw_torch",
+        optim=OPTIMIZERS[config.optimizer],
         bf16=config.bf16,
         activation_checkpointing=config.gradient_checkpointing,  # FSDP's own would rename the weights under the prior
         use_liger_kernel=config.liger,
@@ -198,14 +351,16 @@ def _arguments(config: TrainConfig, checkpoints: Path) -> TrainingArguments:
         data_seed=config.seed,
         disable_tqdm=True,
         logging_steps=config.logging_steps,
-        include_num_input_tokens_seen="non_padding",
-        save_strategy="steps" if config.save_steps else "no",
-        save_steps=config.save_steps or 500,
+        logging_nan_inf_filter=False,  # it would show NaN as a loss of 0
+        include_num_input_tokens_seen="all" if config.packing else "non_padding",
+        save_strategy="steps" if config.save_steps or config.keeps_best else "no",
+        save_steps=config.save_steps or NEVER,
         save_total_limit=KEPT_CHECKPOINTS,
         report_to=list(config.report_to) or "none",
         fsdp=True if _shards(config) else None,  # type: ignore[arg-type]  # a word is transformers' old way
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_num_workers=workers_of(config),
         use_cpu=not torch.cuda.is_available(),
     )
 
@@ -215,6 +370,11 @@ def _shards(config: TrainConfig) -> bool:
     return config.fsdp and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def _partitions(config: TrainConfig) -> bool:
+    """Whether a rank holds only its share of the weights, so that all ranks must run every layer together."""
+    return _shards(config) or is_deepspeed_zero3_enabled()
+
+
 def _shard_on_processors() -> None:
     """accelerate knows FSDP for GPUs, and leaves it out, in silence, on processors, where torch shards as well."""
     if PartialState().distributed_type == DistributedType.MULTI_CPU:
@@ -222,18 +382,24 @@ def _shard_on_processors() -> None:
 
 
 def _save(trainer: VlmTrainer, job: Job) -> None:
-    """Write the final model, whole, in the dtype it came in."""
+    """Write the final model, whole, in the dtype it came in. Raises TrainingError if a weight is NaN or infinite."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if job.config.lora is not None:
-        network = network.merge_and_unload()
+        network = merged(job.config.lora, job.source, network)
     elif trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # all ranks take part; the first gets it
         if trainer.accelerator.is_main_process:
             trained = {name: state[name] for name, p in network.named_parameters() if p.requires_grad}
             network = reloaded(job.config, job.source, trainer.processing_class, trained)
     if trainer.accelerator.is_main_process:
-        network.to(stored_dtype(job.source)).save_pretrained(job.folder)
-        for weights in job.folder.glob("*.safetensors"):
-            weights.chmod(0o644)  # transformers leaves them to their owner alone; containers run as others
-        trainer.processing_class.save_pretrained(job.folder)  # type: ignore[union-attr]
+        network.to(stored_dtype(job.source))
+        require_finite_result(network)
+        when_there_is_room(partial(_write, network, trainer.processing_class, job.folder), job.folder)
     trainer.accelerator.wait_for_everyone()
+
+
+def _write(network: Any, processor: Any, folder: Path) -> None:
+    network.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # transformers leaves them to their owner alone; containers run as others
+    processor.save_pretrained(folder)

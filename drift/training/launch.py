@@ -6,8 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
+import math
+import multiprocessing
 import os
+import signal
+import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,12 +21,14 @@ from typing import Any, TypeVar
 import torch
 
 from drift.ground import errors
-from drift.ground.errors import DriftError, PipelineError, first_line
+from drift.ground.disk import full_disk_said
+from drift.ground.errors import TERMINATED, DriftError, PipelineError, first_line
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+SPARE_SECONDS = 5
 LOST = "lost the other ranks"
 """What a rank says that only noticed another's end: never the cause."""
 
@@ -34,11 +41,14 @@ def processes_of(asked: int | None, gpus: int | None = None) -> int:
     return asked or max(1, torch.cuda.device_count() if gpus is None else gpus)
 
 
-def launch(work: Callable[[Any], Result], job: Any, *, processes: int, deepspeed: bool = False) -> Result:
+def launch(
+    work: Callable[[Any], Result], job: Any, *, processes: int, deepspeed: bool = False, grace_seconds: float = 25.0
+) -> Result:
     """What ``work(job)`` returns on rank 0. Both must be importable and picklable where there are more processes.
 
     One process without DeepSpeed is this one. Otherwise torch's elastic agent starts ``processes`` ranks on the
-    loopback interface and ends all of them when one fails. Raises what `run_agent` raises.
+    loopback interface and ends all of them when one fails, those that do not end within ``grace_seconds`` with SIGKILL.
+    Raises what `run_agent` raises.
     """
     if processes == 1 and not deepspeed:
         return work(job)
@@ -54,22 +64,36 @@ def launch(work: Callable[[Any], Result], job: Any, *, processes: int, deepspeed
         local_addr="127.0.0.1",
         max_restarts=0,
         monitor_interval=0.2,
+        shutdown_timeout=patience_of_agent(grace_seconds),
     )
     return run_agent(config, work, job, deepspeed)[0]
+
+
+def patience_of_agent(grace_seconds: float) -> int:
+    """Seconds that torch's agent leaves ranks that it has sent SIGTERM: they have to end after their own grace."""
+    return math.ceil(grace_seconds) + SPARE_SECONDS
 
 
 def run_agent(config: Any, work: Callable[[Any], Result], job: Any, deepspeed: bool) -> dict[int, Result]:
     """Start this machine's ranks by torch's `LaunchConfig`; what ``work(job)`` returns on each, by global rank.
 
-    A rank's DriftError is raised here as it was there; PipelineError for any other end of a rank.
+    A rank's DriftError is raised here as it was there; PipelineError for any other end of a rank; SystemExit and
+    KeyboardInterrupt where a signal has ended them.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the cause is raised, on one line
     try:
         results: dict[int, Result] = elastic_launch(config, _rank)(work, job, deepspeed)
+    except SignalException as error:  # to this process: the agent has passed it on, and waited
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise SystemExit(128 + error.sigval) from error
     except ChildFailedError as error:
+        if _first_failure(error)[1].exitcode == TERMINATED:
+            raise SystemExit(TERMINATED) from error
         raise _cause(error) from error
     return results
 
@@ -100,6 +124,12 @@ def _is_loss(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "by peer" in str(error)
 
 
+def name_accelerator() -> None:
+    """Tell DeepSpeed where there is no GPU: it warns of what it finds out, and any training imports it."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def prepare_deepspeed() -> None:
     """Start the process group through DeepSpeed, from a launcher's environment variables.
 
@@ -107,8 +137,7 @@ def prepare_deepspeed() -> None:
     speed up its all-reduce: it is told that there is none.
     """
     on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    name_accelerator()
     import deepspeed
     import deepspeed.ops
 
@@ -120,10 +149,24 @@ def prepare_deepspeed() -> None:
 
 
 def _rank(work: Callable[[Any], Result], job: Any, deepspeed: bool) -> Result:
+    _die_with_the_launcher()
     logging.basicConfig(format="%(message)s")  # what a rank logs is all that is seen of it
     logging.getLogger("drift").setLevel(logging.INFO)
-    with process_group(deepspeed):
+    with process_group(deepspeed), full_disk_said("the disk"):
         return work(job)
+
+
+def _die_with_the_launcher() -> None:
+    """End this rank when its launcher ends, even by SIGKILL: its lock on the output ends too, and no orphan writes on.
+
+    Linux alone knows how (prctl, PR_SET_PDEATHSIG).
+    """
+    launcher = multiprocessing.parent_process()
+    if sys.platform != "linux" or launcher is None:
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != launcher.pid:  # it ended while this rank was starting
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _first_failure(error: Any) -> tuple[int, Any]:

@@ -12,16 +12,24 @@ from drift.config.train import LoraConfig, TrainConfig
 from drift.ground.errors import CheckpointError
 from drift.prior.shards import whole_shape
 from drift.weights.layout import canonical_names, module_of
-from drift.weights.modeling import load_vlm
+from drift.weights.modeling import load_processor, load_vlm
 
 THINK_TOKENS = ["<think>", "</think>"]
+
+
+def trained_processor(config: TrainConfig, source: Path) -> Any:
+    """The processor of ``source``, with <think> and </think> in its tokenizer if they are asked for."""
+    processor = load_processor(source)
+    if config.add_think_tokens:
+        processor.tokenizer.add_tokens(THINK_TOKENS)
+    return processor
 
 
 def trainable_network(config: TrainConfig, source: Path, processor: Any) -> Any:
     """The model of ``source``, ready to be trained: in float32, or in what DeepSpeed makes float32 masters from."""
     masters_elsewhere = config.deepspeed is not None and config.bf16  # DeepSpeed makes them from the 16-bit weights
     dtype = "bfloat16" if masters_elsewhere else "float32"
-    network = _resized(load_vlm(source, dtype=dtype).train(), config, processor)
+    network = _resized(load_vlm(source, dtype=dtype, **_loading(config)).train(), config, processor)
     if config.lora is not None:
         return _with_adapters(network, config.lora)
     if config.freeze_vision:
@@ -29,10 +37,47 @@ def trainable_network(config: TrainConfig, source: Path, processor: Any) -> Any:
     return network
 
 
+def _loading(config: TrainConfig) -> dict[str, Any]:
+    """Options of transformers: the attention, and 4 bits as QLoRA has them (Dettmers et al. 2023): NF4, its constants
+    quantised too."""
+    attention = {"attn_implementation": config.attention} if config.attention else {}
+    if config.lora is None or config.lora.base == "whole":
+        return attention
+    from transformers import BitsAndBytesConfig
+
+    bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if config.bf16 else torch.float32,
+    )
+    return {**attention, "quantization_config": bits, "device_map": {"": torch.cuda.current_device()}}
+
+
 def trained_elements(network: Any) -> int:
     """Elements of the weights that the training can change; under LoRA those of the matrices with an adapter."""
-    adapted = [module.base_layer.weight for module in network.modules() if hasattr(module, "lora_A")]
-    return sum(math.prod(whole_shape(p)) for p in adapted or (p for p in network.parameters() if p.requires_grad))
+    adapted = [module for module in network.modules() if hasattr(module, "lora_A")]
+    if adapted:
+        return sum(module.in_features * module.out_features for module in adapted)
+    return sum(math.prod(whole_shape(p)) for p in network.parameters() if p.requires_grad)
+
+
+def merged(config: LoraConfig, source: Path, network: Any) -> Any:
+    """The model with its adapters' update in the weights: the whole ones of ``source``, if those trained had 4 bits."""
+    if config.base == "4bit":
+        import peft
+
+        whole = _with_adapters(load_vlm(source, dtype="float32"), config)
+        peft.set_peft_model_state_dict(whole, peft.get_peft_model_state_dict(network))
+        network = whole
+    return network.merge_and_unload()
+
+
+def state_elements(network: Any) -> tuple[int, int]:
+    """Elements of the weights that a checkpoint holds, and of those with an optimizer's state; LoRA saves its own."""
+    free = sum(math.prod(whole_shape(p)) for p in network.parameters() if p.requires_grad)
+    every = sum(math.prod(whole_shape(p)) for p in network.parameters())
+    return free if hasattr(network, "peft_config") else every, free
 
 
 def reloaded(config: TrainConfig, source: Path, processor: Any, trained: dict[str, torch.Tensor]) -> Any:
@@ -52,11 +97,9 @@ def reloaded(config: TrainConfig, source: Path, processor: Any, trained: dict[st
 
 
 def _resized(network: Any, config: TrainConfig, processor: Any) -> Any:
-    """``network`` with rows for <think> and </think>, if they are asked for and the tokenizer lacks them."""
-    if config.add_think_tokens:
-        processor.tokenizer.add_tokens(THINK_TOKENS)
-        if len(processor.tokenizer) > network.get_input_embeddings().num_embeddings:
-            network.resize_token_embeddings(len(processor.tokenizer))
+    """``network`` with rows for <think> and </think>, if they are asked for and it lacks them."""
+    if config.add_think_tokens and len(processor.tokenizer) > network.get_input_embeddings().num_embeddings:
+        network.resize_token_embeddings(len(processor.tokenizer))
     return network
 
 

@@ -17,44 +17,52 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drift.config.train import TrainConfig
 from drift.ground.artifacts import read_json, write_json
-from drift.ground.errors import DriftError, PipelineError, ServiceError
+from drift.ground.errors import TERMINATED, DriftError, PipelineError, ServiceError
 from drift.tracking.telling.live import telling
 from drift.training.shared import RESULT
 
 TERMINATION = "DRIFT_TERMINATION_FILE"
 """Variable: where the pod's termination message is written."""
-TERMINATED = 128 + signal.SIGTERM
 INPUT, OTHERWISE = 2, 1
-GRACE_SECONDS = 5
-"""Of ranks that are asked to end."""
+GRACE_SECONDS = 10
+"""Of this process, beside what its ranks are given."""
 MEETING_SECONDS = 3600
 """How long a node waits for the others: one may have an image of many gigabytes to fetch."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train on this node; the exit code."""
-    _end_on_sigterm()
+    ranks = _end_on_sigterm()
     parser = argparse.ArgumentParser(prog="drift.training.node")
     parser.add_argument("--job", type=Path, required=True)
     path = parser.parse_args(arguments).job
     try:
-        _train(path)
+        _train(path, ranks)
     except DriftError as error:
         _say(f"drift: node {os.environ.get('PET_NODE_RANK', '0')}: {error}")
         return OTHERWISE if isinstance(error, PipelineError | ServiceError) else INPUT
     return 0
 
 
-def _end_on_sigterm() -> None:
-    """End soon on SIGTERM, for which the first process of a container has no default.
+@dataclass
+class OfRanks:
+    """What the ranks of this node may take to save and end, once they are at work."""
+
+    grace_seconds: float = 0.0
+
+
+def _end_on_sigterm() -> OfRanks:
+    """End on SIGTERM, for which the first process of a container has no default.
 
     Python's handlers wait for a call into torch to return, such as the wait for other nodes; the bell does not.
     """
+    ranks = OfRanks()
     listen, bell = os.pipe()
     os.set_blocking(bell, False)
     signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
@@ -62,10 +70,12 @@ def _end_on_sigterm() -> None:
 
     def end_at_last() -> None:
         os.read(listen, 1)
-        time.sleep(2 * GRACE_SECONDS)
+        at_work = signal.getsignal(signal.SIGTERM) is not _end  # torch's agent takes it over when it starts ranks
+        time.sleep(GRACE_SECONDS + (ranks.grace_seconds if at_work else 0))
         os._exit(TERMINATED)
 
     threading.Thread(target=end_at_last, name="sigterm", daemon=True).start()
+    return ranks
 
 
 def write_job(path: Path, job: Any) -> None:
@@ -83,17 +93,15 @@ def read_job(path: Path) -> Any:
     return Job(config=config, **{name: value and Path(value) for name, value in content.items()})
 
 
-def _train(path: Path) -> None:
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-
-    from drift.training.launch import run_agent
+def _train(path: Path, ranks: OfRanks) -> None:
+    from drift.training.launch import patience_of_agent, run_agent
 
     job = read_job(path)
-    try:
-        with telling(path.parent, "", "arm", ""):  # the pod of the step knows whose numbers these are
-            results = run_agent(_from_environment(), _fit, job, deepspeed=job.config.deepspeed is not None)
-    except SignalException:
-        sys.exit(TERMINATED)
+    config = _from_environment()
+    config.shutdown_timeout = patience_of_agent(job.config.grace_seconds)
+    ranks.grace_seconds = job.config.grace_seconds
+    with telling(path.parent, "", "arm", ""):  # the pod of the step knows whose numbers these are
+        results = run_agent(config, _fit, job, deepspeed=job.config.deepspeed is not None)
     if 0 in results:
         write_json(path.with_name(RESULT), results[0])
 
@@ -111,7 +119,6 @@ def _from_environment() -> Any:
 
     config, *_ = config_from_args(parse_args(["--monitor-interval", "0.2", "fit"]))
     config.rdzv_configs["timeout"] = MEETING_SECONDS
-    config.shutdown_timeout = GRACE_SECONDS
     return config
 
 

@@ -5,36 +5,38 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from tqdm.auto import tqdm
 
-from drift.config.train import TrainConfig
+from drift.config.train import WITHOUT_CONSEQUENCE, TrainConfig
 from drift.config.zero import check_deepspeed
-from drift.ground.artifacts import content_sha256, read_json, staged, write_json, write_provenance
-from drift.ground.errors import ConfigError, DataError, PriorError
-from drift.training.fit import CHECKPOINTS, Job, fit
+from drift.ground.artifacts import content_sha256, read_json, write_json, write_provenance
+from drift.ground.claim import work_folder
+from drift.ground.errors import DataError, PriorError
+from drift.tracking.telling.live import NO_CURVE
+from drift.training.checkpoints import CHECKPOINTS, saved
+from drift.training.effect import look_back, told, weights_changed
+from drift.training.fit import Job, fit
 from drift.training.launch import launch, processes_of
+from drift.training.options import check_options
 from drift.training.ranks import among_ranks, started_ranks
-from drift.training.shared import cluster_of_environment, on_claim, shared_folder
-from drift.weights.checkpoints import Checkpoint, original_vlm_sha256, resolve
+from drift.training.shared import cluster_of_environment, model_folder, shared_folder
+from drift.weights.checkpoints import original_vlm_sha256, resolve
 from drift.weights.deltafile import load_delta, require_made_from
 
 logger = logging.getLogger(__name__)
 
 RESUME = "resume.json"
-FEW = 0.01
+RANKS = "train.processes"
 COSINES = "cosines.svg"
 """cos(g, Δ) by layer and step, as one picture."""
 
@@ -60,11 +62,22 @@ class TrainReport:
     cosines: list[dict[str, Any]]
     times: list[float] = field(default_factory=list)
     """When each row of `history` was logged, in seconds since 1970."""
+    warnings: tuple[str, ...] = ()
+    """Why the training could not matter, or did not."""
+    repeated: int = 0
+    """Rows that are trained on twice in every epoch, so that the ranks have equally many."""
+    held_out: list[dict[str, float]] = field(default_factory=list)
+    """A row per look at the rows held out: `step`, `time`, `held_out_loss`, `perception_right`."""
+    best_step: int = 0
+    """Of the looks, the step with the lowest loss; 0 without looks."""
+    stopped: str = ""
+    """Why the training ended before its last step; empty if it did not."""
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for MLflow."""
         names = ("projection", "cos_mean", "update_cosine")
         last = {f"drift/{name}": self.history[-1][name] for name in names if name in self.history[-1]}
+        looks = {f"train/{name}": value for name, value in self._last_look().items()}
         return {
             "train/steps": self.steps,
             "train/samples": self.samples,
@@ -76,7 +89,13 @@ class TrainReport:
             "drift/guided_elements": self.guided_elements,
             "drift/left_out": self.left_out,
             **last,
+            **looks,
+            **({"train/best_step": self.best_step} if looks else {}),
+            **({"train/repeated": self.repeated} if self.repeated else {}),
         }
+
+    def _last_look(self) -> dict[str, float]:
+        return {name: value for row in self.held_out[-1:] for name, value in row.items() if name not in NO_CURVE}
 
 
 def train(
@@ -92,18 +111,19 @@ def train(
 
     With `config.prior` set, ``delta`` is the folder of Δ that biases the gradient; without, plain SFT.
     The loss is over the assistant's tokens. Weights are trained in float32 (bf16 is autocast over them, or DeepSpeed
-    keeps float32 masters) and saved in the dtype they came in. With `save_steps`, a killed training goes on from its
-    last complete checkpoint.
+    keeps float32 masters) and saved in the dtype they came in. A training that was killed or asked to end goes on from
+    its last whole checkpoint, `save_steps` or SIGTERM made it; with `checkpoints` in whichever process or pod.
 
     The ranks are this process, or processes of this machine; those that torchrun has started, on however many machines
     (each returns the report); or the nodes of a TrainJob called after ``name``, in a pod that is told so
-    (`drift.training.shared`). Raises ConfigError, DataError, CheckpointError or PriorError, whichever rank found it.
+    (`drift.training.shared`). Raises ConfigError, DataError, CheckpointError or PriorError, whichever rank found it;
+    SystemExit after SIGTERM.
     """
     if (config.prior is None) != (delta is None):
         raise PriorError("train.prior and --delta go together; set both (DRIFT) or neither (SFT)")
     check_deepspeed(config)
-    _check_liger(config)
-    _check_reporters(config)
+    if not cluster_of_environment():  # else the ranks are on other machines, and say it there
+        check_options(config)
     inputs = Inputs(resolve(model), training_set, delta)
     if delta is not None:
         require_made_from(load_delta(delta), inputs.model)
@@ -139,18 +159,20 @@ def _place_of(config: TrainConfig, name: str) -> tuple[int, Callable[[Callable[[
         ranks = cluster.ranks(config.processes)
         return ranks, lambda training: training(partial(train_on_nodes, cluster, name))
     ranks = processes_of(config.processes)
-    return ranks, lambda training: training(partial(launch, fit, processes=ranks, deepspeed=deepspeed))
+    here = partial(launch, fit, processes=ranks, deepspeed=deepspeed, grace_seconds=config.grace_seconds)
+    return ranks, lambda training: training(here)
 
 
 def _train(config: TrainConfig, inputs: Inputs, out: Path, ranks: int, start: Start) -> TrainReport:
     started, this = time.monotonic(), _identity(config, inputs, ranks)
-    with _folder(out, this, keep_partial=config.save_steps is not None) as folder:
+    with _folder(config, this, out) as folder:
         _require_same(folder, this)
         fitted = start(Job(config, inputs.model, inputs.training_set, inputs.delta, folder))
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        (folder / RESUME).unlink()
-        changed = _weights_changed(inputs.model, folder, fitted.pop("trained"))
-        report = TrainReport(**fitted, weights_changed=changed, seconds=time.monotonic() - started)
+        trained = fitted.pop("trained")
+        changed = weights_changed(inputs.model, folder, trained)
+        warnings = (*fitted.pop("warnings"), *told(look_back(changed, trained, fitted["history"])))
+        seconds = time.monotonic() - started
+        report = TrainReport(**fitted, weights_changed=changed, seconds=seconds, warnings=warnings)
         if report.cosines:
             (folder / COSINES).write_text(_cosines_figure(report.cosines), encoding="utf-8")
         write_provenance(
@@ -164,66 +186,73 @@ def _train(config: TrainConfig, inputs: Inputs, out: Path, ranks: int, start: St
     return report
 
 
-def _check_liger(config: TrainConfig) -> None:
-    if config.liger and importlib.util.find_spec("liger_kernel") is None:
-        raise ConfigError("train.liger: true, but the kernels are not installed; pip install 'drift-mllm[liger]'")
-    if config.liger and not torch.cuda.is_available():
-        raise ConfigError("train.liger: true needs a GPU; set it to false")
-
-
-def _check_reporters(config: TrainConfig) -> None:
-    for name in config.report_to:
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"train.report_to: {name} is not installed; pip install {name}, or leave it out")
-
-
 def _identity(config: TrainConfig, inputs: Inputs, ranks: int) -> dict[str, Any]:
-    """What must be the same for a training to go on from a checkpoint."""
+    """What must be the same for a training to go on from a checkpoint; also the ranks, with which the batch grows."""
+    deciding = config.model_dump(mode="json", exclude=set(WITHOUT_CONSEQUENCE))
     return {
-        **{f"train.{key}": value for key, value in config.model_dump(mode="json", exclude={"report_to"}).items()},
-        "train.processes": ranks,
+        **{f"train.{key}": value for key, value in deciding.items()},
+        RANKS: ranks,
         "model": content_sha256(inputs.model),
         "training set": content_sha256(inputs.training_set),
         "delta": content_sha256(inputs.delta) if inputs.delta else None,
     }
 
 
-def _folder(out: Path, this: Mapping[str, Any], *, keep_partial: bool) -> AbstractContextManager[Path]:
-    """Where the model is made: beside ``out``, or on the claim that outlives this pod."""
-    if claim := shared_folder():
-        return on_claim(claim, this, out, keep_partial=keep_partial)
-    return staged(out, keep_partial=keep_partial)
+@contextlib.contextmanager
+def _folder(config: TrainConfig, this: Mapping[str, Any], out: Path) -> Iterator[Path]:
+    """Where the model is made: beside ``out``, or on a claim that outlives this pod.
+
+    After an exception it stays, if there is a checkpoint in it or may still be.
+    """
+    claim = _claim(config)
+    if claim:
+        _say_of_other_ranks(claim, this)
+    with work_folder(claim and model_folder(claim, this), out, leave=[CHECKPOINTS, RESUME]) as folder:
+        try:
+            yield folder
+        except BaseException:
+            if config.save_steps is None and not saved(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _claim(config: TrainConfig) -> Path | None:
+    """Nodes meet on the profile's; else `train.checkpoints` says which."""
+    if config.checkpoints and cluster_of_environment() is None:
+        return Path(config.checkpoints)
+    return shared_folder()
+
+
+def _say_of_other_ranks(claim: Path, this: Mapping[str, Any]) -> None:
+    """Warn of checkpoints of the same training on another number of ranks, which has another batch."""
+    for path in claim.glob(f"trainings/*/*/{RESUME}"):
+        with contextlib.suppress(DataError):
+            that = read_json(path)
+            if [key for key, value in this.items() if that.get(key) != value] == [RANKS] and saved(path.parent):
+                logger.warning(
+                    "%s: has checkpoints of this training on %s ranks; on %s it begins anew",
+                    path.parent,
+                    that[RANKS],
+                    this[RANKS],
+                )
 
 
 def _require_same(folder: Path, this: Mapping[str, Any]) -> None:
-    """Write down what is trained in ``folder``; DataError if a checkpoint of another training is in it."""
-    if (folder / RESUME).exists():
-        that = read_json(folder / RESUME)
-        for key, value in this.items():
-            if that.get(key) != value:
-                raise DataError(
-                    f"{folder}: holds a checkpoint of another training ({key}: {that.get(key)} there, {value} here);"
-                    " remove it or choose another --out"
-                )
-    write_json(folder / RESUME, this)
+    """Write down what is trained in ``folder``; DataError if a checkpoint of another training is in it.
 
-
-def _weights_changed(source: Path, out: Path, trained: int) -> float:
-    """The share of the ``trained`` elements whose stored value is another than in ``source``."""
-    before, after = Checkpoint(source), Checkpoint(out)
-    names = [name for name, shape in before.shapes.items() if after.shapes.get(name) == shape]
-    changed = sum(
-        int((before.tensor(name) != after.tensor(name)).sum())
-        for name in tqdm(names, "compare", leave=False, disable=None)
-    )
-    if changed < FEW * trained:
-        logger.warning(
-            "%d of %d trained weights are stored with another value than before: "
-            "the learning rate is too small for the file's dtype",
-            changed,
-            trained,
+    What another left without a checkpoint is removed.
+    """
+    that = read_json(folder / RESUME) if (folder / RESUME).exists() else {}
+    other = next((key for key, value in this.items() if that.get(key) != value), None)
+    if other and that and saved(folder):
+        raise DataError(
+            f"{folder}: holds a checkpoint of another training ({other}: {that.get(other)} there, {this[other]} here);"
+            " remove it or choose another --out"
         )
-    return changed / trained
+    if other and not saved(folder):
+        shutil.rmtree(folder)
+        folder.mkdir()
+    write_json(folder / RESUME, this)
 
 
 def _cosines_figure(rows: list[dict[str, Any]]) -> str:

@@ -2,7 +2,7 @@
 
     <claim>/inputs/<sha256 of contents>     what is trained on; all arms and runs share it
     <claim>/trainings/<sha256>/             one training: job.json, model/ with its checkpoints, result.json
-    <claim>/trainings/<sha256>.lock         who works on it
+    <claim>/trainings/<sha256>.lock         who works on it (`drift.ground.claim`)
 
 A training is addressed by everything that decides its weights, so a new pod finds the checkpoints of one that was lost.
 """
@@ -10,20 +10,18 @@ A training is addressed by everything that decides its weights, so a new pod fin
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
-import json
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from drift.config.nodes import NODES, SHARED, Nodes
 from drift.config.section import from_json
-from drift.ground.artifacts import content_sha256, staged
+from drift.ground.artifacts import content_sha256
+from drift.ground.claim import address
 from drift.ground.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -44,24 +42,9 @@ def cluster_of_environment() -> Nodes | None:
     return from_json(Nodes, os.environ[NODES]) if os.environ.get(NODES) else None
 
 
-@contextlib.contextmanager
-def on_claim(claim: Path, this: Mapping[str, Any], out: Path, *, keep_partial: bool) -> Iterator[Path]:
-    """A folder on the claim to write a model into; copied to ``out`` when the block ends well, and removed there.
-
-    ``this`` is all that decides the weights, and gives the folder its name. After an exception it stays only with
-    ``keep_partial``. Waits for another pod that works on the same. Raises DataError if it cannot be written.
-    """
-    place = claim / "trainings" / _sha256(this)
-    with staged(out) as here, _alone(place):
-        (place / MODEL).mkdir(parents=True, exist_ok=True)
-        try:
-            yield place / MODEL
-        except BaseException:
-            if not keep_partial:
-                shutil.rmtree(place, ignore_errors=True)
-            raise
-        shutil.copytree(place / MODEL, here, dirs_exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
+def model_folder(claim: Path, this: Mapping[str, Any]) -> Path:
+    """Where a training makes its model; ``this`` is all that decides its weights."""
+    return claim / "trainings" / address(this) / MODEL
 
 
 def brought(claim: Path, path: Path, seen: tuple[Path, ...]) -> Path:
@@ -91,30 +74,3 @@ def _copy(source: Path, target: Path) -> None:
         raise DataError(f"{source}: cannot be copied to {target} ({error}); is the claim full?") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Hold a training: a second pod of the same waits, so that two never write one folder."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = place.with_name(place.name + ".lock").open("w")
-    except OSError as error:
-        raise DataError(f"{place}: cannot be written ({error.strerror}); the claim must be writable") from error
-    with lock:
-        _wait_for(lock, place)
-        yield
-
-
-def _wait_for(lock: IO[str], place: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.warning("%s: another pod works on the same training; waiting for it", place)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        log.warning("%s: the claim knows no locks (%s); a second pod of this training would disturb it", place, error)
-
-
-def _sha256(this: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(this, sort_keys=True).encode()).hexdigest()

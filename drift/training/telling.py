@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from drift.tracking.telling.live import Live, curves
@@ -88,6 +90,11 @@ class Curves(TrainerCallback, ExportableState):
         speed = (state.num_input_tokens_seen - seen) / max(now - before, 1e-6)
         at = self.times[state.global_step] = round(time.time(), 3)
         self._live.tell({**curves(logs), "train/tokens_per_second": speed}, state.global_step, at)
+
+    def tell(self, look: Mapping[str, float]) -> None:
+        """The numbers of a look at rows held out, a point of their curves; from the first rank."""
+        if PartialState().is_main_process:
+            self._live.tell(curves(look), int(look["step"]), look["time"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """What was not told yet."""

@@ -35,6 +35,7 @@ from drift.weights.deltafile import (
     mean_cosine,
     relative_l2,
 )
+from drift.weights.finite import require_finite
 from drift.weights.pairing import DeltaPlan, Source, check_same_base, plan
 from drift.weights.streaming import (
     PIECE_ELEMENTS,
@@ -274,9 +275,14 @@ def _places(todo: DeltaPlan, source: Source) -> list[tuple[Place, Place]]:
     return [((pair.expert, expert), (pair.other, other)) for pair, (expert, other) in named]
 
 
+def _wanted(todo: DeltaPlan, source: Source) -> list[Place]:
+    """All that one tensor of Δ needs, each once: φ_VL's first."""
+    return list(dict.fromkeys([(todo.vlm, source.vlm), *itertools.chain(*_places(todo, source))]))
+
+
 def _read(todo: DeltaPlan, source: Source) -> Iterator[dict[Place, Tensor]]:
     """The same stretch of every tensor that one tensor of Δ needs; what is needed twice is read once."""
-    wanted = dict.fromkeys([(todo.vlm, source.vlm), *itertools.chain(*_places(todo, source))])
+    wanted = _wanted(todo, source)
     for stretch in ahead(zip(*(model.pieces(name, PIECE_ELEMENTS) for model, name in wanted), strict=True)):
         yield dict(zip(wanted, stretch, strict=True))
 
@@ -301,12 +307,8 @@ def mix(factors: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]]) -> Ten
 def _require_finite(todo: DeltaPlan, source: Source, sums: Tensor) -> None:
     if sums.isfinite().all():
         return
-    models = [(todo.vlm, source.vlm)]
-    for pair, (expert, other) in zip(todo.pairs, source.pairs, strict=True):
-        models += [(pair.expert, expert), (pair.other, other)]
-    for checkpoint, name in models:
-        if not checkpoint.tensor(name).isfinite().all():
-            raise CheckpointError(f"{checkpoint.path}: '{source.name}' holds NaN or infinity; the checkpoint is broken")
+    for checkpoint, name in _wanted(todo, source):
+        require_finite(checkpoint, name)
     raise CheckpointError(f"'{source.name}': the difference overflows {source.dtype}; the checkpoints do not fit")
 
 

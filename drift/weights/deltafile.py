@@ -18,6 +18,7 @@ from torch import Tensor
 from drift.ground.artifacts import PROVENANCE, content_sha256, read_json
 from drift.ground.errors import CheckpointError, DataError, PriorError
 from drift.weights.checkpoints import Checkpoint, indexed_files, indexed_tensors, original_vlm_sha256, read_header
+from drift.weights.finite import require_finite
 from drift.weights.layout import layer_index, match_parameters, module_of
 from drift.weights.streaming import dot, one_thread, progress
 
@@ -110,7 +111,7 @@ def projection(model: Path, delta: Path) -> float:
     """How far a model went towards the expert: ⟨φ_t − φ_VL, Δ⟩ / ‖Δ‖² over the tensors of Δ.
 
     0 at φ_VL; 1 at the expert where Δ = φ_reason − φ_VL. φ_VL itself is not read: ⟨φ_VL, Δ⟩ is in the statistics.
-    Raises PriorError if Δ does not fit the model or belongs to another φ_VL.
+    Raises PriorError if Δ does not fit the model or belongs to another φ_VL, and CheckpointError for NaN in the model.
     """
     prior, checkpoint = load_delta(delta), Checkpoint(model)
     if (model / PROVENANCE).is_file():
@@ -121,6 +122,9 @@ def projection(model: Path, delta: Path) -> float:
     with one_thread(), progress("projection", total) as bar:
         for name, entry in prior.stats.items():
             moved.append(dot(checkpoint.tensor(partners[name]), prior.tensor(name)) - entry["vlm_dot_delta"])
+            if not math.isfinite(moved[-1]):
+                require_finite(checkpoint, partners[name])
+                raise PriorError(f"{prior.folder}: '{name}' holds NaN or infinity; compute Δ again")
             bar.update(checkpoint.tensors[partners[name]].size_bytes)
     return math.fsum(moved) / prior.squared_l2
 
@@ -172,7 +176,7 @@ def mean_cosine(entries: Collection[TensorStats]) -> float:
 
 
 def _stats_entry(entry: dict[str, Any]) -> TensorStats:
-    return TensorStats(
+    stats = TensorStats(
         l1=float(entry["l1"]),
         l2=float(entry["l2"]),
         vlm_l2=float(entry["vlm_l2"]),
@@ -181,3 +185,7 @@ def _stats_entry(entry: dict[str, Any]) -> TensorStats:
         numel=int(entry["numel"]),
         shape=tuple(entry["shape"]),
     )
+    numbers = (stats["l1"], stats["l2"], stats["vlm_l2"], stats["cosine"], stats["vlm_dot_delta"])
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a number is NaN or infinite")
+    return stats

@@ -34,6 +34,7 @@ from drift.weights.checkpoints import (
     read_header,
     resolve,
 )
+from drift.weights.finite import is_finite, require_finite
 from drift.weights.layout import depth, explain_missing, layer_index, module_of, unpaired
 from drift.weights.pairing import check_same_base
 from drift.weights.streaming import (
@@ -273,7 +274,8 @@ def merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None, out: 
     """Merge the text decoders into the folder `out`: a model directory with the VLM's tensor names and side files.
 
     Streams tensor by tensor: arithmetic in float32, output in the VLM's dtype. The recipe stands in `merge.json`.
-    Raises CheckpointError if the decoders do not pair, ConfigError if the method lacks a base or merges nothing.
+    Raises CheckpointError if the decoders do not pair or a tensor holds NaN or infinity, ConfigError if the method
+    lacks a base or merges nothing.
     """
     started = time.monotonic()
     todo = plan_merge(config, expert=expert, vlm=vlm, base=base)
@@ -333,6 +335,8 @@ def _write_shards(config: MergeConfig, todo: MergePlan, folder: Path) -> tuple[f
                     if name in todo.canonical:
                         total += _write_merged(config, todo, name, stream)
                     else:
+                        if name in todo.vlm.tensors:  # else no index names it, and nobody reads it
+                            require_finite(todo.vlm, name)
                         copy_tensor(stream, source, info)
                     bar.update(info.size_bytes)
     moved, whole = total.tolist()
@@ -353,9 +357,12 @@ def _write_merged(config: MergeConfig, todo: MergePlan, name: str, stream: Binar
     sums = torch.zeros(2, dtype=torch.float64)
     merged = merge_pieces(config, canonical, math.prod(info.shape), read)
     for piece, vlm in zip(merged, todo.vlm.pieces(name, CHUNK_ELEMENTS), strict=True):
-        if not piece.isfinite().all():
-            raise CheckpointError(f"'{canonical}': the merge holds NaN or infinity; one of the checkpoints is broken")
-        write_tensor(stream, piece.to(DTYPES[info.dtype]))
+        stored = piece.to(DTYPES[info.dtype])
+        if not is_finite(stored):
+            for model, own in models:
+                require_finite(model, own)
+            raise CheckpointError(f"'{canonical}': the merge overflows {info.dtype}; give smaller weights")
+        write_tensor(stream, stored)
         for after, before in chunks(piece, vlm):
             sums[1] += before @ before
             after -= before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,22 @@ def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
     return processor
 
 
-def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> Any:
+def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False, **options: Any) -> Any:
     """Image-text-to-text model of the directory ``path`` on the CPU, in ``dtype``, in eval mode.
 
-    Raises CheckpointError if it does not load or if any weight was missing from the files.
+    ``options`` are transformers' own, such as `attn_implementation`.
+    Raises CheckpointError if it does not load, if any weight was missing from the files, is NaN or is infinite.
     """
     _require_model_directory(path)
     allow_cuda_torchvision_on_cpu()
     from transformers import AutoModelForImageTextToText
 
+    from drift.weights.finite import require_finite_network  # torch
+
+    _no_bars_in_logs()
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            str(path), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            str(path), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
         model, info = loaded
     except Exception as error:
@@ -46,6 +51,7 @@ def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool =
     if info["missing_keys"] or info["mismatched_keys"]:
         named = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[0]
         raise CheckpointError(f"{path}: weight '{named}' is missing or of another shape; the checkpoint is incomplete")
+    require_finite_network(path, model)
     return model.eval()
 
 
@@ -55,6 +61,14 @@ def stored_dtype(path: str | Path) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(str(path)).dtype or torch.float32
+
+
+def _no_bars_in_logs() -> None:
+    """transformers draws its bars into files too."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def _require_model_directory(path: str | Path) -> None:

@@ -9,7 +9,7 @@ from components._images import role
 from drift.config.chain import Config, key_variables
 from drift.config.plan import MODULES
 from drift.ground.errors import ConfigError
-from pipelines.placement import Resources
+from pipelines.placement import TRAINED, Resources
 
 EVALUATIONS = ("evaluate_vlm", "evaluate_champion", "evaluate_arm")
 READERS: Mapping[str, tuple[str, ...]] = {
@@ -21,6 +21,11 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "models.start": ("inputs", "arm"),
     "deltas": ("inputs", "deltas"),
     "train.deepspeed": ("arm",),
+    "arms": ("arm",),
+    "train.checkpoints": ("arm",),
+    "train.held_out.table": ("arm",),
+    "generate.checkpoints": ("generate",),
+    "evaluate.checkpoints": EVALUATIONS,
     "evaluate.data": EVALUATIONS,
 }
 """The steps that read what a key names; of a key that is not here, those of its section."""
@@ -73,5 +78,7 @@ def check_secret(resources: Resources, variable: str, steps: tuple[str, ...]) ->
 
 
 def _mounted(resources: Resources, step: str, path: str) -> str | None:
-    volumes = resources.of(step).volumes
-    return next((volume.claim for volume in volumes if Path(path).is_relative_to(volume.path)), None)
+    volumes = [(volume.claim, volume.path) for volume in resources.of(step).volumes]
+    if step == TRAINED and resources.shared:
+        volumes.append((resources.shared.claim, resources.shared.path))
+    return next((claim for claim, at in volumes if Path(path).is_relative_to(at)), None)

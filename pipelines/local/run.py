@@ -18,9 +18,9 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
-from drift.config.chain import Config, key_variables
-from drift.config.plan import MODULES, Plan, plan
-from drift.ground.artifacts import read_json
+from drift.config.chain import Config, checkpoint_paths, key_variables
+from drift.config.plan import MODULES, Plan, arm_steps, plan
+from drift.ground.artifacts import read_json, write_text
 from drift.ground.errors import DriftError, PipelineError, ServiceError
 from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
@@ -39,7 +39,7 @@ from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, stor
 from pipelines.local.kubeflow import LOG, run_pipeline
 from pipelines.local.past import link_outputs
 from pipelines.local.result import RunResult, StepResult, lasting, tracking_of
-from pipelines.local.runner import EXIT_TASK, Chain, Done, StepEvent
+from pipelines.local.runner import EXIT_TASK, GRACE_SECONDS, Chain, Done, StepEvent
 from pipelines.local.work import GPU, ForkServer
 
 __all__ = ["RunResult", "Runner", "StepEvent", "StepResult", "parameters", "run"]
@@ -77,12 +77,13 @@ def run(
         at = {"mlflow_uri": store.redact(uri), "mlflow_run_id": tracker.parent, "mlflow": _page(tracker)}
         at["experiment"] = experiment
         folder = folder.mark("running", **at)
-        (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
+        write_text(folder.path / "config.yaml", _yaml(config))
         tags = origin() | {FOLDER: str(folder.path)}
         _tell(folder, "begun", params=_flat(config), tags=tags, texts={"packages.txt": packages()})
         _tell(folder, "files", paths=[str(folder.path / "config.yaml")])
         environment = _environment(folder, tracker, experiment, config.tracking.upload, runner)
-        chain = Chain(folder.path, folder.run_id, list(planned.arms), environment, on_event, server)
+        arms = list(planned.arms)
+        chain = Chain(folder.path, folder.run_id, arms, environment, on_event, server, grace_seconds=_grace(config))
         with _closed(folder, tracker, chain) as relay, _containers(config, chain, runner) as settings:
             cache = runs / "cache"
             run_pipeline(spec, planned.arguments(), chain, cache_root=cache, use_cache=not fresh, containers=settings)
@@ -121,6 +122,12 @@ def _codes(runner: Runner) -> dict[str, str]:
         return containers.image_ids(client)
 
 
+def _grace(config: Config) -> float:
+    """Seconds that steps have to end when the run is stopped: trainings save what they have first."""
+    trainings = [step.train.grace_seconds + GRACE_SECONDS for step in arm_steps(config) if step.train]
+    return max([GRACE_SECONDS, *trainings])
+
+
 @contextlib.contextmanager
 def _containers(config: Config, chain: Chain, runner: Runner) -> Iterator[Mapping[str, Any] | None]:
     """What the containers of the run's steps get; None where steps are processes."""
@@ -129,7 +136,11 @@ def _containers(config: Config, chain: Chain, runner: Runner) -> Iterator[Mappin
         return
     from pipelines.local import containers
 
-    writable = (chain.folder.parent, Path(chain.environment["TMPDIR"]))
+    every = {Path(path).resolve() for path in checkpoint_paths(config).values()}
+    kept = sorted(path for path in every if not path.is_relative_to(chain.folder.parent))
+    for path in kept:
+        path.mkdir(parents=True, exist_ok=True)  # Docker mounts what is there
+    writable = (chain.folder.parent, Path(chain.environment["TMPDIR"]), *kept)
     with containers.engine() as client:
         containers.clear(client, chain.environment[store.RUN_ID])
         yield containers.settings(chain.environment[store.RUN_ID], writable, chain.environment, key_variables(config))

@@ -341,7 +341,7 @@ def test_an_mlflow_server_that_does_not_answer_is_named_before_anything_starts(t
 
 def test_a_checkpoint_of_another_training_is_refused(world, tmp_path, capsys):
     out = tmp_path / "out"
-    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "checkpoints" / "checkpoint-2").mkdir(parents=True)
     write_json(tmp_path / "out.partial" / "resume.json", {"train.epochs": 99.0})
     arguments = ["train", *MINIATURE, "--model", str(VLM), "--data", str(world / "data"), "--out", str(out)]
     message = one_line(capsys, [*arguments, "save_steps=2"])

@@ -99,6 +99,10 @@ def contradiction(raw: dict[str, Any]) -> None:
     raw["train"]["deepspeed"] = str(path)
 
 
+def no_kept(raw: dict[str, Any]) -> None:
+    raw["train"]["checkpoints"] = "/proc/kept"
+
+
 def no_runs(raw: dict[str, Any]) -> None:
     raw["runs"] += "/config.yaml/runs"
     Path(raw["runs"]).parents[1].mkdir()
@@ -117,6 +121,7 @@ FAULTS = {
     not_cached: "models.expert: 'nobody/no-such-model' is not in the hub's cache, and HF_HUB_OFFLINE is set",
     no_weights: "base: no weights (model.safetensors",
     contradiction: "zero.json: gradient_clipping is 1, but train.max_grad_norm is 0.5; set it to 'auto'",
+    no_kept: "train.checkpoints: /proc/kept cannot be written (No such file or directory); set train.checkpoints to",
     no_runs: "config.yaml/runs cannot be written (Not a directory); set runs to another folder",
 }
 
@@ -204,6 +209,20 @@ def test_a_path_that_some_step_does_not_mount_is_found(tmp_path: Path) -> None:
         "ingest.source: drift/planning/miniature/assets/pool.parquet lies on no claim of the profile, and pods see "
         "no other folder; add a volume",
     ]
+
+
+def test_checkpoints_must_lie_where_a_pod_s_next_one_sees_them(tmp_path: Path) -> None:
+    def kept(raw: dict[str, Any]) -> None:
+        on_the_cluster(raw)
+        raw["train"]["checkpoints"], raw["generate"]["checkpoints"] = "/scratch/trainings", "/models/replies"
+        raw["evaluate"]["checkpoints"] = "/nowhere"
+
+    config = changed(tmp_path, kept)
+    profile = yaml.safe_load(EXAMPLE.read_text()) | {"shared": {"claim": "drift-scratch", "path": "/scratch"}}
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile))
+    found = {one.check: one.detail for one in preflight(load(config), resources=tmp_path / "profile.yaml")}
+    assert found["train.checkpoints"] == "/scratch/trainings lies on the claim 'drift-scratch', not here"
+    assert found["evaluate.checkpoints"].startswith("evaluate.checkpoints: /nowhere lies on no claim of the profile")
 
 
 def test_a_key_that_no_secret_gives_a_step_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,12 @@ def _training_figures(arms: Mapping[str, Folders]) -> list[tuple[str, str]]:
     from drift.gate.report import plots
 
     histories = {name: _history(record) for name, (_, record) in arms.items() if record is not None}
-    shown = {"loss": "loss", "projection": "projection towards the expert"}
+    shown = {
+        "loss": "loss",
+        "held_out_loss": "loss on rows held out",
+        "perception_right": "perception on rows held out",
+        "projection": "projection towards the expert",
+    }
     drawn = [(title, plots.curves(histories, key, title)) for key, title in shown.items()]
     layers = [
         (f"cos(g, Δ) of {name}", (record / "cosines.svg").read_text(encoding="utf-8"))

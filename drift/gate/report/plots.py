@@ -50,7 +50,7 @@ def _bars_of_role(
 def curves(histories: Mapping[str, History], key: str, title: str) -> str | None:
     """A quantity of the training steps, one line per arm; None if no arm logged it."""
     lines = {
-        arm: [(row["step"], row[key]) for row in history if key in row and math.isfinite(row[key])]
+        arm: [(row["step"], row[key]) for row in history if row.get(key) is not None and math.isfinite(row[key])]
         for arm, history in histories.items()
     }
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from drift.ground import decoding
 from drift.tracking.models import served
 
 ADDED = "drift.added"
@@ -19,7 +20,7 @@ BY_MLFLOW = "registered_model_meta"
 """What MLflow's download adds to a folder with an `MLmodel`."""
 CARD = "README.md"
 REQUIREMENTS = "requirements.txt"
-CODE, LOADER = "code", "drift_served"
+CODE, LOADER, DECODER = "code", "drift_served", "drift_decoding"
 PACKAGES = ("torch", "torchvision", "transformers", "pillow")
 
 
@@ -27,6 +28,7 @@ def package(folder: Path, model: Path, card: str, model_id: str) -> list[str]:
     """Write into ``folder`` what is to lie beside ``model``, except what it has itself; the names."""
     (folder / CODE).mkdir()
     shutil.copy(served.__file__, folder / CODE / f"{LOADER}.py")
+    shutil.copy(decoding.__file__, folder / CODE / f"{DECODER}.py")
     (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in _requirements()))
     (folder / CARD).write_text(card, encoding="utf-8")
     _write_mlmodel(folder, model_id)

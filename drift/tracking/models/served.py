@@ -44,11 +44,12 @@ class ImageTextModel:
 
 
 def _opened(image: str) -> Any:
+    from drift_decoding import as_seen  # type: ignore[import-not-found]  # lies beside this file
     from PIL import Image
 
     source = Path(image) if len(image) < 4096 and Path(image).is_file() else io.BytesIO(base64.b64decode(image))
     with Image.open(source) as opened:
-        return opened.convert("RGB")
+        return as_seen(opened)
 
 
 def _load_pyfunc(path: str) -> ImageTextModel:

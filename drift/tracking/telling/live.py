@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -83,9 +84,10 @@ def told(folder: Path, key: str) -> set[tuple[str, int, int]]:
 
 
 def curves(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row of a training's history, by their names in MLflow."""
-    known = {name: value for name, value in row.items() if isinstance(value, int | float) and name not in NO_CURVE}
-    return {name if "/" in name else f"train/{name}": float(value) for name, value in known.items()}
+    """The finite numbers of a row of a training's history, by their names in MLflow."""
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name not in NO_CURVE}
+    known = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
+    return {name if "/" in name else f"train/{name}": value for name, value in known.items()}
 
 
 NO_CURVE = ("step", "time")

@@ -38,11 +38,12 @@ def test_the_papers_configuration_is_the_papers_recipe():
     assert config.curate.keep == 4000
 
 
-def test_the_released_codes_configuration_differs_in_place_of_the_bias_and_tokens_only():
+def test_the_released_codes_configuration_differs_in_place_of_the_bias_loss_and_tokens_only():
     equation, code = (load(f"configs/{name}.yaml").arm_train("drift") for name in ("paper_equation", "reference_code"))
-    assert code.prior.apply == "backward" and code.add_think_tokens
+    assert (code.prior.apply, code.loss, code.add_think_tokens) == ("backward", "micro_batch", True)
     prior = code.prior.model_copy(update={"apply": "step"})
-    assert code.model_copy(update={"prior": prior, "add_think_tokens": False}) == equation
+    same = {"prior": prior, "loss": "token", "add_think_tokens": False}
+    assert code.model_copy(update=same) == equation
 
 
 def test_an_arm_takes_the_common_training_with_its_own_overrides():
@@ -107,6 +108,8 @@ MISTAKES = [
     ("deltas.paper.experts=[{modle: x}]", "deltas.paper.experts.0.modle: unknown key; did you mean 'model'?"),
     ("deltas.paper.experts=[{weight: 0}]", "deltas.paper.experts.0.weight: an expert of weight 0 takes no part"),
     ("deltas.paper.experts=[{weight: .inf}]", "deltas.paper.experts.0.weight: "),
+    ("train.learning_rate=.inf", "train.learning_rate: input should be a finite number (got inf)"),
+    ("train.prior.alpha=.nan", "train.prior.alpha: input should be a finite number (got nan)"),
     ("deltas.paper.layers=5-2", "deltas.paper.layers: '5-2' is no layer or range"),
     ("arms.drift.delta=papr", "arms.drift.delta: no delta 'papr'; did you mean 'paper'?"),
     (

@@ -130,6 +130,26 @@ def test_too_many_failures_stop_the_run_and_a_second_one_draws_only_what_is_miss
     assert (report.resumed, report.generated) == (6, 10)
 
 
+def test_replies_that_were_paid_for_are_found_in_another_place_below_the_path_of_checkpoints(tmp_path):
+    """As a step does that is started again in another pod: of the first one's folder nothing is left."""
+    problems, kept = ingested(tmp_path, 5), str(tmp_path / "kept")
+    with OpenAIServer(status=lambda number: 200 if number <= 6 else 400) as server:
+        with pytest.raises(ServiceError, match="1 requests failed"):
+            generate(endpoint(server.url, concurrency=1, checkpoints=kept), problems, tmp_path / "lost" / "out")
+        assert not (tmp_path / "lost" / "out").exists()
+        shutil.rmtree(tmp_path / "lost")
+    with OpenAIServer() as server:
+        other = generate(endpoint(server.url, checkpoints=kept, seed=1), problems, tmp_path / "other")
+        assert other.resumed == 0, "other draws are other work"
+        asked = len(server.requests)
+        report = generate(endpoint(server.url, checkpoints=kept), problems, tmp_path / "again")
+        assert len(server.requests) - asked == 4
+        generate(endpoint(server.url), problems, tmp_path / "whole")
+    assert (report.resumed, report.generated) == (6, 10)
+    assert content_sha256(tmp_path / "again") == content_sha256(tmp_path / "whole")
+    assert not list(tmp_path.glob("kept/generations/*/")), "what is complete takes no room there"
+
+
 def test_a_run_killed_in_the_middle_goes_on_and_every_key_is_there_once(tmp_path):
     problems, out = ingested(tmp_path, 150), tmp_path / "out"
     busy = lambda number: {7: 429, 9: 500}.get(number % 20, 200)  # noqa: E731

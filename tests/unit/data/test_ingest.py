@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import io
 import json
 
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from PIL import Image
 
 from drift.config.data import IngestConfig
 from drift.data.ingestion import ingest
@@ -130,6 +132,16 @@ def test_the_same_source_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         ingest(IngestConfig(source=str(source)), tmp_path / name)
     assert content_sha256(tmp_path / "a") == content_sha256(tmp_path / "b")
+
+
+def test_a_picture_that_its_exif_turns_has_the_size_of_a_viewer_and_its_own_bytes(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 40), "white").save(buffer, "JPEG", exif=exif)
+    row = next(read_rows(ingested(tmp_path, [pool_row(image=buffer.getvalue())]) / "problems.parquet"))
+    assert (row["width"], row["height"]) == (40, 64)
+    assert row["images"][0]["bytes"] == buffer.getvalue()
 
 
 def test_a_hub_dataset_is_read_with_its_image_bytes_as_they_came(tmp_path):

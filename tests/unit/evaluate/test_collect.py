@@ -138,6 +138,26 @@ def test_past_the_limit_the_run_stops_and_a_second_one_asks_only_what_is_missing
     assert same(tmp_path / "scores", tmp_path / "whole")
 
 
+def test_replies_that_were_paid_for_are_found_in_another_place_below_the_path_of_checkpoints(
+    data: Path, tmp_path: Path
+) -> None:
+    """As a step does that is started again in another pod: of the first one's folder nothing is left."""
+    with OpenAIServer(right, status=lambda number: 200 if number <= 6 else 400) as server:
+        config = served(data, server.url, concurrency=1, checkpoints=str(tmp_path / "kept"))
+        with pytest.raises(ServiceError, match="1 requests failed"):
+            evaluate(config, model="served", label="x", out=tmp_path / "lost" / "scores")
+        assert not (tmp_path / "lost" / "scores").exists()
+        server.status = lambda number: 200
+        counts = []
+        for label in ("y", "x", "x"):  # of another label, which may be asked at once; again; anew, after it was whole
+            before = len(server.requests)
+            evaluate(config, model="served", label=label, out=tmp_path / f"scores-{len(counts)}")
+            counts.append(len(server.requests) - before)
+    assert counts == [15, 9, 15]
+    assert same(tmp_path / "scores-1", tmp_path / "scores-2")
+    assert not part_files(tmp_path / "scores-1") and not list(tmp_path.glob("kept/evaluations/*/"))
+
+
 def test_the_key_is_sent_and_written_nowhere(
     data: Path,
     tmp_path: Path,

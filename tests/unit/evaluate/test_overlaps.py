@@ -29,7 +29,7 @@ def picture(number: int) -> Image.Image:
     return Image.frombytes("RGB", (16, 12), draw.randbytes(16 * 12 * 3)).resize((400, 300), Image.Resampling.BICUBIC)
 
 
-def encoded(image: Image.Image, form: str = "PNG", **more: int) -> bytes:
+def encoded(image: Image.Image, form: str = "PNG", **more: int | Image.Exif) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **more)
     return buffer.getvalue()
@@ -58,6 +58,16 @@ def data(tmp_path: Path) -> Path:
     for name, rows in (("First", first), ("Second", second)):
         (tmp_path / f"{name}.tsv").write_text(table(*rows))
     return tmp_path
+
+
+def test_a_picture_stored_on_its_side_is_near_to_the_upright_one(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by 90 degrees to the left
+    lying = encoded(picture(1).transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+    for name, image in (("First", encoded(picture(1))), ("Second", lying)):
+        (tmp_path / f"{name}.tsv").write_text(table(row(1, image, "What is the sum of 12 and 7?")))
+    found = find_overlaps(read_benchmarks(settings(tmp_path)))
+    assert {held.why for held in found} == {"a near image and a near text"}
 
 
 def test_the_same_image_or_a_near_one_with_a_near_text_and_the_same_numbers_is_the_same_question(data: Path) -> None:

@@ -14,7 +14,8 @@ from drift.config.models import DeltaConfig
 from drift.config.section import validate
 from drift.config.train import TrainConfig
 from drift.ground.errors import ConfigError
-from drift.planning.reach import forecast, remark, sampled_ratio, sum_of_rates
+from drift.planning.reach import forecast, sampled_ratio
+from drift.training.effect import remark, sum_of_rates
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
 from drift.weights.pairing import plan

@@ -11,6 +11,7 @@ from PIL import Image
 
 from drift.gate.report.summary import registered_at
 from drift.ground.artifacts import content_sha256, write_json
+from drift.tracking.models.packaging import package
 from drift.tracking.models.registration import register
 from drift.tracking.models.versions import card_of, details_of, download, models, versions_of
 from drift.tracking.runs.tracker import Tracker
@@ -133,6 +134,26 @@ def test_mlflows_pyfunc_loads_a_registered_model_in_a_process_of_its_own_and_ans
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.stdout.splitlines()[-1:] == ["2 replies"], ended.stderr
     assert len(list((tmp_path / "mlartifacts").rglob("*.safetensors"))) == len(list(VLM.glob("*.safetensors"))), "once"
+
+
+WITHOUT_DRIFT = """
+import sys
+sys.modules["drift"] = None
+sys.path.insert(0, sys.argv[1])
+import drift_served
+print(drift_served._opened(sys.argv[2]).size)
+"""
+
+
+def test_the_code_beside_a_registered_model_shows_it_an_image_upright_without_drift(tmp_path: Path):
+    (tmp_path / "beside").mkdir()
+    package(tmp_path / "beside", VLM, "card", "m-1")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "image.jpg", exif=exif)
+    command = [sys.executable, "-c", WITHOUT_DRIFT, str(tmp_path / "beside" / "code"), str(tmp_path / "image.jpg")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.stdout == "(30, 40)\n", ended.stderr
 
 
 def test_a_licence_that_no_card_states_is_not_guessed(tmp_path: Path):

@@ -13,7 +13,7 @@ from drift.config.gate import RegisterConfig
 from drift.tracking.runs.tracker import Tracker
 from drift.tracking.steps import run_step
 from drift.tracking.telling.journal import make_event, read
-from drift.tracking.telling.live import LIVE, Live, telling, told
+from drift.tracking.telling.live import LIVE, Live, curves, telling, told
 from drift.tracking.telling.machine import watched
 from drift.tracking.telling.progress import Progress
 from tests.cluster_steps import PARAMETER, Pods, Report, by_name
@@ -42,6 +42,11 @@ def test_numbers_come_in_batches_with_their_own_times(tmp_path: Path):
         ("train/loss", 12500, 3),
     }
     assert told(tmp_path, "r1/arm/drift") == set()
+
+
+def test_a_number_that_is_none_is_no_point_of_a_curve():
+    row = {"step": 3, "time": 1.0, "loss": float("nan"), "grad_norm": float("inf"), "learning_rate": 0.5}
+    assert curves(row) == {"train/learning_rate": 0.5}
 
 
 def test_outside_a_step_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -72,6 +72,7 @@ def test_a_model_that_passed_becomes_the_champion_and_comes_back_bit_for_bit(cli
         "MLmodel",
         "README.md",
         "requirements.txt",
+        "code/drift_decoding.py",
         "code/drift_served.py",
         "registered_model_meta",
     }

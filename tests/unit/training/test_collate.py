@@ -38,7 +38,7 @@ def test_the_end_of_the_turn_is_learned_and_padding_is_not(tmp_path, processor):
 def test_samples_over_the_cutoff_are_left_out_whole_and_counted(tmp_path, processor, caplog):
     folder = training_set(tmp_path, 40)
     every = TrainingRows(folder, processor, TrainConfig())
-    lengths = sorted(every._length(row, processor) for row in every.rows)
+    lengths = sorted(every.lengths)
     cutoff = lengths[5]
     kept = TrainingRows(folder, processor, TrainConfig(cutoff_tokens=cutoff, max_skipped=1.0))
     assert kept.skipped == sum(length > cutoff for length in lengths) > 0

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from drift.config.models import DeltaConfig, ExpertConfig, MergeConfig
@@ -34,6 +35,7 @@ from drift.weights.streaming import (
 from tests.tiny_models import Family, tiny_family, tiny_llm
 
 ALL = ("attn", "mlp", "norm", "head", "embed")
+UP = "model.layers.1.mlp.up_proj.weight"
 
 
 @pytest.fixture(scope="module")
@@ -408,8 +410,7 @@ def refused(
 def test_a_tensor_with_nan_or_infinity_is_named(family: Family, tmp_path: Path, value: float) -> None:
     expert = damaged(family.expert, "model.layers.1.mlp.up_proj.weight", lambda tensor: tensor[3, 4].fill_(value))
     message = refused(family, tmp_path / "delta", CheckpointError, expert=str(expert))
-    assert "'layers.1.mlp.up_proj.weight' holds NaN or infinity" in message
-    assert str(expert) in message
+    assert message.startswith(f"{expert}/model.safetensors: 'model.layers.1.mlp.up_proj.weight' holds NaN or infinity")
 
 
 def test_nan_in_the_vlm_is_found_also_where_delta_is_expert_minus_base(family: Family, tmp_path: Path) -> None:
@@ -530,6 +531,12 @@ def lose_entry(folder: Path) -> None:
     write_json(folder / "delta_stats.json", content)
 
 
+def spoil_norm(folder: Path) -> None:
+    content = read_json(folder / "delta_stats.json")
+    next(iter(content["tensors"].values()))["l2"] = math.nan
+    (folder / "delta_stats.json").write_text(json.dumps(content))  # as Python alone writes it
+
+
 def lose_norm(folder: Path) -> None:
     content = read_json(folder / "delta_stats.json")
     next(iter(content["tensors"].values())).pop("l2")
@@ -546,6 +553,7 @@ def lose_norm(folder: Path) -> None:
         (foreign, "no Δ; make one with `drift delta`"),
         (lose_entry, "do not hold the same tensors"),
         (lose_norm, "an entry is incomplete"),
+        (spoil_norm, "an entry is incomplete (a number is NaN or infinite)"),
     ],
 )
 def test_a_broken_delta_is_refused_on_one_line(stored: Path, damage: object, message: str) -> None:
@@ -564,6 +572,23 @@ def test_a_tensor_that_delta_does_not_have_is_an_error(stored: Path) -> None:
 def test_projection_of_a_model_of_other_depth_is_refused(stored: Path, tmp_path: Path) -> None:
     with pytest.raises(PriorError, match=r"^layers\.1\."):
         projection(tiny_llm(tmp_path / "shallow", num_hidden_layers=1), stored)
+
+
+def test_projection_of_a_model_of_nan_names_the_tensor(family: Family, stored: Path) -> None:
+    model = damaged(family.vlm, UP, lambda tensor: tensor.fill_(math.nan))
+    with pytest.raises(CheckpointError, match=rf"{model}/model.safetensors: '{UP}' holds NaN or infinity"):
+        projection(model, stored)
+
+
+def test_projection_along_a_delta_of_nan_names_the_tensor(family: Family, stored: Path) -> None:
+    file = stored / "delta.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    tensors["layers.0.mlp.up_proj.weight"][0, 0] = math.nan
+    save_file(tensors, file, metadata)
+    with pytest.raises(PriorError, match=r"'layers\.0\.mlp\.up_proj\.weight' holds NaN or infinity; compute Δ again"):
+        projection(family.vlm, stored)
 
 
 def test_projection_of_a_model_from_another_vlm_is_refused(family: Family, stored: Path, tmp_path: Path) -> None:

@@ -413,7 +413,25 @@ def test_quantised_tensors_are_refused(family: Family, tmp_path: Path) -> None:
 def test_nan_and_infinity_are_named_and_leave_nothing(family: Family, tmp_path: Path, value: float) -> None:
     expert = edited(family.expert, tmp_path / "expert", model__norm__weight=torch.full((32,), value))
     message = refused(family, tmp_path / "merged", CheckpointError, section("linear"), expert=expert)
-    assert message.startswith("'norm.weight': the merge holds NaN or infinity")
+    assert message.startswith(f"{expert}/model.safetensors: 'model.norm.weight' holds NaN or infinity")
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.visual.patch_embed.proj.weight"])
+def test_nan_in_what_is_copied_is_named_too(family: Family, tmp_path: Path, name: str) -> None:
+    own = next(one for one in load_file(family.vlm / "model.safetensors") if one.endswith(name.removeprefix("model.")))
+    poisoned = load_file(family.vlm / "model.safetensors")[own]
+    poisoned.view(-1)[-1] = math.nan
+    vlm = edited(family.vlm, tmp_path / "vlm", **{own.replace(".", "__"): poisoned})
+    message = refused(family, tmp_path / "merged", CheckpointError, section("linear"), vlm=vlm)
+    assert message.startswith(f"{vlm}/model.safetensors: '{own}' holds NaN or infinity")
+
+
+def test_a_merge_that_overflows_the_files_dtype_is_refused(tmp_path: Path) -> None:
+    family = tiny_family(tmp_path / "family", dtype=torch.float16)
+    large = torch.full((32,), 6e4, dtype=torch.float16)  # the largest float16 is 65,504
+    expert = edited(family.expert, tmp_path / "expert", model__norm__weight=large)
+    message = refused(family, tmp_path / "merged", CheckpointError, section("linear", weights=(1, 2)), expert=expert)
+    assert message == "'norm.weight': the merge overflows F16; give smaller weights"
 
 
 def test_an_output_folder_in_use_is_not_overwritten(family: Family, tmp_path: Path) -> None:
