@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.faults.cells import Undisturbed, cell, judge, undisturbed
+from tests.faults.cells import Cell, Undisturbed, cell, judge, undisturbed
 from tests.faults.commands import Command
 from tests.faults.faults import Fault, Variant
 from tests.faults.servers import Servers
@@ -43,7 +44,7 @@ class Campaign:
                 tell(tries[-1])
         return tries
 
-    def _cell(self, command: Command, name: str):
+    def _cell(self, command: Command, name: str) -> contextlib.AbstractContextManager[Cell]:
         return cell(command, self._world, self._folder / _plain(f"{command.name} {name}"), self._servers)
 
     def _tried(self, command: Command, fault: Fault, variant: Variant, name: str, meant: Undisturbed) -> Tried:

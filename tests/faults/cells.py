@@ -211,6 +211,8 @@ def judge(one: Cell, ended: list[Ended], codes: tuple[int, ...]) -> list[str]:
     wrong = [word for each in ended for word in said_wrong(each, codes)]
     made = one.result(ended[-1])
     whole = made == one.undisturbed.result
+    if len(ended) > 1 and all(each.code for each in ended):
+        wrong.append(f"neither: exits {[each.code for each in ended]}")
     if any(each.code == 0 for each in ended) and not whole:
         wrong.append(f"wrong: ended with 0, {differing(made, one.undisturbed.result)}")
     elif made and not whole and not one.command.gradual:

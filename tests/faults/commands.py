@@ -32,6 +32,7 @@ class Command:
     """``line`` may name `{server}`, the address of ``server``, and `{name}`, a name of the cell's own.
 
     ``reads`` are the files that are spoiled in turn. ``gradual``: what it makes grows, and may be there in parts.
+    ``cheap``: part of the campaign at its reduced size.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Command:
     server: str = ""
     writes: bool = True
     gradual: bool = False
+    cheap: bool = False
     prepare: Callable[[Place], None] | None = None
 
 
@@ -147,6 +149,7 @@ COMMANDS = [
         "ingest --source in/pool.parquet --out disk/out",
         files("*.parquet"),
         reads=("pool.parquet",),
+        cheap=True,
     ),
     Command(
         "generate, a checkpoint",
@@ -162,25 +165,29 @@ COMMANDS = [
         + " teacher.concurrency=4",
         files("*.parquet"),
         server=TEACHER,
+        cheap=True,
     ),
     Command(
         "curate",
         "curate --problems in/problems --generations in/generations --out disk/out require_correct=false",
         files("*.parquet"),
         reads=("problems/problems.parquet", "generations/generations.parquet"),
+        cheap=True,
     ),
-    Command("verify", "verify in/pairs.jsonl --out disk/out", one_file("out"), reads=("pairs.jsonl",)),
+    Command("verify", "verify in/pairs.jsonl --out disk/out", one_file("out"), reads=("pairs.jsonl",), cheap=True),
     Command(
         "delta",
         "delta --expert in/expert --vlm in/vlm --out disk/out",
         files("*.safetensors"),
         reads=WEIGHTS,
+        cheap=True,
     ),
     Command(
         "merge",
         "merge --method ties --expert in/expert --vlm in/vlm --base in/base --out disk/out",
         files("*.safetensors"),
         reads=(*WEIGHTS, "base/model.safetensors"),
+        cheap=True,
     ),
     Command(
         "train",
@@ -209,6 +216,7 @@ COMMANDS = [
         "compare in/scores/drift in/scores/vlm --out disk/out",
         files("*.json", "*.md"),
         reads=SCORES,
+        cheap=True,
     ),
     Command(
         "gate",
@@ -219,7 +227,7 @@ COMMANDS = [
     ),
     Command(
         "report",
-        "report --baseline in/scores/vlm --arm drift=in/scores/drift --gate in/gate --training-set in/train"
+        "report --baseline in/scores/vlm --arm drift=in/scores/drift --gate in/gate --training-set in/curated"
         " --out disk/out",
         files("*.json"),
         reads=("gate/gate.json", *SCORES[:1]),
@@ -255,7 +263,9 @@ COMMANDS = [
         reads=("run.yaml", "vlm/model.safetensors", "expert/model.safetensors"),
         writes=False,
     ),
-    Command("compile", "compile -c in/run.yaml --out disk/out.yaml", one_file("out.yaml"), reads=("run.yaml",)),
+    Command(
+        "compile", "compile -c in/run.yaml --out disk/out.yaml", one_file("out.yaml"), reads=("run.yaml",), cheap=True
+    ),
     Command(
         "run",
         "run -c in/run.yaml --quiet register.model={name}",

@@ -23,6 +23,9 @@ ANSWERS = {"vlm": 20, "drift": 60}
 PAIRS = [{"gold": str(number % 7), "response": f"So it is \\boxed{{{number % 5}}}."} for number in range(79)]
 
 
+_ANY = "require_correct=false require_format=false"
+
+
 def make_world(folder: Path) -> Path:
     """Every input below the new ``folder``."""
     folder.mkdir(parents=True)
@@ -47,11 +50,12 @@ def _tables(folder: Path) -> None:
 
 
 def _steps(here: Path) -> None:
-    """What `ingest`, `generate` and `delta` leave to the steps after them."""
+    """What `ingest`, `generate`, `curate` and `delta` leave to the steps after them."""
     ask = f"--model {here}/teacher samples=1 max_new_tokens=64 teacher.threads=1 -c configs/miniature.yaml"
     for line in (
         f"ingest --source {here}/pool.parquet --out {here}/problems limit={PROBLEMS}",
         f"generate --problems {here}/problems --out {here}/generations {ask}",
+        f"curate --problems {here}/problems --generations {here}/generations --out {here}/curated {_ANY}",
         f"delta --expert {here}/expert --vlm {here}/vlm --out {here}/delta",
     ):
         ended = drift(*line.split())
