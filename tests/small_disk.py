@@ -20,3 +20,15 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def grow(folder: Path, size: str) -> None:
+    """Make room on the disk of ``folder``."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no room on the disk of ``folder``."""
+    with pytest.raises(OSError, match="No space left"), (folder / "ballast").open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass

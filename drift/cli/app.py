@@ -7,7 +7,7 @@ may import `pipelines`, and only inside the commands that run the whole chain.
 from __future__ import annotations
 
 import atexit
-import errno
+import contextlib
 import gc
 import logging
 import os
@@ -22,6 +22,7 @@ from drift import __version__
 from drift.cli import chain, runs, track, steps, cluster, schedules, models, other  # isort: skip  # noqa: F401  # the panels, in their order
 from drift.cli.options import EXIT_BAD_INPUT, app
 from drift.cli.show import show_text
+from drift.ground.disk import full_disk, line
 from drift.ground.errors import TERMINATED, DriftError
 
 
@@ -51,8 +52,29 @@ def root(
 
 
 def _end(message: str) -> NoReturn:
-    sys.stderr.write(f"drift: {' '.join(message.split())}\n")
+    with contextlib.suppress(OSError):  # standard error may be a file on the full disk
+        sys.stderr.write(f"drift: {' '.join(message.split())}\n")
+    _print_no_more()
     sys.exit(EXIT_BAD_INPUT)
+
+
+def _print_no_more() -> None:
+    """What standard output does not take would be tried, and told of, once more at the interpreter's end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: list[str] | None) -> Any:
+    """The command; what it printed is out, or that is an error, before it has ended."""
+    try:
+        return app(arguments)
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # `| head` has read enough
+            _print_no_more()
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -61,13 +83,13 @@ def main(arguments: list[str] | None = None) -> Any:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     atexit.register(gc.freeze)  # the interpreter's last collections would go through all of torch and MLflow
     try:
-        return app(arguments)
+        return _run(arguments)
     except DriftError as error:
         _end(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _end(f"{error.filename or 'the disk'}: {error.strerror}; make room, and start the same command again")
+    except Exception as error:
+        if reason := full_disk(error):
+            _end(line(error, reason))
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("drift: interrupted; the same command goes on from the last finished step\n")
         sys.exit(130)

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from drift.config.catalog import ROLES
+from drift.ground.artifacts import write_text
 from drift.ground.findings import Finding
 from drift.tracking.steps import Report
 
@@ -56,7 +57,7 @@ def show_judged(lines: str, counts: Mapping[str, float], file: Path | None, as_j
     if file is None:
         out.file.write(lines)
     else:
-        file.write_text(lines, encoding="utf-8")
+        write_text(file, lines)
     screen = Console(highlight=False, stderr=file is None)
     if as_json:
         screen.print(json.dumps(counts), markup=False, soft_wrap=True)

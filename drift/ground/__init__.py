@@ -3,7 +3,8 @@
 errors     everything a user can get wrong, as a tree     artifacts    folders: complete or absent, with provenance
 findings   what checks find                               fingerprint  what code a step depends on
 drawing    plots as SVG                               patience     what is worth another try, and trying again
-torchvision  its CUDA build beside torch for the CPU  claim  work that outlives its process, on a path of its own
+locks      who works on what, one at a time           disk         a full one, said on one line
+claim      work that outlives its process             torchvision  its CUDA build beside torch for the CPU
 """
 
 import lazy_loader as lazy

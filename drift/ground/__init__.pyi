@@ -10,7 +10,13 @@ from .errors import (
     DataError as DataError,
 )
 from .errors import (
+    DiskError as DiskError,
+)
+from .errors import (
     DriftError as DriftError,
+)
+from .errors import (
+    HeldError as HeldError,
 )
 from .errors import (
     PipelineError as PipelineError,

@@ -7,20 +7,27 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from drift import __version__
-from drift.ground.errors import DataError
+from drift.ground.disk import full_disk_said
+from drift.ground.errors import DataError, HeldError
+from drift.ground.locks import SUFFIX, Lock, hold
 
 SCHEMA = 1
 """Version of the contracts between steps; raised when a file or column changes its meaning."""
 
 PROVENANCE = "provenance.json"
+PARTIAL = ".partial"
+"""After the name of what is being written: alone where a step can go on from it, else with a name of its own."""
+_OWN = re.compile(rf"{re.escape(PARTIAL)}-[0-9a-f]{{8}}$")
 
 START_MODEL = "model"
 """Where the folder of the step `start` has the model that training starts from; absent if it starts at φ_VL or another
@@ -31,34 +38,95 @@ checkpoint."""
 def staged(out: Path, *, keep_partial: bool = False) -> Iterator[Path]:
     """A folder beside ``out`` to write into; renamed to ``out`` when the block ends well.
 
-    After an exception it is removed, or kept as ``<out>.partial`` with ``keep_partial``, for steps that can
-    go on from it. Raises DataError if ``out`` holds something already, or its parent is not writable.
+    One process at a time: it holds `.<name of out>.lock` beside. The folder has a name that no other process uses, and
+    is removed after an exception; with ``keep_partial``, for steps that can go on from it, it is ``<out>.partial`` and
+    stays. Raises DataError if ``out`` holds something already or its parent is not writable, HeldError while another
+    process writes it, DiskError where a disk gets full.
     """
+    _require_free(out)
+    with alone(out) as lock, full_disk_said(out):
+        _require_free(out)  # another process may have ended just now
+        folder = _aside(out, keep_partial=keep_partial)
+        try:
+            yield folder
+            lock.require()
+            if out.exists():
+                out.rmdir()
+            folder.rename(out)
+        except BaseException:
+            if not keep_partial:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[Lock]:
+    """Own ``out`` while the block runs. Raises HeldError, which says who does, and DataError where it cannot be
+    written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = hold(out.with_name(f".{out.name}{SUFFIX}"))
+    except HeldError as error:
+        said = f"{out}: {error.holder} writes it; wait for it, stop it, or choose another --out"
+        raise HeldError(said, error.holder) from error
+    except OSError as error:
+        raise _not_writable(out, error) from error
+    with lock:
+        yield lock
+
+
+def _require_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists already; remove it or choose another --out")
-    partial = out.with_name(out.name + ".partial")
+
+
+def _aside(out: Path, *, keep_partial: bool) -> Path:
+    """The folder to write into, which only the owner of ``out`` asks for; what dead owners have left goes."""
+    kept = out.with_name(out.name + PARTIAL)
+    folder = kept if keep_partial else own_name(out)
     try:
-        if not keep_partial:
-            shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True, exist_ok=True)
+        for left in out.parent.iterdir():
+            if _OWN.sub("", left.name) == out.name != left.name or (left == kept and not keep_partial):
+                shutil.rmtree(left, ignore_errors=True)
+        folder.mkdir(exist_ok=keep_partial)
+        for left in folder.rglob(f"*{PARTIAL}-*"):
+            if _OWN.search(left.name) and left.is_file():
+                left.unlink()
     except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+        raise _not_writable(out, error) from error
+    return folder
+
+
+def _not_writable(out: Path, error: OSError) -> DataError:
+    return DataError(f"{out}: cannot be written ({error.strerror}); choose another --out")
+
+
+def own_name(path: Path) -> Path:
+    """A name beside ``path`` that nobody else writes to."""
+    return path.with_name(f"{path.name}{PARTIAL}-{uuid.uuid4().hex[:8]}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """``text`` as the file ``path``, written aside and renamed: whole, or what it was before.
+
+    A link stays one, and a device takes it as it comes.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    aside = own_name(path)
     try:
-        yield partial
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
     except BaseException:
-        if not keep_partial:
-            shutil.rmtree(partial, ignore_errors=True)
+        aside.unlink(missing_ok=True)
         raise
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """``content`` as indented JSON, written aside and renamed."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(path)
+    """``content`` as indented JSON, written as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

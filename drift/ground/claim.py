@@ -9,17 +9,18 @@ A step that is started again, in another pod or folder, finds what an earlier on
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from drift.ground.artifacts import staged
-from drift.ground.errors import DataError
+from drift.ground.artifacts import PARTIAL, staged
+from drift.ground.disk import full_disk_said
+from drift.ground.errors import DataError, HeldError
+from drift.ground.locks import SUFFIX, hold
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +58,12 @@ def on_claim(content: Path, out: Path, *, leave: Sequence[str] = ()) -> Iterator
 
     Its parent, which is named by the work's address, is removed once ``out`` is there: a pod that is lost while it
     copies loses nothing. After an exception it stays, unless the block has removed ``content`` because nothing in it is
-    worth going on from. Waits for another that is at the same work. Raises DataError if it cannot be written.
+    worth going on from. Waits for another that is at the same work. Raises DataError if it cannot be written, or work
+    was begun beside ``out``, DiskError if the claim gets full.
     """
     place = content.parent
-    with _alone(place):
+    _require_nothing_begun(content, out)
+    with _alone(place), full_disk_said(place):
         with staged(out) as here:
             content.mkdir(parents=True, exist_ok=True)
             try:
@@ -73,24 +76,23 @@ def on_claim(content: Path, out: Path, *, leave: Sequence[str] = ()) -> Iterator
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _require_nothing_begun(content: Path, out: Path) -> None:
+    beside = out.with_name(out.name + PARTIAL)
+    if beside.is_dir() and any(beside.iterdir()):
+        raise DataError(f"{beside}: holds work that was begun without a claim; move it to {content}, or remove it")
+
+
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[None]:
     """Hold the work at ``place``: a second pod at the same waits, so that two never write one folder."""
+
+    def waiting(error: HeldError) -> None:
+        log.warning("%s: another works on the same (%s); waiting for it", place, error.holder)
+
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = place.with_name(place.name + ".lock").open("w")
+        lock = hold(place.with_name(place.name + SUFFIX), waiting)
     except OSError as error:
         raise DataError(f"{place}: cannot be written ({error.strerror}); the claim must be writable") from error
     with lock:
-        _wait_for(lock, place)
         yield
-
-
-def _wait_for(lock: IO[str], place: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.warning("%s: another pod works on the same; waiting for it", place)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        log.warning("%s: the claim knows no locks (%s); a second pod at the same work would disturb it", place, error)

@@ -6,12 +6,17 @@ DriftError
 ├── CheckpointError   a model directory or a tensor in it
 │   └── MissingCheckpointError   not here, and not to be had from the hub
 ├── PriorError        Δ does not fit the model, or nothing of it could be bound
+├── HeldError         another process works on the same output, run or training
+├── DiskError         no room on a disk
 ├── ServiceError      an endpoint or MLflow server that does not answer, or refuses
 │   └── UnavailableError   it may answer when asked again later
 └── PipelineError     a step of a pipeline run that failed, or was silently left out
 """
 
+from __future__ import annotations
+
 import signal
+from collections.abc import Iterator
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit code of a process that SIGTERM has ended."""
@@ -41,6 +46,18 @@ class PriorError(DriftError):
     """The prior Δ does not match the model it should guide."""
 
 
+class HeldError(DriftError):
+    """Another process works on the same; ``holder`` says which and since when."""
+
+    def __init__(self, message: str, holder: object = None) -> None:
+        super().__init__(message)
+        self.holder = str(holder or "another process")
+
+
+class DiskError(DriftError):
+    """A disk, or what a user may have of it, is full."""
+
+
 class ServiceError(DriftError):
     """A server the run depends on cannot be reached or refuses."""
 
@@ -51,6 +68,15 @@ class UnavailableError(ServiceError):
 
 class PipelineError(DriftError):
     """A pipeline step failed, or did not run although it should have."""
+
+
+def links(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, its cause, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def first_line(error: BaseException | str) -> str:

@@ -9,10 +9,10 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
-from drift.ground.errors import ConfigError, DriftError, ServiceError, UnavailableError, first_line
+from drift.ground.errors import ConfigError, DriftError, ServiceError, UnavailableError, first_line, links
 
 log = logging.getLogger(__name__)
 
@@ -93,24 +93,15 @@ def is_transient(error: BaseException) -> bool:
 
     Errors of ours are judged by their cause, except for `UnavailableError`.
     """
-    links = list(_chain(error))
-    if not isinstance(error, Exception) or any(_is_permanent(link) for link in links):
+    chain = list(links(error))
+    if not isinstance(error, Exception) or any(_is_permanent(link) for link in chain):
         return False
-    return any(_is_transient(link) for link in links)
+    return any(_is_transient(link) for link in chain)
 
 
 def service_error(error: BaseException) -> type[ServiceError]:
     """The class for an error of ours that cannot name `error` as its cause, since that may hold a key."""
     return UnavailableError if is_transient(error) else ServiceError
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, its cause, and so on."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _is_transient(error: BaseException) -> bool:

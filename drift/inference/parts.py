@@ -6,7 +6,9 @@ line, the last of the last part.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,8 @@ class Parts:
             self.sequence += 1
             self.rows_in_last = 0
         with part_path(self.folder, self.sequence - 1).open("ab", buffering=0) as file:
-            file.write(_line(row))
+            if file.write(line := _line(row)) < len(line):  # else the next one would be torn into it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.name))
         self.rows_in_last += 1
         self.done.add(key_of(row, self.columns))
 

@@ -7,7 +7,6 @@ The server is MLFLOW_TRACKING_URI; without it, an SQLite store in the folder of 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drift.ground.errors import ConfigError, ServiceError
+from drift.ground.locks import hold
 from drift.ground.patience import is_transient
 from drift.tracking import limits
 
@@ -232,8 +232,7 @@ def _first_use(uri: str) -> Iterator[bool]:
         return
     path = Path(uri.removeprefix("sqlite:///"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold(path.with_suffix(".lock"), waiting=lambda error: None):
         yield True
 
 

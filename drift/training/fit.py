@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list
 
 from drift.config.train import KEPT_CHECKPOINTS, TrainConfig
+from drift.ground.artifacts import PARTIAL
 from drift.ground.errors import TERMINATED, ConfigError, DataError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
@@ -26,7 +27,7 @@ from drift.training.checkpoints import CHECKPOINTS, mark, newest_whole
 from drift.training.collate import AnswerCollator, TrainingRows
 from drift.training.network import reloaded, state_elements, trainable_network, trained_elements
 from drift.training.room import checkpoint_bytes, require_room, when_there_is_room, writing
-from drift.training.stopping import Grace
+from drift.training.stopping import Grace, Spared
 from drift.training.telling import Curves, StepProgress
 from drift.weights.deltafile import load_delta
 from drift.weights.modeling import load_processor, load_vlm, stored_dtype
@@ -121,6 +122,12 @@ class VlmTrainer(Trainer):
         self.curves = Curves()
         self.model_accepts_loss_kwargs = True
 
+    def get_train_dataloader(self) -> Any:
+        """transformers' own, whose workers leave SIGTERM to this process."""
+        loader: Any = super().get_train_dataloader()
+        loader.worker_init_fn = Spared(loader.worker_init_fn)
+        return loader
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """transformers' own way, not strict, leaves a Qwen2.5-VL as it was: its files have older names."""
         network: Any = model or self.model
@@ -182,7 +189,7 @@ def _require_room(job: Job, network: Any, steps: int) -> None:
 def _trainer(job: Job, grace: Grace) -> VlmTrainer:
     config = job.config
     if "tensorboard" in config.report_to:
-        board = job.folder.with_name(f"{job.folder.name.removesuffix('.partial')}.tensorboard")
+        board = job.folder.with_name(f"{job.folder.name.partition(PARTIAL)[0]}.tensorboard")
         os.environ.setdefault(BOARD, str(board))
     arguments = _arguments(config, job.folder / CHECKPOINTS)  # first: they tell ZeRO-3 how to load the weights
     if _shards(config):

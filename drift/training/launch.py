@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import math
+import multiprocessing
 import os
 import signal
+import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from drift.ground import errors
+from drift.ground.disk import full_disk_said
 from drift.ground.errors import TERMINATED, DriftError, PipelineError, first_line
 
 logger = logging.getLogger(__name__)
@@ -140,10 +144,24 @@ def prepare_deepspeed() -> None:
 
 
 def _rank(work: Callable[[Any], Result], job: Any, deepspeed: bool) -> Result:
+    _die_with_the_launcher()
     logging.basicConfig(format="%(message)s")  # what a rank logs is all that is seen of it
     logging.getLogger("drift").setLevel(logging.INFO)
-    with process_group(deepspeed):
+    with process_group(deepspeed), full_disk_said("the disk"):
         return work(job)
+
+
+def _die_with_the_launcher() -> None:
+    """End this rank when its launcher ends, even by SIGKILL: its lock on the output ends too, and no orphan writes on.
+
+    Linux alone knows how (prctl, PR_SET_PDEATHSIG).
+    """
+    launcher = multiprocessing.parent_process()
+    if sys.platform != "linux" or launcher is None:
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != launcher.pid:  # it ended while this rank was starting
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _first_failure(error: Any) -> tuple[int, Any]:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from drift.config.train import KEPT_CHECKPOINTS
-from drift.ground.errors import DataError, UnavailableError
+from drift.ground.disk import full_disk
+from drift.ground.errors import DiskError, UnavailableError
 from drift.ground.patience import patiently
 from drift.training.checkpoints import saved
 
 ROOM_SECONDS = 300.0
 """How long a trained model waits for room: it is in memory alone, and the other ranks wait ten minutes at most."""
-FAILURES = (OSError, RuntimeError, SafetensorError)
-"""As what Python, torch and safetensors say that they could not write."""
-FULL = re.compile(r"No space left|Disk quota|os error 28|file write failed|unexpected pos \d", re.IGNORECASE)
-"""What torch and safetensors say of a full disk."""
 
 
 def checkpoint_bytes(weights: int, trained: int, *, masters_elsewhere: bool = False) -> int:
@@ -34,7 +27,7 @@ def checkpoint_bytes(weights: int, trained: int, *, masters_elsewhere: bool = Fa
 
 
 def require_room(folder: Path, *, model: int, checkpoint: int, steps: int, save_steps: int | None) -> None:
-    """Raise DataError unless the disk of ``folder`` has room for the ``model`` and the checkpoints kept at once.
+    """Raise DiskError unless the disk of ``folder`` has room for the ``model`` and the checkpoints kept at once.
 
     ``model`` and ``checkpoint`` in bytes. One more checkpoint than is kept exists while it is written; those that are
     there already have their room.
@@ -43,29 +36,22 @@ def require_room(folder: Path, *, model: int, checkpoint: int, steps: int, save_
     wanted = model + max(0, most - len(saved(folder))) * checkpoint
     free = shutil.disk_usage(folder).free
     if wanted > free:
-        raise DataError(
+        raise DiskError(
             f"{folder}: {_megabytes(free)} MB are free, and the training writes {_megabytes(wanted)} MB (a model, and "
             f"{most} checkpoints at once); make room, or choose another --out"
         )
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether a library found the disk, or one's share of it, full."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return bool(FULL.search(str(error)))
-
-
 @contextlib.contextmanager
 def writing(checkpoint: Path) -> Iterator[None]:
-    """Raise DataError where the block finds the disk full; what it has written of ``checkpoint`` is removed."""
+    """Raise DiskError where the block finds the disk full; what it has written of ``checkpoint`` is removed."""
     try:
         yield
-    except FAILURES as error:
-        if not is_full(error):
+    except Exception as error:
+        if not full_disk(error):
             raise
         shutil.rmtree(checkpoint, ignore_errors=True)
-        raise DataError(
+        raise DiskError(
             f"{checkpoint}: the disk is full; make room, and the same command goes on from the checkpoint before"
         ) from error
 
@@ -73,14 +59,14 @@ def writing(checkpoint: Path) -> Iterator[None]:
 def when_there_is_room(write: Callable[[], None], folder: Path) -> None:
     """``write`` a trained model's files into ``folder``; on a full disk again and again, until somebody makes room.
 
-    Raises DataError after `ROOM_SECONDS`.
+    Raises DiskError after `ROOM_SECONDS`.
     """
 
     def once() -> None:
         try:
             write()
-        except FAILURES as error:
-            if not is_full(error):
+        except Exception as error:
+            if not full_disk(error):
                 raise
             for half in folder.glob("*.safetensors"):
                 half.unlink()
@@ -89,7 +75,7 @@ def when_there_is_room(write: Callable[[], None], folder: Path) -> None:
     try:
         patiently(once, ROOM_SECONDS, what="saving the trained model")
     except UnavailableError as error:
-        raise DataError(
+        raise DiskError(
             f"{error}, and nobody made room; make some, and the same command goes on from its last checkpoint, if "
             "train.save_steps had it save any"
         ) from error.__cause__

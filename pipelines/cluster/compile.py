@@ -13,7 +13,7 @@ from kfp import compiler
 from components import component
 from drift.config.chain import Config
 from drift.config.plan import MODULES, plan
-from drift.ground.artifacts import staged
+from drift.ground.artifacts import own_name, staged
 from drift.ground.errors import PipelineError
 from pipelines.check import Spec, check_spec
 from pipelines.drift_sft import pipeline
@@ -36,7 +36,7 @@ def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING, 
     """
     if out.suffix not in SUFFIXES:
         raise PipelineError(f"{out}: the compiled pipeline is YAML; give a name that ends in .yaml")
-    aside = out.with_name(f".{out.stem}.partial{out.suffix}")
+    aside = out.with_name(own_name(out).name + out.suffix)
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         arguments = plan(with_ranks(config, resources), local=False).arguments()

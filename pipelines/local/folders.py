@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from drift.ground.artifacts import SCHEMA, read_json, write_json
-from drift.ground.errors import ConfigError, DataError, PipelineError
+from drift.ground.errors import ConfigError, DataError, HeldError, PipelineError
+from drift.ground.locks import hold
 from drift.tracking import store
 from drift.tracking.telling.journal import read
 
@@ -109,25 +108,13 @@ def _runs_of(runs: Path, name: str) -> Iterator[RunFolder]:
 
 @contextlib.contextmanager
 def only_one(runs: Path, name: str) -> Iterator[None]:
-    """Hold the name: two processes cannot work on runs of one name. Raises PipelineError if another one does.
-
-    The system lets go of the lock when the process ends, however it ends.
-    """
+    """Hold the name: two processes cannot work on runs of one name. Raises PipelineError if another one does."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
-        lock = (runs / f".{name}.lock").open("a+")
+        lock = hold(runs / f".{name}.lock")
+    except HeldError as error:
+        raise PipelineError(f"name: a run of '{name}' is at work: {error.holder}; wait for it or stop it") from error
     except OSError as error:
         raise ConfigError(f"runs: {runs} cannot be written ({error.strerror}); set runs to another folder") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            holder = lock.read().strip()
-            raise PipelineError(
-                f"name: a run of '{name}' is at work (process {holder}); wait for it or stop it"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
         yield

@@ -1,8 +1,9 @@
 """Kubeflow's local runner, used as it is except for the parts that a `Chain` replaces while a run goes on.
 
 Replaced are: how a task's process is started, what Kubeflow prints (it goes to `run.log`), the order of tasks that may
-come in any, and the name of the output folder, which is the same in every attempt so that a step can go on from what it
-had. Run folders are only continued with the same parameters, so a name never stands for two contents.
+come in any, the look into the cache, at whose entries one run at a time works, and the name of the output folder, which
+is the same in every attempt so that a step can go on from what it had. Run folders are only continued with the same
+parameters, so a name never stands for two contents.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ def _replaced_parts(chain: Chain, *, use_cache: bool) -> Iterator[None]:
             (task_executor, "execute_single_task", lambda **task: chain.execute(execute, task)),
         ):
             stack.enter_context(_replaced(owner, name, replacement))
-        if not use_cache:
-            stack.enter_context(_replaced(cache.LocalCache, "get", lambda self, key: None))
+        look = chain.look_up(cache.LocalCache.get) if use_cache else lambda self, key: None
+        stack.enter_context(_replaced(cache.LocalCache, "get", look))
         yield
 
 

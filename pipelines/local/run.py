@@ -20,7 +20,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from drift.config.chain import Config, checkpoint_paths, key_variables
 from drift.config.plan import MODULES, Plan, arm_steps, plan
-from drift.ground.artifacts import read_json
+from drift.ground.artifacts import read_json, write_text
 from drift.ground.errors import DriftError, PipelineError, ServiceError
 from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
@@ -77,7 +77,7 @@ def run(
         at = {"mlflow_uri": store.redact(uri), "mlflow_run_id": tracker.parent, "mlflow": _page(tracker)}
         at["experiment"] = experiment
         folder = folder.mark("running", **at)
-        (folder.path / "config.yaml").write_text(_yaml(config), encoding="utf-8")
+        write_text(folder.path / "config.yaml", _yaml(config))
         tags = origin() | {FOLDER: str(folder.path)}
         _tell(folder, "begun", params=_flat(config), tags=tags, texts={"packages.txt": packages()})
         _tell(folder, "files", paths=[str(folder.path / "config.yaml")])

@@ -7,6 +7,7 @@ that end with the runner, however it ends.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,12 +22,16 @@ from typing import Any, BinaryIO, Literal
 from kfp.local.status import Status
 
 from drift.config.plan import MODULES
-from drift.ground.artifacts import read_json
+from drift.ground.artifacts import PARTIAL, read_json
+from drift.ground.errors import HeldError
+from drift.ground.locks import LOOK_SECONDS, SUFFIX, Lock, hold
 from drift.tracking.runs.carried import journal_of
 from drift.tracking.runs.outputs import DEFAULT_UPLOAD, UPLOAD
 from drift.tracking.steps import LOGS, run_step
 from drift.tracking.telling.journal import append, end, last_error, make_event, step_key
 from pipelines.local.work import ForkServer, Work
+
+logger = logging.getLogger(__name__)
 
 LOG = "log.txt"
 EXIT_TASK = "finalize"
@@ -70,6 +75,7 @@ class _Task:
     """In the journal, where its own lines begin."""
     log: Path | None = None
     code: int | None = None
+    waiting: bool = False
 
 
 class Chain:
@@ -121,7 +127,7 @@ class Chain:
         task = _Task(step, arm, step_key(self._run_id, step, arm), time.monotonic(), end(self.folder))
         if self._stopped or (self.failure and task.step != EXIT_TASK):
             return {}, Status.FAILURE
-        self._thread.task = task
+        self._thread.task, self._thread.entry = task, None
         try:
             outputs, status = execute(**arguments)
             if status is Status.SUCCESS and task.step != EXIT_TASK and not _imports(arguments):
@@ -129,9 +135,38 @@ class Chain:
         except Exception as error:  # a fault of the wiring; Kubeflow would only print it
             self._fail(task, f"{type(error).__name__}: {error}")
             return {}, Status.FAILURE
+        finally:
+            if self._thread.entry:
+                self._thread.entry.close()
         if status is not Status.SUCCESS:
             self._fail(task)
         return outputs, status
+
+    def look_up(self, get: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+        """Kubeflow's look into its cache, whose entry this task then holds until it is over, and fills.
+
+        While another run works at the same entry it is waited for: what that makes is taken.
+        """
+
+        def found_or_held(cache: Any, key: str) -> Any:
+            lock = Path(cache.cache_root) / f".{key}{SUFFIX}"
+            while (found := get(cache, key)) is None and not self._thread.entry and not self._stopped:
+                self._thread.entry = self._held(lock)
+            return get(cache, key) if found is None else found
+
+        return found_or_held
+
+    def _held(self, path: Path) -> Lock | None:
+        """The lock of an entry; None if another run has had it a moment ago."""
+        task: _Task = self._thread.task
+        try:
+            return hold(path)
+        except HeldError as error:
+            if not task.waiting:
+                logger.warning("%s: %s works at the same; waiting for what it makes", task.step, error.holder)
+            task.waiting = True
+            time.sleep(LOOK_SECONDS)
+            return None
 
     def _finish(self, task: _Task, outputs: dict[str, Any]) -> None:
         cached = task.log is None
@@ -254,10 +289,10 @@ def _task_folder(full_command: Sequence[str]) -> Path:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier attempt left, except the `.partial` folders from which a step can go on."""
+    """Remove what an earlier attempt left, except the folders from which a step can go on, and locks."""
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.iterdir():
-        if left.suffix == ".partial":
+        if left.suffix in (PARTIAL, SUFFIX):
             continue
         if left.is_dir():
             shutil.rmtree(left)

@@ -82,7 +82,7 @@ def test_mlflow_has_one_parent_and_one_child_per_step_and_arm(whole):
     assert parents[0].data.metrics["drift/reasoning"] == result["summary"]["rows"][2]["reasoning"]["mean"]
 
 
-BOOKKEEPING = {"events.jsonl", "events.position", "events.lock", "run.json"}
+BOOKKEEPING = {"events.jsonl", "events.position", "run.json"}
 """What tells MLflow all the rest, and what continues a run: it is written on after MLflow has heard the last."""
 
 

@@ -37,7 +37,7 @@ def test_a_folder_that_is_not_a_run_s_is_passed_over(tmp_path: Path):
 
 def test_two_runs_of_one_name_cannot_work_at_once(tmp_path: Path):
     with only_one(tmp_path, "mini"):
-        busy = rf"a run of 'mini' is at work \(process {os.getpid()}\)"
+        busy = rf"a run of 'mini' is at work: process {os.getpid()} on .* since .*; wait for it or stop it"
         with pytest.raises(PipelineError, match=busy), only_one(tmp_path, "mini"):
             pass
         with only_one(tmp_path, "other"):

@@ -1,10 +1,14 @@
 """Kubeflow's local runner with a `Chain` in it, on small pipelines of real step processes."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from drift.tracking.telling.journal import read
 from pipelines.local.kubeflow import run_pipeline
 from pipelines.local.runner import Chain, StepEvent
 from pipelines.local.work import ForkServer
+from tests.forked import begin
 
 PARAMETER = '{"config": {"model": "%s"}, "code": "", "inputs": {}}'
 
@@ -42,9 +47,9 @@ def first(step: str, result: dsl.Output[dsl.Artifact], metrics: dsl.Output[dsl.M
             raise DataError("pool.parquet: no rows; give some")
         if config.model == "crash":
             os.kill(os.getpid(), 9)
-        if config.model == "slow":
+        if config.model in ("slow", "brief"):
             Path(os.environ["DRIFT_RUN_DIR"], "working").touch()
-            time.sleep(60)
+            time.sleep(60 if config.model == "slow" else 2)
         Path(result.path).mkdir()
         (Path(result.path) / "text").write_text(config.model)
         return Report()
@@ -179,6 +184,43 @@ def test_a_broken_cache_entry_is_a_miss(tmp_path: Path, server: ForkServer):
     for entry in (tmp_path / "cache").iterdir():
         entry.write_text('{"result": {"__kfp_')
     assert [told[2] for told in run_two(tmp_path / "r2", server).told()] == ["started", "finished"] * 2
+
+
+def run_alone(folder: Path, one: str) -> None:
+    """`run_two` in a process of its own, and what it told in a file."""
+    with closing(ForkServer()) as server:
+        told = run_two(folder, server, one).told()
+    (folder / "told.json").write_text(json.dumps(told))
+
+
+def begun(folder: Path, one: str) -> ForkServerProcess:
+    """`run_alone` as far as its first step is at work."""
+    process = begin(run_alone, folder, one)
+    while not (folder / "working").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    return process
+
+
+def test_two_runs_at_once_share_their_work(tmp_path: Path, server: ForkServer, caplog: pytest.LogCaptureFixture):
+    process = begun(tmp_path / "r1", "brief")
+    ours = run_two(tmp_path / "r2", server, "brief").told()
+    process.join()
+    theirs = json.loads((tmp_path / "r1" / "told.json").read_text())
+    assert ours[0] == ("first", "", "cached")
+    assert [state for _, _, state in [*ours, *theirs]].count("started") == 2, "each step once"
+    assert re.search(r"first: process \d+ on \S+ since .* works at the same; waiting for what it makes", caplog.text)
+    assert not list((tmp_path / "cache").glob(".*.lock"))
+
+
+def test_what_a_killed_run_worked_at_is_worked_at_by_the_next(tmp_path: Path, server: ForkServer):
+    process = begun(tmp_path / "r1", "slow")
+    process.kill()
+    process.join()
+    assert len(list((tmp_path / "cache").glob(".*.lock"))) == 1
+    process = begun(tmp_path / "r2", "slow")
+    process.kill()
+    process.join()
 
 
 def test_without_the_cache_every_step_runs(tmp_path: Path, server: ForkServer):

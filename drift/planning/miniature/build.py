@@ -9,14 +9,13 @@ import json
 import logging
 import multiprocessing
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from drift.ground.artifacts import staged
 from drift.ground.errors import ConfigError
 from drift.planning.miniature import data
 from drift.planning.miniature.pretrain import Recipe, train_base, train_expert, train_teacher, train_vlm
@@ -57,16 +56,10 @@ def build(out: Path, seed: int, steps_scale: float = 1.0, progress: bool = True)
         raise ConfigError(f"out: {out} exists; remove it or choose another directory")
     if steps_scale <= 0:
         raise ConfigError(f"steps_scale: {steps_scale} must be positive")
-    out.parent.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(seed, steps_scale, progress, **({"questions": 8} if steps_scale < 1 else {}))
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with staged(out) as aside:
         accuracies, seconds = _train(aside, recipe)
         _write_card(aside, recipe, accuracies)
-        aside.chmod(0o755)
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     logger.info("miniature of seed %d in %s: %s", seed, out, accuracies)
     paths = {path.stem: path for path in sorted([*out.iterdir(), *(out / "benchmarks").iterdir()])}
     return BuildReport(paths, seconds, accuracies, _size(out))

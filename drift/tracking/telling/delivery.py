@@ -6,7 +6,6 @@ can be told twice without harm, so after a crash the next relay goes on from the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import threading
@@ -14,9 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
 
-from drift.ground.errors import PipelineError
+from drift.ground.artifacts import write_json
+from drift.ground.errors import HeldError, PipelineError
+from drift.ground.locks import Lock, hold
 from drift.ground.patience import is_transient
 from drift.tracking.limits import NUMBERS
 from drift.tracking.store import first_line
@@ -207,12 +207,10 @@ class Relay(threading.Thread):
         left = {
             str(start): {k: v for k, v in asdict(one).items() if k != "due"} for start, one in self._refused.items()
         }
-        aside = self._folder / (POSITION + ".partial")
         try:
-            aside.write_text(json.dumps({"position": self._position, "refused": left}), encoding="utf-8")
-            aside.replace(self._folder / POSITION)
+            write_json(self._folder / POSITION, {"position": self._position, "refused": left})
         except OSError as error:  # a full disk: whoever comes next tells some again, which does no harm
-            log.debug("%s: %s", aside, error)
+            log.debug("%s: %s", self._folder / POSITION, error)
 
 
 def _said(event: Event, error: Exception) -> str:
@@ -244,14 +242,9 @@ def _noted(folder: Path) -> tuple[int, dict[int, Refused]]:
     return said["position"], {int(start): Refused(**one) for start, one in said["refused"].items()}
 
 
-def _alone(folder: Path) -> IO[str]:
-    """Hold the journal; the system lets go of it when the process ends, however it ends."""
-    lock = (folder / LOCK).open("w")
+def _alone(folder: Path) -> Lock:
+    """Hold the journal."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise PipelineError(f"{folder}: another process tells MLflow of it; wait for that") from error
-    except OSError as error:
-        log.warning("%s: its file system knows no locks (%s)", folder, error)
-    return lock
+        return hold(folder / LOCK)
+    except HeldError as error:
+        raise PipelineError(f"{folder}: {error.holder} tells MLflow of it; wait for that") from error

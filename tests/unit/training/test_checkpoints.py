@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from drift.config.train import TrainConfig
 from drift.ground import patience
-from drift.ground.errors import DataError
+from drift.ground.errors import DataError, DiskError
 from drift.training import room
 from drift.training.checkpoints import fault_of, mark, newest_whole, saved
 from drift.training.sft import train
@@ -206,7 +206,7 @@ def test_a_marker_that_is_none_is_no_traceback(tmp_path, marker):
 def test_a_disk_without_room_for_what_a_training_writes_is_said_before_the_first_step(data, tmp_path):
     with (
         small_disk(tmp_path, "3m"),
-        pytest.raises(DataError, match=r"MB are free.*3 checkpoints at once") as said,
+        pytest.raises(DiskError, match=r"MB are free.*3 checkpoints at once") as said,
     ):
         train(TrainConfig(**SETTINGS), model=str(VLM), training_set=data, out=tmp_path / "out")
     assert "\n" not in str(said.value)
@@ -219,7 +219,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_same_command_goes_on(data, who
         arguments = {"model": str(VLM), "training_set": data, "out": place / "out"}
         process = threading.Thread(target=fill_behind, args=(place, "checkpoint-4"))
         process.start()
-        with pytest.raises(DataError, match=r"checkpoint-\d+: the disk is full; make room, and the same command"):
+        with pytest.raises(DiskError, match=r"checkpoint-\d+: the disk is full; make room, and the same command"):
             train(TrainConfig(**SETTINGS), **arguments)
         process.join()
         assert saved(place / "out.partial")
@@ -254,7 +254,7 @@ def test_a_trained_model_waits_for_room(tmp_path, monkeypatch, caplog):
 def test_a_trained_model_that_finds_no_room_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "ROOM_SECONDS", 0.0)
     with small_disk(tmp_path, "512k"):
-        with pytest.raises(DataError, match="the disk is full, and nobody made room; make some, and the same") as said:
+        with pytest.raises(DiskError, match="the disk is full, and nobody made room; make some, and the same") as said:
             room.when_there_is_room(partial(write_model, tmp_path), tmp_path)
         assert not list(tmp_path.iterdir()), "half a model takes no room either"
     assert "\n" not in str(said.value) and not patience.is_transient(said.value)

@@ -68,16 +68,35 @@ def kill_ranks_behind_a_checkpoint(world, out, settings):
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     paths = ["--model", str(VLM), "--data", str(world / "data"), "--delta", str(world / "delta"), "--out", str(out)]
     errors = out.with_name("errors.txt")
-    launcher = begin(main, ["train", *paths, *overrides], err=errors)
+    launcher, ranks = started_to_a_checkpoint([*paths, *overrides], out, errors)
+    for rank in ranks:
+        rank.kill()
+    launcher.join(120)
+    return launcher.exitcode, errors.read_text()
+
+
+def started_to_a_checkpoint(arguments, out, errors):
+    """`drift train` on two ranks whose first checkpoint is complete: the launcher and its ranks."""
+    launcher = begin(main, ["train", *arguments], err=errors)
     complete = out.with_name(out.name + ".partial") / "checkpoints" / "checkpoint-2" / "complete"
     while launcher.is_alive() and not complete.exists():
         time.sleep(0.01)
     ranks = [child for child in psutil.Process(launcher.pid).children() if "spawn_main" in " ".join(child.cmdline())]
     assert len(ranks) == 2
-    for rank in ranks:
-        rank.kill()
-    launcher.join(120)
-    return launcher.exitcode, errors.read_text()
+    return launcher, ranks
+
+
+@pytest.mark.slow
+def test_ranks_end_with_a_killed_launcher_and_the_same_command_goes_on_at_once(world, tmp_path):
+    out, settings = tmp_path / "out", {**QUICK, "prior": None, "epochs": 2, "save_steps": 2}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    arguments = ["--model", str(VLM), "--data", str(world / "data"), "--out", str(out), *overrides]
+    launcher, ranks = started_to_a_checkpoint(arguments, out, tmp_path / "errors.txt")
+    launcher.kill()
+    launcher.join()
+    gone, alive = psutil.wait_procs(ranks, timeout=10)
+    assert len(gone) == 2 and not alive
+    assert run(world, out, **settings).steps == 8
 
 
 @pytest.mark.slow
