@@ -153,14 +153,14 @@ def test_a_training_goes_on_in_another_place_from_the_path_of_its_checkpoints(da
     assert not list((path / "trainings").glob("*/"))
 
 
-def test_checkpoints_on_another_number_of_ranks_are_not_passed_over_in_silence(killed, data, tmp_path, caplog):
+def test_checkpoints_on_another_number_of_ranks_are_refused_by_name_and_stay(killed, data, tmp_path):
     place = tmp_path / "kept" / "trainings" / "0123" / "model"
     shutil.copytree(killed, place)
     that = json.loads((place / "resume.json").read_text())
     (place / "resume.json").write_text(json.dumps(that | {"train.processes": 8}))
     config = TrainConfig(**SETTINGS, checkpoints=str(tmp_path / "kept"))
-    train(config, model=str(VLM), training_set=data, out=tmp_path / "out")
-    assert f"{place}: has checkpoints of this training on 8 ranks; on 1 it begins anew" in caplog.messages
+    with pytest.raises(DataError, match=f"{place}: holds .* of this training on 8 ranks, and here are 1; start"):
+        train(config, model=str(VLM), training_set=data, out=tmp_path / "out")
     assert len(saved(place)) == 2
 
 
