@@ -23,8 +23,8 @@ from tests.small_disk import small_disk
 from tests.unit.training.test_train import QUICK, weights
 from tests.world import VLM, training_set
 
-SETTINGS = {**QUICK, "epochs": 6, "save_steps": 4}
-STEPS = 24
+SETTINGS = {**QUICK, "epochs": 4, "save_steps": 4}
+STEPS = 16
 
 
 @pytest.fixture(scope="module")
@@ -92,32 +92,39 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("name", "damage", "said"), FAULTS, ids=[f"{name} {do.__name__}" for name, do, _ in FAULTS])
-def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_gives_the_same_bytes(
-    killed, data, whole, tmp_path, caplog, name, damage, said
+def test_a_damaged_newest_checkpoint_is_put_away_with_a_line_and_the_one_before_is_taken(
+    killed, tmp_path, caplog, name, damage, said
+):
+    folder = shutil.copytree(killed, tmp_path / "out.partial")
+    damage(folder / "checkpoints" / "checkpoint-8" / name)
+    assert newest_whole(folder) == folder / "checkpoints" / "checkpoint-4"
+    assert said in caplog.messages[0] and caplog.messages[1:] == [
+        "the training goes on from checkpoint-4, if it is whole"
+    ]
+
+
+def test_a_training_whose_newest_checkpoint_lost_its_optimizer_ends_in_the_same_bytes(
+    killed, data, whole, tmp_path, caplog
 ):
     shutil.copytree(killed, tmp_path / "out.partial")
-    damage(tmp_path / "out.partial" / "checkpoints" / "checkpoint-8" / name)
+    (tmp_path / "out.partial" / "checkpoints" / "checkpoint-8" / "optimizer.pt").unlink()
     assert resumed(killed, data, tmp_path / "out") == whole
-    lines = [line for line in caplog.messages if "checkpoint-" in line]
-    assert said in lines[0] and lines[1] == "the training goes on from checkpoint-4, if it is whole"
+    assert "lacks optimizer.pt and was set aside" in caplog.text
     assert not (tmp_path / "out" / "checkpoints").exists() and not (tmp_path / "out" / "resume.json").exists()
 
 
-def test_where_no_checkpoint_is_whole_the_training_begins_anew_and_says_so(killed, data, whole, tmp_path, caplog):
-    shutil.copytree(killed, tmp_path / "out.partial")
+def test_where_no_checkpoint_is_whole_the_training_begins_anew_and_says_so(killed, tmp_path, caplog):
+    folder = shutil.copytree(killed, tmp_path / "out.partial")
     for step in (4, 8):
-        (tmp_path / "out.partial" / "checkpoints" / f"checkpoint-{step}" / "optimizer.pt").unlink()
-    assert resumed(killed, data, tmp_path / "out") == whole
+        (folder / "checkpoints" / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    assert newest_whole(folder) is None
     assert "the training goes on at the first step: there is no other" in caplog.messages
 
 
-def test_keys_without_consequence_for_the_weights_may_change(killed, data, whole, tmp_path):
-    others = {"logging_steps": 3, "save_steps": 10, "grace_seconds": 5.0}
+@pytest.mark.parametrize("save_steps", [None, 10])
+def test_keys_without_consequence_for_the_weights_may_change(killed, data, whole, tmp_path, save_steps):
+    others = {"logging_steps": 3, "save_steps": save_steps, "grace_seconds": 5.0}
     assert resumed(killed, data, tmp_path / "out", **others) == whole
-
-
-def test_save_steps_may_be_taken_away(killed, data, whole, tmp_path):
-    assert resumed(killed, data, tmp_path / "out", save_steps=None) == whole
 
 
 def test_a_training_of_other_settings_is_refused_by_name_and_the_checkpoints_stay(killed, data, tmp_path):
