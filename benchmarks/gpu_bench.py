@@ -54,9 +54,9 @@ QWEN_7B = Size(
     row_tokens=(128, 2048),
     picture=448,
     batches=(1, 8, 32, 64),
-    answer_tokens=64,
+    answer_tokens=32,
     product=8192,
-    rounds=3,
+    rounds=5,
 )
 SMALL = Size(
     decoder={
@@ -78,8 +78,8 @@ SMALL = Size(
     product=64,
     rounds=1,
 )
-BYTES_PER_WEIGHT = 26
-"""float32 weight, gradient, two moments and AdamW's intermediate; a copy for autocast; Δ and what guiding needs."""
+BYTES_PER_WEIGHT = 24
+"""float32 weight, gradient, two moments and AdamW's intermediate; a copy for autocast; Δ, and a little."""
 LEFT_FREE = 12e9
 """Bytes for activations, logits, embeddings and the context."""
 WORDS = tk.vocabulary()

@@ -181,7 +181,7 @@ def evaluation(bench: Bench, folder: Path) -> dict[str, Case]:
     def case(count: int) -> Row:
         asked = [Asked("value of " + "a + " * (place % 9), [picture(place, size.picture)]) for place in range(count)]
         bench.forget_peak()
-        seconds = median_of(size.rounds, partial(model().replies, asked), bench.device)
+        seconds = median_of(3, partial(model().replies, asked), bench.device)
         return {
             "layers": size.layers,
             "answers": count,
