@@ -21,7 +21,7 @@ WITHOUT_TORCH := $(addprefix --no-emit-package ,$(OF_TORCH))
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 LABELLED = --build-arg COMMIT=$(shell git rev-parse HEAD) --build-arg PIP_ARGS="$(PIP_ARGS)" $(DOCKER_ARGS)
 
-.PHONY: run test test-all check compile test-vlmeval test-services golden gate-tables invariance overhead eval-throughput faults seeds images lock audit clean
+.PHONY: run test test-all check compile test-vlmeval test-services golden gate-tables invariance overhead gpu eval-throughput faults seeds images lock audit clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
@@ -59,6 +59,9 @@ invariance: .venv/dev  ## how far every backend's weights end up from one proces
 
 overhead: .venv/dev  ## what the prior costs, beside the released code's hook
 	$(BIN)/python -m benchmarks.prior_overhead
+
+gpu: .venv/dev  ## what training and evaluation cost on this machine's GPU, in 8 minutes
+	PYTHON=$(BIN)/python bash benchmarks/gpu.sh
 
 eval-throughput: .venv/dev .venv-vlmeval/ready  ## local inference of an evaluation, beside VLMEvalKit's
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.eval_throughput

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.dated import ROOT, commit, write_dated
 from drift.config.evaluate import EvaluateConfig
 from drift.config.servers import JudgeConfig
 from drift.evaluate.answering import open_model
@@ -34,7 +35,6 @@ from drift.inference.local import LocalModel
 from drift.planning.miniature import models
 from drift.planning.tables import TABLES, image, write_table
 
-ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "benchmarks" / "vlmevalkit_inference.py"
 WORDS = ("value of a ?", "compute a + b", "read all", "compute a * b - c + d")
 
@@ -110,11 +110,10 @@ def theirs(folder: str, model: Path, arguments: argparse.Namespace) -> dict[str,
 def summary(runs: list[tuple[dict[str, Any], dict[str, Any]]], arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = {name: [run[place]["seconds"] for run in runs] for place, name in enumerate(("drift", "vlmevalkit"))}
     same = sum(one == other for one, other in zip(runs[0][0]["replies"], runs[0][1]["replies"], strict=True))
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores (one used), {platform.machine()}, load {os.getloadavg()[0]:.1f}",
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
         "questions": arguments.questions,
         "max_new_tokens": arguments.max_new_tokens,
         "batch_size": arguments.batch_size,
@@ -131,14 +130,12 @@ def write(result: dict[str, Any], arguments: argparse.Namespace) -> None:
         median = statistics.median(seconds)
         lines.append(f"| {name} | {median:.2f} | {result['questions'] / median:.1f} |")
     heading = (
-        f"`python -m benchmarks.eval_throughput`, commit `{str(result['commit'])[:7]}`, {result['machine']}. "
+        f"`python -m benchmarks.eval_throughput`, commit `{result['commit']}`, {result['machine']}. "
         f"{result['questions']} questions, at most {result['max_new_tokens']} tokens each, batches of "
         f"{result['batch_size']}; imports and the loading of the model are not timed. Same replies: "
         f"{result['same_replies']}. **{result['ratio']:.1f} times as fast.**\n\n"
     )
-    file = arguments.out / f"eval_throughput-{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-    file.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    file.with_suffix(".md").write_text(heading + "\n".join(lines) + "\n")
+    write_dated("eval_throughput", result, arguments.out, heading + "\n".join(lines) + "\n")
     print(heading + "\n".join(lines))
 
 

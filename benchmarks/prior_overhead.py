@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
-import subprocess
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from benchmarks import reference_hook
+from benchmarks.dated import commit, write_dated
 from drift.config.models import DeltaConfig
 from drift.config.train import PriorConfig
 from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
@@ -43,6 +43,10 @@ SHAPES = {
     "cuda": {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4},
 }
 SELECTIONS = {"attn": ("attn",), "attn+mlp": ("attn", "mlp")}
+
+
+Batch = Mapping[str, torch.Tensor]
+"""A micro-batch: the arguments of the model."""
 
 
 class Plain:
@@ -128,14 +132,15 @@ def _rows(
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     tokens = torch.randint(3, 500, (1, options.tokens), device=options.device)
+    batches = [{"input_ids": tokens, "labels": tokens}] * accumulation
     seconds: dict[str, list[tuple[float, float]]] = {variant.name: [] for variant in variants}
     for turn in tqdm(range(options.rounds), f"{selection}, accumulation {accumulation}"):
         for variant in variants[turn % 3 :] + variants[: turn % 3]:
             variant.attach(model, optimizer)
-            steps = [_step(variant, model, optimizer, tokens, accumulation, options.device) for _ in range(3)]
+            steps = [step(variant, model, optimizer, batches, options.device) for _ in range(3)]
             seconds[variant.name] += steps[1:]  # the first finds cold caches
             variant.detach()
-    quickest = {name: [min(step[clock] for step in steps) for clock in (0, 1)] for name, steps in seconds.items()}
+    quickest = {name: [min(one[clock] for one in steps) for clock in (0, 1)] for name, steps in seconds.items()}
     return [
         {
             "selection": selection,
@@ -150,21 +155,21 @@ def _rows(
     ]
 
 
-def _step(
-    variant: Plain, model: Any, optimizer: torch.optim.Optimizer, tokens: torch.Tensor, accumulation: int, device: str
+def step(
+    variant: Plain, model: Any, optimizer: torch.optim.Optimizer, batches: Sequence[Batch], device: str
 ) -> tuple[float, float]:
-    """(wall, CPU) seconds of one optimizer step over ``accumulation`` micro-batches."""
-    _synchronize(device)
+    """(wall, CPU) seconds of one optimizer step over its micro-batches; on a GPU in bf16 autocast."""
+    synchronize(device)
     wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(accumulation):
+    for batch in batches:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            loss = model(input_ids=tokens, labels=tokens).loss / accumulation
+            loss = model(**batch).loss / len(batches)
         loss.backward()
     variant.guide()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    _synchronize(device)
+    synchronize(device)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
@@ -172,16 +177,20 @@ def _checkpoints(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]
     """Two models of one base: random weights, and the same with noise."""
     torch.manual_seed(0)
     shapes = {"num_hidden_layers": options.layers, "vocab_size": 512, "tie_word_embeddings": False}
-    model = Qwen2ForCausalLM(Qwen2Config(**SHAPES[options.device], **shapes))
-    model.save_pretrained(folder / "vlm")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * 0.02 * torch.randn_like(parameter)
-    model.save_pretrained(folder / "expert")
+    return save_pair(Qwen2ForCausalLM(Qwen2Config(**SHAPES[options.device], **shapes)), folder, torch.float32)
+
+
+def save_pair(model: Any, folder: Path, dtype: torch.dtype) -> tuple[Path, Path]:
+    """Save a model as it is, and as an expert: with noise of 0.3 times the spread that weights start with."""
+    state = model.state_dict()
+    model.save_pretrained(folder / "vlm", state_dict={name: weight.to(dtype) for name, weight in state.items()})
+    moved = {name: (weight + 0.3 * 0.02 * torch.randn_like(weight)).to(dtype) for name, weight in state.items()}
+    model.save_pretrained(folder / "expert", state_dict=moved)
     return folder / "vlm", folder / "expert"
 
 
-def _synchronize(device: str) -> None:
+def synchronize(device: str) -> None:
+    """Wait until the device has done what it was asked."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -214,13 +223,16 @@ def main() -> None:
 
 
 def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    today = datetime.date.today().isoformat()
     settings = {key: value for key, value in vars(options).items() if key != "out"}
-    content = {"date": today, "commit": commit, "machine": _machine(options.device), "torch": torch.__version__}
-    path = options.out / f"prior_overhead_{options.device}-{today}.json"
-    path.write_text(json.dumps({**content, "settings": settings, "rows": rows}, indent=1) + "\n")
-    Console().print(f"written: {path}")
+    content = {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(),
+        "machine": _machine(options.device),
+        "torch": torch.__version__,
+        "settings": settings,
+        "rows": rows,
+    }
+    Console().print(f"written: {write_dated(f'prior_overhead_{options.device}', content, options.out)}")
 
 
 if __name__ == "__main__":

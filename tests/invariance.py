@@ -85,6 +85,8 @@ FLOAT32 = [
     Scenario("ZeRO-3, gradient checkpointing", "zero3", 2, checkpointing=True),
 ]
 BFLOAT16 = [
+    Scenario("one process, bf16", "one", dtype="bfloat16"),
+    Scenario("one process, bf16, accumulation 4", "one", 4, dtype="bfloat16"),
     Scenario("ZeRO-0, bf16", "zero0", dtype="bfloat16"),
     Scenario("ZeRO-1, bf16", "zero1", 2, dtype="bfloat16"),
     Scenario("ZeRO-1, bf16, float32 accumulation", "zero1", 2, dtype="bfloat16", accumulate_in="fp32"),
@@ -131,9 +133,9 @@ SCENARIOS = {scenario.name: scenario for group in GROUPS.values() for scenario i
 # ------------------------------------------------------------------------------------------- one rank
 
 
-def train(scenario: Scenario, family: Family, deltas: dict[str, DeltaFile]) -> Result:
+def train(scenario: Scenario, family: Family, deltas: dict[str, DeltaFile], device: str = "cpu") -> Result:
     """Run one scenario on this rank; weights and reports of all ranks come back on each."""
-    model = _model(scenario, family)
+    model = _model(scenario, family).to(device)
     before = {name: p.detach().float().clone() for name, p in model.named_parameters() if p.requires_grad}
     wrapped, optimizer = _wrap(scenario, model)
     prior, report = None, None
@@ -147,7 +149,7 @@ def train(scenario: Scenario, family: Family, deltas: dict[str, DeltaFile]) -> R
     own = (report.elements, report.bytes, prior.step, prior.metrics()) if prior and report else (0, 0, 0, {})
     if prior:
         prior.unbind()
-    ranks: list[Any] = [None] * WORLD
+    ranks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(ranks, own)
     elements, sizes, steps, metrics = (list(column) for column in zip(*ranks, strict=True))
     return Result(after, moved, elements, sizes, steps, metrics)
@@ -217,10 +219,11 @@ def _deepspeed_config(scenario: Scenario) -> dict[str, Any]:
 
 
 def _step(scenario: Scenario, model: Any, optimizer: Any, prior: Prior | None, step: int) -> None:
-    pieces = _own_batch(scenario, step).chunk(scenario.accumulation)
+    pieces = _own_batch(scenario, step).to(model.device).chunk(scenario.accumulation)
     for place, tokens in enumerate(pieces):
         with _synchronised(scenario, model, place == len(pieces) - 1):
-            loss = model(input_ids=tokens, labels=tokens).loss
+            with _autocast(scenario, tokens.device):
+                loss = model(input_ids=tokens, labels=tokens).loss
             if scenario.backend.startswith("zero"):
                 model.backward(loss)
                 model.step()
@@ -239,6 +242,12 @@ def _own_batch(scenario: Scenario, step: int) -> torch.Tensor:
     """This rank's rows of the global batch of 8 sequences."""
     tokens = torch.randint(3, 59, (BATCH, 12), generator=torch.Generator().manual_seed(100 + step))
     return tokens.chunk(scenario.world)[dist.get_rank() % scenario.world]
+
+
+def _autocast(scenario: Scenario, device: torch.device) -> Any:
+    """bfloat16 over float32 masters where no DeepSpeed keeps them, as a training does it."""
+    asked = scenario.dtype == "bfloat16" and not scenario.backend.startswith("zero")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=asked)
 
 
 @contextlib.contextmanager

@@ -56,12 +56,12 @@ class Family:
         return {"base": str(self.base), "expert": str(self.expert), "vlm": str(self.vlm)}
 
 
-def tiny_family(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Family:
-    """A base, an expert and a VLM of one `seed`, saved below `folder`."""
+def tiny_family(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any) -> Family:
+    """A base, an expert and a VLM of one `seed`, saved below `folder`; `overrides` go to their text configuration."""
     return Family(
-        base=tiny_llm(folder / "base", seed, dtype=dtype),
-        expert=tiny_llm(folder / "expert", seed, fine_tune=1, dtype=dtype),
-        vlm=tiny_vlm(folder / "vlm", seed, dtype=dtype),
+        base=tiny_llm(folder / "base", seed, dtype=dtype, **overrides),
+        expert=tiny_llm(folder / "expert", seed, fine_tune=1, dtype=dtype, **overrides),
+        vlm=tiny_vlm(folder / "vlm", seed, dtype=dtype, **overrides),
     )
 
 

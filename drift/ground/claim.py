@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drift.ground.artifacts import staged
+from drift.ground.artifacts import PARTIAL, staged
 from drift.ground.disk import full_disk_said
 from drift.ground.errors import DataError, HeldError
 from drift.ground.locks import SUFFIX, hold
@@ -58,9 +58,11 @@ def on_claim(content: Path, out: Path, *, leave: Sequence[str] = ()) -> Iterator
 
     Its parent, which is named by the work's address, is removed once ``out`` is there: a pod that is lost while it
     copies loses nothing. After an exception it stays, unless the block has removed ``content`` because nothing in it is
-    worth going on from. Waits for another that is at the same work. Raises DataError if it cannot be written.
+    worth going on from. Waits for another that is at the same work. Raises DataError if it cannot be written, or work
+    was begun beside ``out``, DiskError if the claim gets full.
     """
     place = content.parent
+    _require_nothing_begun(content, out)
     with _alone(place), full_disk_said(place):
         with staged(out) as here:
             content.mkdir(parents=True, exist_ok=True)
@@ -74,12 +76,18 @@ def on_claim(content: Path, out: Path, *, leave: Sequence[str] = ()) -> Iterator
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _require_nothing_begun(content: Path, out: Path) -> None:
+    beside = out.with_name(out.name + PARTIAL)
+    if beside.is_dir() and any(beside.iterdir()):
+        raise DataError(f"{beside}: holds work that was begun without a claim; move it to {content}, or remove it")
+
+
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[None]:
     """Hold the work at ``place``: a second pod at the same waits, so that two never write one folder."""
 
     def waiting(error: HeldError) -> None:
-        log.warning("%s: another is at the same work (%s); waiting for it", place, error.holder)
+        log.warning("%s: another works on the same (%s); waiting for it", place, error.holder)
 
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

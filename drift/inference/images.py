@@ -65,13 +65,13 @@ def image_size(content: bytes) -> tuple[int, int]:
             raise ValueError(_why(error)) from error
 
 
-def decode_image(encoded: bytes, where: str) -> Image.Image:
+def decode_image(found: bytes | Path, where: str) -> Image.Image:
     """The image in RGB, as `drift.ground.decoding.as_seen` has it: upright, scaled to 8 bits, on white.
 
-    Raises DataError naming ``where`` if it does not decode.
+    Raises DataError naming ``where`` if it does not decode, or its file cannot be read.
     """
     try:
-        return as_seen(Image.open(io.BytesIO(encoded)))
+        return as_seen(Image.open(io.BytesIO(encoded(found))))
     except Exception as error:  # Pillow raises many kinds on broken files
         remedy = "scale it down" if isinstance(error, Image.DecompressionBombError) else "replace it, or leave it out"
         raise DataError(f"{where}: the image does not decode ({_why(error)}); {remedy}") from error

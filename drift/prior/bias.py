@@ -87,5 +87,6 @@ def _square_and_dot(grad: Tensor | None, piece: Tensor) -> Tensor:
     """(‖g‖², ⟨g, Δ⟩) of one flat piece, float32, shape (2,); zeros where there is no gradient."""
     if grad is None:
         return torch.zeros(2, device=piece.device)
-    square = torch.linalg.vector_norm(grad, dtype=torch.float32).square()
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    square = torch.linalg.vector_norm(grad, dtype=wide).square().float()
     return torch.stack([square, torch.dot(grad.float(), piece.float())])

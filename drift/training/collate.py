@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from drift.config.train import TrainConfig
 from drift.ground.errors import DataError, cause
-from drift.inference.images import conversation, decode_image, encoded, limit_pixels
+from drift.inference.images import conversation, decode_image, limit_pixels
 from drift.training.lengths import counts_key, token_counts
 from drift.training.rows import Chat, Piece, read_rows
 
@@ -58,7 +58,7 @@ class TrainingRows(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.chat.rendered(self.rows[index])
-        images = [decode_image(encoded(image), f"row {row['id']}") for image in row["images"]]
+        images = [decode_image(image, f"row {row['id']}") for image in row["images"]]
         return {**row, "images": [limit_pixels(image, self.max_pixels) for image in images]}
 
     @property

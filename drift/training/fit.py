@@ -40,7 +40,7 @@ from drift.training.options import OPTIMIZERS, check_options, workers_of
 from drift.training.order import Filled, RowOrder, WithoutFillings, places_to_fill
 from drift.training.packing import Packed, RowsKeptApart
 from drift.training.room import checkpoint_bytes, require_room, when_there_is_room, writing
-from drift.training.stopping import Grace
+from drift.training.stopping import Grace, Spared
 from drift.training.telling import Curves, StepProgress
 from drift.training.watch import Watch, require_finite_result
 from drift.weights.deltafile import load_delta
@@ -175,9 +175,10 @@ class VlmTrainer(Trainer):
         self.model_accepts_loss_kwargs = config.loss == "token"
 
     def get_train_dataloader(self) -> Any:
-        """accelerate's loader, which hands the rows to the ranks, in the order asked for."""
+        """accelerate's loader, in the order asked for, whose workers leave SIGTERM to this process."""
         loader: Any = super().get_train_dataloader()
         loader.set_sampler(self.order)
+        loader.worker_init_fn = Spared(loader.worker_init_fn)
         return loader
 
     def take_back(self, checkpoints: Path, step: int) -> None:

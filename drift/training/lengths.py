@@ -164,5 +164,6 @@ def _keep(key: str, counts: Sequence[int]) -> None:
         pq.write_table(pa.table({"tokens": counts}), written)
         written.replace(file)
     except OSError as error:
-        written.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            written.unlink()
         logger.warning("%s: the rows' lengths cannot be kept (%s); the next start counts again", file.parent, error)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drift.config.train import KEPT_CHECKPOINTS
-from drift.ground.disk import full_disk_said
-from drift.ground.errors import DataError, DiskError, UnavailableError
+from drift.ground.disk import full_disk
+from drift.ground.errors import DiskError, UnavailableError
 from drift.ground.patience import patiently
 from drift.training.checkpoints import saved
 
@@ -27,7 +27,7 @@ def checkpoint_bytes(weights: int, trained: int, *, masters_elsewhere: bool = Fa
 
 
 def require_room(folder: Path, *, model: int, checkpoint: int, steps: int, save_steps: int | None) -> None:
-    """Raise DataError unless the disk of ``folder`` has room for the ``model`` and the checkpoints kept at once.
+    """Raise DiskError unless the disk of ``folder`` has room for the ``model`` and the checkpoints kept at once.
 
     ``model`` and ``checkpoint`` in bytes. One more checkpoint than is kept exists while it is written; those that are
     there already have their room.
@@ -36,7 +36,7 @@ def require_room(folder: Path, *, model: int, checkpoint: int, steps: int, save_
     wanted = model + max(0, most - len(saved(folder))) * checkpoint
     free = shutil.disk_usage(folder).free
     if wanted > free:
-        raise DataError(
+        raise DiskError(
             f"{folder}: {_megabytes(free)} MB are free, and the training writes {_megabytes(wanted)} MB (a model, and "
             f"{most} checkpoints at once); make room, or choose another --out"
         )
@@ -46,11 +46,14 @@ def require_room(folder: Path, *, model: int, checkpoint: int, steps: int, save_
 def writing(checkpoint: Path) -> Iterator[None]:
     """Raise DiskError where the block finds the disk full; what it has written of ``checkpoint`` is removed."""
     try:
-        with full_disk_said(checkpoint):
-            yield
-    except DiskError:
+        yield
+    except Exception as error:
+        if not full_disk(error):
+            raise
         shutil.rmtree(checkpoint, ignore_errors=True)
-        raise
+        raise DiskError(
+            f"{checkpoint}: the disk is full; make room, and the same command goes on from the checkpoint before"
+        ) from error
 
 
 def when_there_is_room(write: Callable[[], None], folder: Path) -> None:
@@ -61,9 +64,10 @@ def when_there_is_room(write: Callable[[], None], folder: Path) -> None:
 
     def once() -> None:
         try:
-            with full_disk_said(folder):
-                write()
-        except DiskError as error:
+            write()
+        except Exception as error:
+            if not full_disk(error):
+                raise
             for half in folder.glob("*.safetensors"):
                 half.unlink()
             raise UnavailableError(f"{folder}: the disk is full") from error

@@ -161,13 +161,13 @@ def _missing(cell: Any, folder: Path) -> str:
     if not isinstance(named, str) or not named:
         return "neither bytes nor a path"
     if "://" in named:
-        return f"'{named:.200}' is an address; download the file, and give its path"
-    return f"no file '{named:.200}' in {folder}"
+        return f"{named!r:.200} is an address; download the file, and give its path"
+    return f"no file {named!r:.200} in {folder}"
 
 
 def _turns(messages: Any) -> list[Turn]:
     if not isinstance(messages, list) or not messages:
-        raise ValueError("messages: none; it needs a user's turn and the assistant's answer")
+        raise ValueError("messages: no list of turns; it needs a user's and the assistant's answer")
     turns = [_turn(message, place) for place, message in enumerate(messages)]
     if turns[-1].role != "assistant":
         raise ValueError(f"messages[{len(turns) - 1}]: the last is the {turns[-1].role}'s; the assistant must answer")

@@ -206,7 +206,7 @@ def _folder(config: TrainConfig, this: Mapping[str, Any], out: Path) -> Iterator
     """
     claim = _claim(config)
     if claim:
-        _say_of_other_ranks(claim, this)
+        _refuse_other_ranks(claim, this)
     with work_folder(claim and model_folder(claim, this), out, leave=[CHECKPOINTS, RESUME]) as folder:
         try:
             yield folder
@@ -223,18 +223,18 @@ def _claim(config: TrainConfig) -> Path | None:
     return shared_folder()
 
 
-def _say_of_other_ranks(claim: Path, this: Mapping[str, Any]) -> None:
-    """Warn of checkpoints of the same training on another number of ranks, which has another batch."""
+def _refuse_other_ranks(claim: Path, this: Mapping[str, Any]) -> None:
+    """Raise DataError for checkpoints of the same training on another number of ranks, which has another batch."""
     for path in claim.glob(f"trainings/*/*/{RESUME}"):
-        with contextlib.suppress(DataError):
+        try:
             that = read_json(path)
-            if [key for key, value in this.items() if that.get(key) != value] == [RANKS] and saved(path.parent):
-                logger.warning(
-                    "%s: has checkpoints of this training on %s ranks; on %s it begins anew",
-                    path.parent,
-                    that[RANKS],
-                    this[RANKS],
-                )
+        except DataError:  # gone by now, or of no use
+            continue
+        if {key for key in this if this[key] != that.get(key)} == {RANKS} and saved(path.parent):
+            raise DataError(
+                f"{path.parent}: holds checkpoints of this training on {that[RANKS]} ranks, and here are {this[RANKS]};"
+                " start it on as many, or remove the folder to begin anew"
+            )
 
 
 def _require_same(folder: Path, this: Mapping[str, Any]) -> None:

@@ -10,6 +10,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -21,6 +23,21 @@ from drift.ground.errors import TERMINATED
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Spared:
+    """What a worker of a data loader does first: it lets SIGTERM pass, which a whole group or container may be sent.
+
+    The trainer needs its batches up to the step it saves, and ends it. ``then`` is what it would have done first.
+    """
+
+    then: Callable[[int], None] | None = None
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.then:
+            self.then(worker)
+
+
 class Grace:
     """Whether to stop. As a context it takes SIGTERM over, in a process's main thread, and gives it back.
 
@@ -29,7 +46,7 @@ class Grace:
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds, self._process = seconds, os.getpid()
         self.stopped = False
         """Whether all ranks have agreed to stop."""
         self._asked_at: float | None = None
@@ -66,6 +83,8 @@ class Grace:
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
+        if os.getpid() != self._process:  # a worker that was just forked
+            return
         if self._asked_at is None:
             self._asked_at = now
             logger.warning("SIGTERM: a checkpoint is saved at the next step, within %g seconds", self.seconds)

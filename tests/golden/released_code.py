@@ -3,7 +3,9 @@
 Made once, by the code itself: WikiChao/DRIFT on GitHub at 0a1edeea83a8001aa4bf78f9a44afbaaccfa71fa, its
 LLaMA-Factory/src/llamafactory/model/drift.py, under transformers 4.51.3, the last it attaches its hooks on. Its trainer
 sets `model_accepts_loss_kwargs = False` (train/sft/trainer.py): a step's loss is the mean of the micro-batches' means.
-Here the batches are written down, and there, in an environment of its own, they are trained on:
+It hangs on every micro-batch's gradient (`backward`). `step`, which it cannot do, is its own hooks called once on each
+step's averaged gradient. The weights are float64. Here the batches are written down, and there, in an
+environment of its own, they are trained on:
 
     python -m tests.golden.released_code inputs FOLDER
     python tests/golden/released_code.py record FOLDER drift.py > tests/golden/released_code.json
@@ -13,6 +15,7 @@ Kept are 32 random projections of each displacement: two displacements lie as fa
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import itertools
@@ -97,7 +100,8 @@ def record(folder: Path, code: Path) -> None:
     released = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(released)
     for case in CASES:
-        moved = _displacement(case, folder, released)
+        with contextlib.redirect_stdout(sys.stderr):  # it tells of each tensor
+            moved = _displacement(case, folder, released)
         norm = float(np.sqrt(sum(np.square(value, dtype=np.float64).sum() for value in moved.values())))
         case |= {"norm": norm, "projections": projections(moved).tolist()}
         print(case["cut"], case["scale"], case["modules"], case["apply"], norm, file=sys.stderr)
@@ -140,7 +144,7 @@ def _vlm(weights: Mapping[str, Any]) -> Any:
     model.load_state_dict(weights)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("visual" not in name)
-    return model
+    return model.double()
 
 
 def _batches(folder: Path, cut: int) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class ImageTextModel:
 
 
 def _opened(image: str) -> Any:
-    from drift_decoding import as_seen  # type: ignore[import-not-found]  # lies beside this file
+    from drift_decoding import as_seen  # lies beside this file
     from PIL import Image
 
     source = Path(image) if len(image) < 4096 and Path(image).is_file() else io.BytesIO(base64.b64decode(image))

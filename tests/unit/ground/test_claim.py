@@ -48,6 +48,21 @@ def test_without_a_claim_work_goes_on_beside_the_output(tmp_path):
     assert not (tmp_path / "out.partial").exists()
 
 
+def test_work_that_was_begun_beside_the_output_is_not_left_behind_in_silence(tmp_path):
+    with pytest.raises(RuntimeError), work_folder(None, tmp_path / "out") as folder:
+        (folder / "part-0.jsonl").write_text("reply")
+        raise RuntimeError
+    with (
+        pytest.raises(DataError, match=r"out\.partial: holds work .*; move it to .*/model, or remove it"),
+        work_folder(content(tmp_path), tmp_path / "out"),
+    ):
+        pass
+    content(tmp_path).parent.mkdir(parents=True)
+    (tmp_path / "out.partial").rename(content(tmp_path))
+    with work_folder(content(tmp_path), tmp_path / "out") as folder:
+        assert (folder / "part-0.jsonl").read_text() == "reply"
+
+
 def test_what_fails_stays_for_whoever_does_the_same_and_for_nobody_else(tmp_path):
     with pytest.raises(RuntimeError), on_claim(content(tmp_path), tmp_path / "out") as folder:
         (folder / "checkpoint").write_text("half")
@@ -71,10 +86,10 @@ def test_a_result_that_cannot_be_moved_out_is_not_lost(tmp_path):
     (tmp_path / "out" / "precious").write_text("mine")
     with pytest.raises(DataError, match="exists already"), on_claim(content(tmp_path), tmp_path / "out"):
         pass
-    with pytest.raises(FileExistsError), on_claim(content(tmp_path), tmp_path / "second") as folder:
+    with pytest.raises(OSError, match="not empty"), on_claim(content(tmp_path), tmp_path / "second") as folder:
         (folder / "model.txt").write_text("weights")
-        (tmp_path / "second.partial").rmdir()
-        (tmp_path / "second.partial").symlink_to(tmp_path / "nowhere" / "else")  # what it would be copied to
+        (tmp_path / "second").mkdir()
+        (tmp_path / "second" / "precious").write_text("of somebody who asks no lock")
     assert (content(tmp_path) / "model.txt").read_text() == "weights"
 
 
@@ -96,5 +111,5 @@ def test_a_second_pod_at_the_same_work_waits_for_the_first(tmp_path, caplog):
     for pod in (first, second):
         pod.join()
     assert order == ["first begins", "first ends", "second begins", "second ends"]
-    assert any("another pod works on the same" in line for line in caplog.messages)
+    assert any("another works on the same (process" in line for line in caplog.messages)
     assert (tmp_path / "second" / "model.txt").read_text() == "second"

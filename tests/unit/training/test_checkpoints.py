@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from drift.config.train import TrainConfig
 from drift.ground import patience
-from drift.ground.errors import DataError
+from drift.ground.errors import DataError, DiskError
 from drift.training import room
 from drift.training.checkpoints import fault_of, mark, newest_whole, saved
 from drift.training.sft import train
@@ -23,8 +23,8 @@ from tests.small_disk import small_disk
 from tests.unit.training.test_train import QUICK, weights
 from tests.world import VLM, training_set
 
-SETTINGS = {**QUICK, "epochs": 6, "save_steps": 4}
-STEPS = 24
+SETTINGS = {**QUICK, "epochs": 4, "save_steps": 4}
+STEPS = 16
 
 
 @pytest.fixture(scope="module")
@@ -92,32 +92,39 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("name", "damage", "said"), FAULTS, ids=[f"{name} {do.__name__}" for name, do, _ in FAULTS])
-def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_gives_the_same_bytes(
-    killed, data, whole, tmp_path, caplog, name, damage, said
+def test_a_damaged_newest_checkpoint_is_put_away_with_a_line_and_the_one_before_is_taken(
+    killed, tmp_path, caplog, name, damage, said
+):
+    folder = shutil.copytree(killed, tmp_path / "out.partial")
+    damage(folder / "checkpoints" / "checkpoint-8" / name)
+    assert newest_whole(folder) == folder / "checkpoints" / "checkpoint-4"
+    assert said in caplog.messages[0] and caplog.messages[1:] == [
+        "the training goes on from checkpoint-4, if it is whole"
+    ]
+
+
+def test_a_training_whose_newest_checkpoint_lost_its_optimizer_ends_in_the_same_bytes(
+    killed, data, whole, tmp_path, caplog
 ):
     shutil.copytree(killed, tmp_path / "out.partial")
-    damage(tmp_path / "out.partial" / "checkpoints" / "checkpoint-8" / name)
+    (tmp_path / "out.partial" / "checkpoints" / "checkpoint-8" / "optimizer.pt").unlink()
     assert resumed(killed, data, tmp_path / "out") == whole
-    lines = [line for line in caplog.messages if "checkpoint-" in line]
-    assert said in lines[0] and lines[1] == "the training goes on from checkpoint-4, if it is whole"
+    assert "lacks optimizer.pt and was set aside" in caplog.text
     assert not (tmp_path / "out" / "checkpoints").exists() and not (tmp_path / "out" / "resume.json").exists()
 
 
-def test_where_no_checkpoint_is_whole_the_training_begins_anew_and_says_so(killed, data, whole, tmp_path, caplog):
-    shutil.copytree(killed, tmp_path / "out.partial")
+def test_where_no_checkpoint_is_whole_the_training_begins_anew_and_says_so(killed, tmp_path, caplog):
+    folder = shutil.copytree(killed, tmp_path / "out.partial")
     for step in (4, 8):
-        (tmp_path / "out.partial" / "checkpoints" / f"checkpoint-{step}" / "optimizer.pt").unlink()
-    assert resumed(killed, data, tmp_path / "out") == whole
+        (folder / "checkpoints" / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    assert newest_whole(folder) is None
     assert "the training goes on at the first step: there is no other" in caplog.messages
 
 
-def test_keys_without_consequence_for_the_weights_may_change(killed, data, whole, tmp_path):
-    others = {"logging_steps": 3, "save_steps": 10, "grace_seconds": 5.0}
+@pytest.mark.parametrize("save_steps", [None, 10])
+def test_keys_without_consequence_for_the_weights_may_change(killed, data, whole, tmp_path, save_steps):
+    others = {"logging_steps": 3, "save_steps": save_steps, "grace_seconds": 5.0}
     assert resumed(killed, data, tmp_path / "out", **others) == whole
-
-
-def test_save_steps_may_be_taken_away(killed, data, whole, tmp_path):
-    assert resumed(killed, data, tmp_path / "out", save_steps=None) == whole
 
 
 def test_a_training_of_other_settings_is_refused_by_name_and_the_checkpoints_stay(killed, data, tmp_path):
@@ -153,14 +160,14 @@ def test_a_training_goes_on_in_another_place_from_the_path_of_its_checkpoints(da
     assert not list((path / "trainings").glob("*/"))
 
 
-def test_checkpoints_on_another_number_of_ranks_are_not_passed_over_in_silence(killed, data, tmp_path, caplog):
+def test_checkpoints_on_another_number_of_ranks_are_refused_by_name_and_stay(killed, data, tmp_path):
     place = tmp_path / "kept" / "trainings" / "0123" / "model"
     shutil.copytree(killed, place)
     that = json.loads((place / "resume.json").read_text())
     (place / "resume.json").write_text(json.dumps(that | {"train.processes": 8}))
     config = TrainConfig(**SETTINGS, checkpoints=str(tmp_path / "kept"))
-    train(config, model=str(VLM), training_set=data, out=tmp_path / "out")
-    assert f"{place}: has checkpoints of this training on 8 ranks; on 1 it begins anew" in caplog.messages
+    with pytest.raises(DataError, match=f"{place}: holds .* of this training on 8 ranks, and here are 1; start"):
+        train(config, model=str(VLM), training_set=data, out=tmp_path / "out")
     assert len(saved(place)) == 2
 
 
@@ -206,7 +213,7 @@ def test_a_marker_that_is_none_is_no_traceback(tmp_path, marker):
 def test_a_disk_without_room_for_what_a_training_writes_is_said_before_the_first_step(data, tmp_path):
     with (
         small_disk(tmp_path, "3m"),
-        pytest.raises(DataError, match=r"MB are free.*3 checkpoints at once") as said,
+        pytest.raises(DiskError, match=r"MB are free.*3 checkpoints at once") as said,
     ):
         train(TrainConfig(**SETTINGS), model=str(VLM), training_set=data, out=tmp_path / "out")
     assert "\n" not in str(said.value)
@@ -219,7 +226,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_same_command_goes_on(data, who
         arguments = {"model": str(VLM), "training_set": data, "out": place / "out"}
         process = threading.Thread(target=fill_behind, args=(place, "checkpoint-4"))
         process.start()
-        with pytest.raises(DataError, match=r"checkpoint-\d+: the disk is full; make room, and the same command"):
+        with pytest.raises(DiskError, match=r"checkpoint-\d+: the disk is full; make room, and the same command"):
             train(TrainConfig(**SETTINGS), **arguments)
         process.join()
         assert saved(place / "out.partial")
@@ -254,7 +261,7 @@ def test_a_trained_model_waits_for_room(tmp_path, monkeypatch, caplog):
 def test_a_trained_model_that_finds_no_room_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "ROOM_SECONDS", 0.0)
     with small_disk(tmp_path, "512k"):
-        with pytest.raises(DataError, match="the disk is full, and nobody made room; make some, and the same") as said:
+        with pytest.raises(DiskError, match="the disk is full, and nobody made room; make some, and the same") as said:
             room.when_there_is_room(partial(write_model, tmp_path), tmp_path)
         assert not list(tmp_path.iterdir()), "half a model takes no room either"
     assert "\n" not in str(said.value) and not patience.is_transient(said.value)

@@ -162,6 +162,7 @@ TOO_LONG = {"epochs": 10, "learning_rate": 5e-3, "held_out": {"share": 0.2, "eve
 """Goes through the best on rows held out, and past it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
 def test_the_best_weights_are_those_of_a_training_that_ends_there(data, tmp_path, lora):
     report = run(data, tmp_path / "best", lora=lora, **TOO_LONG)
@@ -172,6 +173,7 @@ def test_the_best_weights_are_those_of_a_training_that_ends_there(data, tmp_path
     assert all(torch.equal(best[name], there[name]) for name in there)
 
 
+@pytest.mark.slow
 def test_a_training_stops_when_the_loss_gets_no_lower(data, tmp_path, caplog):
     held_out = {**TOO_LONG["held_out"], "patience": 2}
     report = run(data, tmp_path / "out", **{**TOO_LONG, "held_out": held_out})

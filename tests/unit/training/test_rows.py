@@ -139,6 +139,14 @@ def test_an_image_may_be_a_path_or_bytes_or_text(tmp_path, processor):
     assert all(torch.equal(one, seen[0]) for one in seen)
 
 
+def test_a_file_that_went_away_since_the_rows_were_read_is_a_line_with_the_row(tmp_path, processor):
+    (tmp_path / "a.png").write_bytes(png())
+    rows = TrainingRows(write(tmp_path, row(images=["a.png"])), processor, TrainConfig())
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match=r"^row one: the image does not decode \(FileNotFoundError: .*a.png"):
+        rows[0]
+
+
 def test_a_row_without_an_id_is_called_by_its_number(tmp_path, processor):
     rows = [{"messages": turns(*EXCHANGE)}, {"messages": turns(("user", "read all"))}]
     with pytest.raises(DataError, match=r"^row number 1: messages\[0\]: the last is the user's"):
@@ -146,11 +154,13 @@ def test_a_row_without_an_id_is_called_by_its_number(tmp_path, processor):
 
 
 FAULTS = {
-    "no messages": ({"messages": None}, r"messages: none; it needs a user's turn and the assistant's answer"),
+    "no messages": ({"messages": None}, "messages: no list of turns; it needs a user's and the"),
     "only an answer": (row(ANSWER), "messages: no user's turn before the answer"),
     "no answer": (row(("user", "read")), r"messages\[0\]: the last is the user's; the assistant must answer"),
     "a role": (row(("tool", "x"), *EXCHANGE), r"messages\[0\].role: 'tool'; use one of system, user, assistant"),
     "no file": (row(images=[{"bytes": None, "path": "a.png"}]), r"images\[0\]: no file 'a.png' in "),
+    "a file with a break in its name": (row(images=["a\nb"]), r"images\[0\]: no file 'a\\nb' in "),
+    "turns as text": ({"messages": "read all"}, "messages: no list of turns; it needs"),
     "an address": (row(images=["http://a/b.png"]), r"images\[0\]: 'http://a/b.png' is an address; download the file"),
     "nothing": (row(images=[{"bytes": None, "path": None}]), r"images\[0\]: neither bytes nor a path"),
     "too few images": (
