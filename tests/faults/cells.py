@@ -26,8 +26,10 @@ from tests.faults.commands import Command, Place, Result
 from tests.faults.servers import ENVIRONMENT, MLFLOW, Servers
 from tests.forked import begin
 
-LIMIT_SECONDS = 120.0
-"""That nothing here takes, twenty times over: what lasts longer hangs."""
+LIMIT_SECONDS, TIMES_LONGER = 120.0, 10
+"""What takes longer than the one, and as often as the other what the command takes undisturbed, hangs."""
+FIRST_SECONDS = 600.0
+"""Of the undisturbed command."""
 LINGER_SECONDS = 15.0
 """Within which the processes of a command that ended have ended too."""
 ENDED = {
@@ -63,7 +65,8 @@ class Undisturbed:
 class Process:
     """A command in a process and a session of its own."""
 
-    def __init__(self, arguments: list[str], folder: Path, variables: dict[str, str]) -> None:
+    def __init__(self, arguments: list[str], folder: Path, variables: dict[str, str], limit: float) -> None:
+        self._limit = limit
         number = len(list(folder.glob("*.err")))
         self._out, self._err = (folder / f"{number}.{stream}" for stream in ("out", "err"))
         for stream in (self._out, self._err):
@@ -76,9 +79,9 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid or 0, number)
 
-    def wait(self, seconds: float = LIMIT_SECONDS) -> Ended:
+    def wait(self) -> Ended:
         """Until it ends, or the limit; then its whole session is ended."""
-        self._process.join(seconds)
+        self._process.join(self._limit)
         took, code = time.monotonic() - self._began, self._process.exitcode
         left = () if code is None else _left(self._process.pid or 0)
         _end_session(self._process.pid or 0)
@@ -145,7 +148,9 @@ class Cell:
         address = self.proxy.host if self.proxy else ""
         line = self.command.line.format(server=address, name=self.place.name)
         told = {"MLFLOW_TRACKING_URI": address} if self.command.server == MLFLOW else {}
-        return Process(shlex.split(line), self.place.folder, {"MLFLOW_TRACKING_URI": "", **ENVIRONMENT, **told})
+        meant = self.undisturbed
+        limit = max(LIMIT_SECONDS, TIMES_LONGER * meant.seconds) if meant else FIRST_SECONDS
+        return Process(shlex.split(line), self.place.folder, {"MLFLOW_TRACKING_URI": "", **ENVIRONMENT, **told}, limit)
 
     def run(self) -> Ended:
         """The command to its end."""
@@ -189,7 +194,7 @@ def undisturbed(one: Cell) -> Undisturbed:
 def said_wrong(ended: Ended, codes: tuple[int, ...]) -> list[str]:
     """What is wrong with how it ended."""
     if ended.code is None:
-        return [f"hang: not over after {LIMIT_SECONDS:.0f} s"]
+        return [f"hang: not over after {ended.seconds:.0f} s"]
     lines = [line for line in ended.err.splitlines() if line.startswith("drift: ")]
     checks = {
         f"traceback: {last_line(ended.err)}": "Traceback (most recent call last)" in ended.err,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,9 @@ def one_file(name: str) -> Callable[[Place], Result]:
 
 
 def printed(place: Place) -> Result:
-    """What it says as JSON."""
-    return {"said": json.dumps(json.loads(place.printed), sort_keys=True)} if place.printed else {}
+    """What it says as JSON, but for the room that there is on the disk."""
+    said = re.sub(r'"free": \d+', "", place.printed)
+    return {"said": hashlib.sha256(said.encode()).hexdigest()} if said else {}
 
 
 def _versions(place: Place) -> Iterator[Any]:
