@@ -20,6 +20,7 @@ def main() -> None:
     """Print every try, then the table; exit code 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="the cheap commands, one variant of each fault")
+    parser.add_argument("--size", type=int, default=10, help="tries of a cell at most (default 10)")
     parser.add_argument("--command", action="append", help="only commands whose name begins so")
     parser.add_argument("--fault", action="append", help="only faults whose name begins so")
     parser.add_argument("--jobs", type=int, default=2, help="commands at once")
@@ -28,9 +29,10 @@ def main() -> None:
     cheap = given.small and not given.command
     commands = [one for one in COMMANDS if _wanted(one.name, given.command) and (one.cheap or not cheap)]
     faults = [one for one in FAULTS if _wanted(one.name, given.fault)]
+    size = 1 if given.small else given.size
     if not may_mount():
         print("disk full: skipped, since only root may mount a disk")
-    with tempfile.TemporaryDirectory() as folder, Campaign(Path(folder), 1 if given.small else 10) as campaign:
+    with tempfile.TemporaryDirectory() as folder, Campaign(Path(folder), size) as campaign:
         tried = list(_printed(campaign, commands, faults, given.jobs))
     text = table(tried, [one.name for one in commands], [one.name for one in faults])
     print(f"\n{text}\n\n{summary(tried)}")
