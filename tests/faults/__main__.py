@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.faults.campaign import Campaign
 from tests.faults.commands import COMMANDS, Command
 from tests.faults.faults import FAULTS, Fault, may_mount
-from tests.faults.table import Tried, summary, table, write
+from tests.faults.table import Tried, summary, table, when, write
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     text = table(tried, [one.name for one in commands], [one.name for one in faults])
     print(f"\n{text}\n\n{summary(tried)}")
     if given.write:
-        write(f"{text}\n\n{summary(tried)}.")
+        write(f"{text}\n\nUp to {size} tries a cell ({when()}): {summary(tried)}.")
     sys.exit(any(one.wrong for one in tried))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,9 +35,13 @@ class Campaign:
         self._servers.close()
 
     def row(self, command: Command, faults: Sequence[Fault], tell: Callable[[Tried], None]) -> list[Tried]:
-        """The command undisturbed, then under each fault."""
-        with self._cell(command, "undisturbed") as one:
-            meant = undisturbed(one)
+        """The command undisturbed, then under each fault; all are wrong if it does not end well undisturbed."""
+        try:
+            with self._cell(command, "undisturbed") as one:
+                meant = undisturbed(one)
+        except AssertionError as error:
+            tell(failed := Tried(command.name, "undisturbed", "", (str(error),)))
+            return [replace(failed, fault=fault.name) for fault in faults if fault.variants(command, self._size)]
         tries = []
         for fault in faults:
             for number, variant in enumerate(fault.variants(command, self._size)):

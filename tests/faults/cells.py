@@ -145,9 +145,8 @@ class Cell:
 
     def start(self) -> Process:
         """The command, once more."""
-        address = self.proxy.host if self.proxy else ""
-        line = self.command.line.format(server=address, name=self.place.name)
-        told = {"MLFLOW_TRACKING_URI": address} if self.command.server == MLFLOW else {}
+        line = self.command.line.format(server=self.place.server, name=self.place.name)
+        told = {"MLFLOW_TRACKING_URI": self.place.server} if self.command.server == MLFLOW else {}
         meant = self.undisturbed
         limit = max(LIMIT_SECONDS, TIMES_LONGER * meant.seconds) if meant else FIRST_SECONDS
         return Process(shlex.split(line), self.place.folder, {"MLFLOW_TRACKING_URI": "", **ENVIRONMENT, **told}, limit)
@@ -171,10 +170,11 @@ def cell(command: Command, world: Path, folder: Path, servers: Servers) -> Itera
     folder.mkdir(parents=True)
     shutil.copytree(world, folder / "in")
     (folder / "disk").mkdir()
-    upstream = servers.upstream(command.server) if command.server else ""
-    place = Place(folder, upstream, f"drift-{folder.name}")
+    place = Place(folder, f"drift-{folder.name}")
     with contextlib.ExitStack() as opened:
         proxy = opened.enter_context(servers.proxy(command.server)) if command.server else None
+        if proxy:
+            place = replace(place, server=proxy.host, upstream=proxy.upstream)
         if command.prepare:
             command.prepare(place)
         yield Cell(command, place, content_sha256(world), proxy)

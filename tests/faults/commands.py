@@ -12,6 +12,7 @@ from typing import Any
 
 from drift.ground.artifacts import PROVENANCE
 from tests.faults.servers import MLFLOW, SECONDS, TEACHER
+from tests.forked import drift
 from tests.told_runs import ToldRun
 
 Result = dict[str, str]
@@ -20,11 +21,12 @@ Result = dict[str, str]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a command ran: its folder, the server behind its proxy, the name that is its own, what it printed."""
+    """Where a command ran: its folder, the name that is its own, its server as it sees it and behind the proxy."""
 
     folder: Path
-    upstream: str
     name: str
+    server: str = ""
+    upstream: str = ""
     printed: str = ""
 
 
@@ -125,19 +127,15 @@ def told(place: Place) -> Result:
 
 def a_told_run(place: Place) -> None:
     """A run that is over, and has told MLflow nothing yet."""
-    ToldRun(place.folder / "disk" / "run", place.name, place.upstream).tell()
+    ToldRun(place.folder / "disk" / "run", place.name, place.server).tell()
 
 
 def served_model(place: Place) -> None:
-    """The miniature's VLM as the champion of the cell's own model."""
-    import os
-
-    from drift.config.gate import RegisterConfig
-    from drift.tracking.models.registration import register
-
-    os.environ["MLFLOW_TRACKING_URI"] = place.upstream
+    """The miniature's VLM as version 1 of the cell's own model."""
     inputs = place.folder / "in"
-    register(RegisterConfig(model=place.name), model=str(inputs / "vlm"), gate=inputs / "passed")
+    line = f"register --model {inputs}/vlm --gate {inputs}/passed --name {place.name}"
+    ended = drift(*line.split(), MLFLOW_TRACKING_URI=place.upstream)
+    assert ended.returncode == 0, ended.stderr
 
 
 WEIGHTS = ("vlm/model.safetensors", "expert/model.safetensors")
@@ -244,7 +242,7 @@ COMMANDS = [
     ),
     Command(
         "models download",
-        "models download {name} --out disk/out",
+        "models download {name} 1 --out disk/out",
         files("*.safetensors"),
         server=MLFLOW,
         prepare=served_model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,12 +37,14 @@ class Servers:
     folder: Path
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _addresses: dict[str, str] = field(default_factory=dict)
+    _starting: threading.Lock = field(default_factory=threading.Lock)
 
     def upstream(self, name: str) -> str:
         """The server itself, which never breaks."""
-        if name not in self._addresses:
-            self._addresses[name] = self._start(name)
-        return self._addresses[name]
+        with self._starting:
+            if name not in self._addresses:
+                self._addresses[name] = self._start(name)
+            return self._addresses[name]
 
     def _start(self, name: str) -> str:
         if name == TEACHER:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 PAGE = Path("docs/reliability.md")
@@ -45,6 +47,12 @@ def summary(tried: Iterable[Tried]) -> str:
     wrong = {(one.command, one.fault) for one in tried if one.wrong}
     right = sum(not one.wrong for one in tried)
     return f"{len(cells) - len(wrong)} of {len(cells)} cells right; {right} of {len(tried)} tries"
+
+
+def when() -> str:
+    """The day, and the commit that is tried."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}"
 
 
 def write(text: str, page: Path = PAGE) -> None:
