@@ -22,9 +22,9 @@ from drift.ground.artifacts import PARTIAL
 from drift.ground.errors import TERMINATED, ConfigError, DataError, TrainingError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
-from drift.training.checkpoints import CHECKPOINTS, newest_whole
-from drift.training.collate import AnswerCollator, TrainingRows
-from drift.training.effect import foretell, told
+from drift.training.batches.collate import AnswerCollator, TrainingRows
+from drift.training.batches.order import Filled, RowOrder, WithoutFillings, places_to_fill
+from drift.training.batches.packing import Packed, RowsKeptApart
 from drift.training.held_out import Looks, split
 from drift.training.launch import name_accelerator
 from drift.training.network import (
@@ -36,13 +36,13 @@ from drift.training.network import (
     trained_processor,
 )
 from drift.training.options import OPTIMIZERS, check_options, workers_of
-from drift.training.order import Filled, RowOrder, WithoutFillings, places_to_fill
-from drift.training.packing import Packed, RowsKeptApart
-from drift.training.room import checkpoint_bytes, require_room, when_there_is_room
-from drift.training.stopping import Grace
+from drift.training.safety.checkpoints import CHECKPOINTS, newest_whole
+from drift.training.safety.effect import foretell, told
+from drift.training.safety.room import checkpoint_bytes, require_room, when_there_is_room
+from drift.training.safety.stopping import Grace
+from drift.training.safety.watch import require_finite_result
 from drift.training.telling import StepProgress
 from drift.training.trainer import Safeguards, VlmTrainer
-from drift.training.watch import require_finite_result
 from drift.weights.deltafile import load_delta
 from drift.weights.modeling import stored_dtype
 

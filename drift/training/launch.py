@@ -1,6 +1,6 @@
 """Where training runs: in this process, or in one process per GPU; torch's agent starts the ranks of a machine.
 
-`drift.training.ranks` is for ranks that somebody else has started, `drift.training.node` for one machine of several.
+`drift.training.ranks` is for ranks that somebody else has started, `drift.training.nodes` for one machine of several.
 """
 
 from __future__ import annotations

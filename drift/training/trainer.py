@@ -13,13 +13,13 @@ from accelerate import PartialState
 from drift.config.train import TrainConfig
 from drift.prior.callback import PriorCallback
 from drift.prior.shards import require_float32_masters
-from drift.training.checkpoints import mark
+from drift.training.batches.order import RowOrder
 from drift.training.held_out import Looks
-from drift.training.order import RowOrder
-from drift.training.room import writing
-from drift.training.stopping import Grace, Spared
+from drift.training.safety.checkpoints import mark
+from drift.training.safety.room import writing
+from drift.training.safety.stopping import Grace, Spared
+from drift.training.safety.watch import Watch
 from drift.training.telling import Curves
-from drift.training.watch import Watch
 from drift.weights.modeling import load_vlm
 
 from transformers import Trainer, TrainerCallback  # isort: skip  # after the callback

@@ -6,9 +6,9 @@ import pytest
 
 from drift.config.train import TrainConfig
 from drift.ground.errors import DataError
-from drift.training import lengths
-from drift.training.collate import TrainingRows
-from drift.training.lengths import counts_key, token_counts
+from drift.training.batches import lengths
+from drift.training.batches.collate import TrainingRows
+from drift.training.batches.lengths import counts_key, token_counts
 from drift.weights.modeling import load_processor
 from tests.world import VLM, training_set
 

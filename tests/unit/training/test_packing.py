@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from drift.config.train import TrainConfig
 from drift.ground.errors import ConfigError
-from drift.training import fit, packing
-from drift.training.collate import IGNORE, AnswerCollator, TrainingRows
-from drift.training.packing import Packed
+from drift.training import fit
+from drift.training.batches import packing
+from drift.training.batches.collate import IGNORE, AnswerCollator, TrainingRows
+from drift.training.batches.packing import Packed
 from drift.training.sft import train
 from drift.weights.modeling import load_processor, load_vlm
 from tests.ranks import IN_ONE_PIECE, QUICK, apart

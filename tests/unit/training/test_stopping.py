@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from drift.cli.app import main
 from drift.config.train import TrainConfig
 from drift.ground.errors import TERMINATED
-from drift.training.checkpoints import fault_of, saved
+from drift.training.safety.checkpoints import fault_of, saved
+from drift.training.safety.stopping import Grace, Spared
 from drift.training.sft import train
-from drift.training.stopping import Grace, Spared
 from tests.forked import begin
 from tests.ranks import QUICK as ON_RANKS
 from tests.ranks import write_inputs

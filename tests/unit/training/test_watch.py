@@ -17,8 +17,8 @@ from drift.ground.errors import CheckpointError, TrainingError
 from drift.tracking.telling.journal import read
 from drift.tracking.telling.live import telling
 from drift.training.fit import Job, _trainer
+from drift.training.safety.watch import Watch, require_finite_result
 from drift.training.sft import train
-from drift.training.watch import Watch, require_finite_result
 from tests.forked import drift
 from tests.ranks import IN_ONE_PIECE, QUICK, write_inputs
 from tests.world import VLM, training_set

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from drift.config.train import TrainConfig
 from drift.ground.errors import DataError, cause
 from drift.inference.images import conversation, decode_image, limit_pixels
-from drift.training.lengths import counts_key, token_counts
-from drift.training.rows import Chat, Piece, read_rows
+from drift.training.batches.lengths import counts_key, token_counts
+from drift.training.batches.rows import Chat, Piece, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
-    """The rows of a training set that fit into `cutoff_tokens`: `{id, kind, turns, images}` (`drift.training.rows`).
+    """The rows of a training set that fit into `cutoff_tokens`: `{id, kind, turns, images}` (`batches.rows`).
 
     A row is rendered and its images are decoded when it is asked for. Each has gone through the processor once, so that
     what is wrong with it is known. `lengths` are the rows' tokens.

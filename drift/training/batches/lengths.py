@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError
 from drift.ground.fingerprint import code_fingerprint
-from drift.training.rows import require_sound
+from drift.training.batches.rows import require_sound
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def counts_key(training_set: Path, processor: Any, max_pixels: int | None) -> st
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts = (
         content_sha256(training_set),
-        code_fingerprint("drift.training.collate"),
+        code_fingerprint("drift.training.batches.collate"),
         processor.to_json_string(),
         backend.to_str() if backend is not None else str(sorted(tokenizer.get_vocab().items())),
         str(processor.chat_template),
