@@ -175,7 +175,7 @@ def _trainer(job: Job, grace: Grace) -> VlmTrainer:
     processor = trained_processor(config, job.source)
     rows = TrainingRows(job.training_set, processor, config)  # before the model: a bad row costs no loading
     sets = split(rows, config, processor)
-    collate = WithoutFillings(AnswerCollator(processor, stand_in=rows.pictured and _partitions(config)))
+    collate = WithoutFillings(AnswerCollator(processor, stand_in=_stands_in(config, rows)))
     model = trainable_network(config, job.source, processor)
     trainer = VlmTrainer(
         config,
@@ -265,6 +265,15 @@ def _shards(config: TrainConfig) -> bool:
 def _partitions(config: TrainConfig) -> bool:
     """Whether a rank holds only its share of the weights, so that all ranks must run every layer together."""
     return _shards(config) or is_deepspeed_zero3_enabled()
+
+
+def _stands_in(config: TrainConfig, rows: TrainingRows) -> bool:
+    """Whether a batch without an image gets one. Raises ConfigError where batches are packed, without room for it."""
+    if not (rows.pictured and _partitions(config)):
+        return False
+    if config.packing and not all(row["images"] for row in rows.rows):
+        raise ConfigError("train.packing: with sharded weights every row needs an image, or none; set it to false")
+    return True
 
 
 def _shard_on_processors() -> None:

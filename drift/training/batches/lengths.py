@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError
 from drift.ground.fingerprint import code_fingerprint
+from drift.training.batches.rows import require_sound
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ WORTH_SECONDS = 5.0
 ROWS_PER_PROCESS = 256
 """Fewer are not worth the start of a process."""
 CHUNK = 16
-NAMED = 5
-"""So many more rows that cannot be used are named."""
 
 
 def counts_key(training_set: Path, processor: Any, max_pixels: int | None) -> str:
@@ -86,11 +85,8 @@ def _place() -> tuple[int, int]:
 
 
 def _sound(counted: Sequence[Counted]) -> list[int]:
-    faults = [fault for fault in counted if isinstance(fault, str)]
-    if faults:
-        named = ", ".join(fault.partition(":")[0] for fault in faults[1 : NAMED + 1])
-        more = f"; {len(faults) - 1} more cannot be used ({named}{' ...' if len(faults) > NAMED + 1 else ''})"
-        raise DataError(faults[0] + (more if named else ""))
+    faults = [fault.removeprefix("row ").partition(": ") for fault in counted if isinstance(fault, str)]
+    require_sound([(name, fault) for name, _, fault in faults])
     return [count for count in counted if isinstance(count, int)]
 
 

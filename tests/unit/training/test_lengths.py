@@ -78,7 +78,7 @@ def test_the_first_row_that_cannot_be_used_is_told_whole_and_the_others_are_name
 
     with pytest.raises(DataError) as caught:
         token_counts(8, measure, "key")
-    assert str(caught.value) == "row 0: no good; 2 more cannot be used (row 3, row 6)"
+    assert str(caught.value) == "row 0: no good; 2 more rows cannot be used (3, 6)"
 
 
 def test_the_key_changes_with_all_that_the_counts_follow_from(tmp_path):
