@@ -36,7 +36,8 @@ class TrainingRows(Dataset[dict[str, Any]]):
     def __init__(self, training_set: Path, processor: Any, config: TrainConfig) -> None:
         self.max_pixels, self.processor, self.chat = config.image_max_pixels, processor, Chat(processor)
         self.rows = read_rows(training_set, processor)
-        key = counts_key(training_set, processor, config.image_max_pixels)
+        named = (image for row in self.rows for image in row["images"] if isinstance(image, Path))
+        key = counts_key(training_set, processor, config.image_max_pixels, named)
         counts = token_counts(len(self.rows), self._length, key)
         fitting = [place for place, count in enumerate(counts) if count <= config.cutoff_tokens]
         self.skipped = len(counts) - len(fitting)

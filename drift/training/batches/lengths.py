@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -44,8 +44,11 @@ ROWS_PER_PROCESS = 256
 CHUNK = 16
 
 
-def counts_key(training_set: Path, processor: Any, max_pixels: int | None) -> str:
-    """SHA-256 of everything that decides how many tokens the rows of ``training_set`` have."""
+def counts_key(training_set: Path, processor: Any, max_pixels: int | None, pictures: Iterable[Path] = ()) -> str:
+    """SHA-256 of everything that decides how many tokens the rows of ``training_set`` have.
+
+    ``pictures`` are files that rows name; of those a size and a time are looked at, not the contents.
+    """
     tokenizer = processor.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts = (
@@ -55,6 +58,7 @@ def counts_key(training_set: Path, processor: Any, max_pixels: int | None) -> st
         backend.to_str() if backend is not None else str(sorted(tokenizer.get_vocab().items())),
         str(processor.chat_template),
         str(max_pixels),
+        *(f"{path} {status.st_size} {status.st_mtime_ns}" for path in pictures for status in [path.stat()]),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

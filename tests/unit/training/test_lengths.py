@@ -94,6 +94,9 @@ def test_the_key_changes_with_all_that_the_counts_follow_from(tmp_path):
     templated = load_processor(VLM)
     templated.chat_template += " "
     keys.append(counts_key(folder, templated, 262144))
+    for contents in (b"a picture", b"another one"):
+        (tmp_path / "a.png").write_bytes(contents)
+        keys.append(counts_key(folder, load_processor(VLM), 262144, [tmp_path / "a.png"]))
     assert len(set(keys)) == len(keys)
     assert counts_key(folder, load_processor(VLM), 262144) == keys[0]
 
