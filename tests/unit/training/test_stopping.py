@@ -80,9 +80,11 @@ def test_two_ranks_save_the_same_step_whichever_is_asked(world, tmp_path, whom, 
     assert len(re.findall(r"is whole: the same command goes on", errors.read_text())) == 1
     config = TrainConfig(**settings)
     inputs = {"model": str(VLM), "training_set": world / "data", "delta": world / "delta"}
+    before = signal.getsignal(signal.SIGTERM)
     train(config, **inputs, out=out)
     train(config, **inputs, out=tmp_path / "whole")
     assert weights(out) == weights(tmp_path / "whole")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_worker_of_the_loader_hands_over_its_batches_though_the_whole_group_was_asked_to_end():
