@@ -21,7 +21,7 @@ WITHOUT_TORCH := $(addprefix --no-emit-package ,$(OF_TORCH))
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 LABELLED = --build-arg COMMIT=$(shell git rev-parse HEAD) --build-arg PIP_ARGS="$(PIP_ARGS)" $(DOCKER_ARGS)
 
-.PHONY: run test test-all check compile test-vlmeval test-services golden gate-tables invariance overhead gpu eval-throughput seeds images lock audit clean
+.PHONY: run test test-all check compile test-vlmeval test-services golden gate-tables invariance overhead gpu eval-throughput faults seeds images lock audit clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
@@ -65,6 +65,9 @@ gpu: .venv/dev  ## what training and evaluation cost on this machine's GPU, in 8
 
 eval-throughput: .venv/dev .venv-vlmeval/ready  ## local inference of an evaluation, beside VLMEvalKit's
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.eval_throughput
+
+faults: .venv/dev  ## every command under every fault, into docs/reliability.md; SMALL=1: cheap ones, once, and only printed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(if $(SMALL),--small,--write)
 
 seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (about an hour)
 	$(BIN)/python benchmarks/miniature_seeds.py

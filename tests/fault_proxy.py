@@ -1,10 +1,15 @@
-"""A proxy on loopback before a real server, which breaks what a test says: a status, a delay, a hang, a refusal."""
+"""A proxy on loopback before a real server, which breaks what a test says: a status, a web page, a delay, a hang.
+
+Closed, its port refuses connections until it is opened again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
@@ -21,7 +26,7 @@ class Fault:
     """What happens to requests whose `METHOD path` has `pattern` in it; `hang` and `delay` last `seconds`."""
 
     pattern: str
-    kind: Literal["status", "delay", "hang", "drop"] = "status"
+    kind: Literal["status", "page", "delay", "hang", "drop"] = "status"
     status: int = 500
     seconds: float = 0.0
 
@@ -37,15 +42,30 @@ class FaultProxy:
     asked: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._loopback = Loopback(_handler(self))
-        self._loopback.__enter__()
-        self.host = self._loopback.host
+        self.open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loopback.__exit__(kind, error, trace)
+        self.close()
+
+    def open(self, port: int = 0) -> None:
+        """Take requests, at a free port if none is given."""
+        self._loopback = Loopback(_handler(self), port)
+        self._loopback.__enter__()
+        self.host = self._loopback.host
+
+    def close(self) -> None:
+        """Refuse connections."""
+        self._loopback.__exit__(None, None, None)
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        """Refuse connections while the block runs, and take them at the same address after it."""
+        self.close()
+        yield
+        self.open(int(self.host.rpartition(":")[2]))
 
 
 def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
@@ -66,6 +86,8 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             time.sleep(fault.seconds)
             if fault.kind == "delay":
                 _forward(self, proxy.upstream, body)
+            elif fault.kind == "page":
+                _answer(self, 200, [("Content-Type", "text/html")], b"<html><body>Sign in</body></html>")
             elif fault.kind == "status":
                 _answer(self, fault.status, [], b'{"error_code": "INTERNAL_ERROR", "message": "injected"}')
             else:

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 
 class Loopback:
-    """Use as a context manager; ``host`` is its address."""
+    """Use as a context manager; ``host`` is its address, at a free port if none is given."""
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._server = _Server(("127.0.0.1", 0), handler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0) -> None:
+        self._server = _Server(("127.0.0.1", port), handler)
         self.host = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from drift import __version__
 from drift.ground.disk import full_disk_said
@@ -131,11 +131,16 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON file ``path``. Raises DataError if it is missing or broken."""
+    """The JSON file ``path``. Raises DataError if it is missing or broken, or a number in it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: missing or not JSON ({error})") from error
+
+
+def _no_number(constant: str) -> NoReturn:
+    """What Python alone would read."""
+    raise ValueError(f"{constant} is no number")
 
 
 def write_provenance(

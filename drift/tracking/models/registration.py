@@ -155,7 +155,7 @@ class _Passed:
 
 def _register(client: MlflowClient, config: RegisterConfig, passed: _Passed) -> RegisterReport:
     ensure_model(client, config.model)
-    same = [one for one in versions(client, config.model) if one.tags.get(FINGERPRINT) == passed.tags[FINGERPRINT]]
+    same = _same(client, passed)
     version, created, repaired = _version(client, passed, same)
     number = int(version.version)
     _describe(client, passed, version)
@@ -167,6 +167,11 @@ def _register(client: MlflowClient, config: RegisterConfig, passed: _Passed) -> 
     stays = why_it_stays(client, config, passed.decision, number)
     stays = stays or promote(client, config.model, number, best=bool(passed.decision.get("best_ever", True)))
     return _report(passed, number, stays, aliases(client, config.model), created=created, repaired=repaired)
+
+
+def _same(client: MlflowClient, passed: _Passed) -> list[ModelVersion]:
+    """The versions with these contents."""
+    return [one for one in versions(client, passed.name) if one.tags.get(FINGERPRINT) == passed.tags[FINGERPRINT]]
 
 
 def _version(client: MlflowClient, passed: _Passed, same: Sequence[ModelVersion]) -> tuple[ModelVersion, bool, bool]:
@@ -186,7 +191,20 @@ def _version(client: MlflowClient, passed: _Passed, same: Sequence[ModelVersion]
         tags={**tags, **beside},
         model_id=copy.model_id,
     )
+    if first := _made_meanwhile(client, passed, same, made):
+        client.delete_model_version(passed.name, str(made.version))
+        return first, False, False
     return made, True, False
+
+
+def _made_meanwhile(
+    client: MlflowClient, passed: _Passed, before: Sequence[ModelVersion], ours: ModelVersion
+) -> ModelVersion | None:
+    """The version that another process has made of the same contents at the same time, if it was the first."""
+    known = {int(one.version) for one in before}
+    others = [one for one in _same(client, passed) if int(one.version) not in known]
+    first = min(others, key=lambda one: int(one.version), default=ours)
+    return first if int(first.version) < int(ours.version) else None
 
 
 def _report(

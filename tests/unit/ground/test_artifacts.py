@@ -111,3 +111,10 @@ def test_a_parent_that_cannot_be_written_is_named(tmp_path: Path):
     said = r"out: cannot be written \(.*\); choose another --out"
     with pytest.raises(DataError, match=said), staged(tmp_path / "file" / "out"):
         pass
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_is_none_is_not_read(tmp_path, constant):
+    (tmp_path / "scores.json").write_text(f'{{"right": [0.5, {constant}]}}')
+    with pytest.raises(DataError, match=rf"scores\.json: missing or not JSON \({constant} is no number\)"):
+        read_json(tmp_path / "scores.json")

@@ -91,6 +91,22 @@ def test_the_same_model_registered_twice_is_one_version(client: MlflowClient, tm
     assert versions(client) == [1]
 
 
+def test_two_that_register_the_same_model_at_once_make_one_version(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made, create = model(tmp_path / "model"), MlflowClient.create_model_version
+
+    def create_after_another(*arguments: object, **more: object) -> object:
+        create(*arguments, **more)
+        return create(*arguments, **more)
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", create_after_another)
+    report = register(CONFIG, model=str(made), gate=gate(tmp_path / "gate", made))
+    assert (report.version, report.created) == (1, False)
+    assert versions(client) == [1]
+    assert aliases(client) == {"candidate": 1, "champion": 1, "best": 1}
+
+
 def test_a_better_model_takes_over_and_the_one_before_stays_at_hand(client: MlflowClient, tmp_path: Path):
     before = None
     for number in (1, 2):
