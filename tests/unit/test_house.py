@@ -193,6 +193,6 @@ def test_lines_written_twice_are_found_whatever_stands_between_them(tmp_path: Pa
 
 
 def test_no_two_files_of_tests_that_are_collected_together_have_one_name():
-    together = ("unit", "pipelines", "components")  # folders without __init__.py: pytest knows their files by name alone
+    together = ("unit", "pipelines", "components")  # without __init__.py, pytest knows files by name alone
     names = Counter(path.name for folder in together for path in (ROOT / "tests" / folder).rglob("test_*.py"))
     assert [name for name, count in names.items() if count > 1] == []
