@@ -29,10 +29,10 @@ from drift.config.models import DeltaConfig
 from drift.ground.errors import cause
 from drift.inference.local import LocalModel
 from drift.planning.miniature import tokenizer as tk
-from drift.training.collate import IGNORE
+from drift.training.batches.collate import IGNORE
+from drift.training.batches.order import RowOrder
+from drift.training.batches.packing import Packed
 from drift.training.options import ATTENTION
-from drift.training.order import RowOrder
-from drift.training.packing import Packed
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
 from tests.invariance import BACKWARD, GROUPS, REFERENCE, Result, Scenario, deviation, train

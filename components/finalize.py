@@ -10,7 +10,7 @@ from components._images import image
 def finalize(status: PipelineTaskFinalStatus) -> None:
     """Close the run in MLflow: its state, and KILLED for steps that never ended. End what a training left at work."""
     from drift.tracking.steps import finish_pipeline
-    from drift.training.kube import end_left_jobs
+    from drift.training.nodes.kube import end_left_jobs
 
     end_left_jobs()
     finish_pipeline(status.state)

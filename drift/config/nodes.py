@@ -1,6 +1,6 @@
 """Training on several nodes: what their pods get, told to the pod that starts them in one variable.
 
-Written when a pipeline is compiled, from the resources profile; read by `drift.training.trainjob`.
+Written when a pipeline is compiled, from the resources profile; read by `drift.training.nodes.trainjob`.
 """
 
 from __future__ import annotations

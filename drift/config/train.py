@@ -95,7 +95,7 @@ class TrainConfig(Section):
     """Supervised fine-tuning; with a prior it is DRIFT. Defaults: the paper's recipe."""
 
     epochs: Positive = 3.0
-    learning_rate: Positive = 1e-6
+    learning_rate: Positive = Field(1e-6, le=1e30)  # torch takes a float32
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: Fraction = 0.05
     per_device_batch_size: Count = 1

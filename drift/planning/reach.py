@@ -1,7 +1,7 @@
 """What each arm of a configuration will do, before a GPU is spent: from headers, and Δ's statistics or a sample of it.
 
-Along Δ a training goes at most as far as its reach (`drift.training.effect`), which is Ση times ‖Δ‖₁ / ‖Δ‖₂². It is a
-bound, not a forecast of where training ends: gradients that agree reach it, others stay below.
+Along Δ a training goes at most as far as its reach, Ση times ‖Δ‖₁ / ‖Δ‖₂² (`drift.training.safety.effect`). It is
+a bound, not a forecast of where training ends: gradients that agree reach it, others stay below.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from drift.config.chain import Config
 from drift.config.models import MergeConfig
 from drift.ground.errors import ConfigError, MissingCheckpointError
-from drift.training.effect import reach_per_rate, remark, steps_of, sum_of_rates
 from drift.training.launch import processes_of
+from drift.training.safety.effect import reach_per_rate, remark, steps_of, sum_of_rates
 from drift.weights.deltafile import load_delta
 from drift.weights.merging import plan_merge
 from drift.weights.pairing import DeltaPlan, plan

@@ -17,7 +17,7 @@ from pathlib import Path
 from drift.config.chain import Config
 from drift.config.train import KEPT_CHECKPOINTS, LoraConfig
 from drift.ground.errors import CheckpointError
-from drift.training.room import checkpoint_bytes
+from drift.training.safety.room import checkpoint_bytes
 from drift.weights.checkpoints import Checkpoint, pair_decoders, resolve
 from drift.weights.layout import module_of
 

@@ -5,17 +5,10 @@
 arm      one way to a model           start     the champion's model, where training starts from it
 sft      `train`                      fit       what one rank does
 launch   ranks of this machine        ranks     ranks that torchrun started, on several
-network  the model as it is trained   rows      chats as people have them, checked
-collate  rows → batches, loss on answers
-lengths  tokens of rows, counted once order     which rows a rank takes, and when
-packing  batches without padding      held_out  how it goes on other rows
-options  what this machine must have
-watch    ends it at the first NaN     effect    can it matter, did it?
-checkpoints  whole, or set aside      stopping  SIGTERM: save at the next step, and end
-room     on the disk, before and when there is none
-
-On several nodes of a cluster: `cluster` creates a TrainJob (`trainjob`) and watches it (`kube`), `node` runs in its
-pods, `shared` is the claim where they meet.
+network  the model as it is trained   trainer   transformers' Trainer, with safeguards
+batches  rows in, batches out         safety    NaN, checkpoints, SIGTERM, full disks
+held_out how it goes on other rows    options   what this machine must have
+telling  curves while it works        nodes     several, of a cluster
 """
 
 import lazy_loader as lazy

@@ -22,10 +22,9 @@ from drift.ground.artifacts import PARTIAL
 from drift.ground.errors import TERMINATED, ConfigError, DataError, TrainingError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import BindReport, Prior
-from drift.prior.shards import require_float32_masters
-from drift.training.checkpoints import CHECKPOINTS, mark, newest_whole
-from drift.training.collate import AnswerCollator, TrainingRows
-from drift.training.effect import foretell, told
+from drift.training.batches.collate import AnswerCollator, TrainingRows
+from drift.training.batches.order import Filled, RowOrder, WithoutFillings, places_to_fill
+from drift.training.batches.packing import Packed, RowsKeptApart
 from drift.training.held_out import Looks, split
 from drift.training.launch import name_accelerator
 from drift.training.network import (
@@ -37,16 +36,17 @@ from drift.training.network import (
     trained_processor,
 )
 from drift.training.options import OPTIMIZERS, check_options, workers_of
-from drift.training.order import Filled, RowOrder, WithoutFillings, places_to_fill
-from drift.training.packing import Packed, RowsKeptApart
-from drift.training.room import checkpoint_bytes, require_room, when_there_is_room, writing
-from drift.training.stopping import Grace, Spared
-from drift.training.telling import Curves, StepProgress
-from drift.training.watch import Watch, require_finite_result
+from drift.training.safety.checkpoints import CHECKPOINTS, newest_whole
+from drift.training.safety.effect import foretell, told
+from drift.training.safety.room import checkpoint_bytes, require_room, when_there_is_room
+from drift.training.safety.stopping import Grace
+from drift.training.safety.watch import require_finite_result
+from drift.training.telling import StepProgress
+from drift.training.trainer import Safeguards, VlmTrainer
 from drift.weights.deltafile import load_delta
-from drift.weights.modeling import load_vlm, stored_dtype
+from drift.weights.modeling import stored_dtype
 
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed  # isort: skip  # after the callback
+from transformers import TrainingArguments, set_seed  # isort: skip  # after the callback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled  # isort: skip
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # isort: skip
 
@@ -152,115 +152,6 @@ def _wait_for(folder: Path) -> None:
         time.sleep(1)
 
 
-class VlmTrainer(Trainer):
-    """transformers' Trainer with the loss and the order of rows asked for; loads checkpoints by their files' names.
-
-    The Qwen-VL classes say that they take no loss arguments, so Trainer averages the means of micro-batches: the
-    weights depend on how a batch is cut. That is `loss: micro_batch`, and what the released code does. They do take
-    them: with the count, each token weighs the same.
-    """
-
-    guidance: PriorCallback | None = None
-    curves: Curves
-    watch: Watch
-    looks: Looks
-    order: RowOrder
-    skipped = 0
-    repeated = 0
-
-    def __init__(self, config: TrainConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.curves = Curves()
-        self.watch = Watch()
-        self.model_accepts_loss_kwargs = config.loss == "token"
-
-    def get_train_dataloader(self) -> Any:
-        """accelerate's loader, in the order asked for, whose workers leave SIGTERM to this process."""
-        loader: Any = super().get_train_dataloader()
-        loader.set_sampler(self.order)
-        loader.worker_init_fn = Spared(loader.worker_init_fn)
-        return loader
-
-    def take_back(self, checkpoints: Path, step: int) -> None:
-        """Go back to the weights of a step, which was saved when it was the best; the last step's are here already."""
-        best = checkpoints / f"checkpoint-{step}"
-        if step in (0, self.state.global_step):
-            return
-        if not best.is_dir():
-            logger.warning("%s, the best, is no longer there: the model is that of the last step", best)
-            return
-        self.state.best_model_checkpoint = str(best)
-        self._load_best_model()
-
-    def _load_best_model(self) -> None:
-        if hasattr(self.model, "peft_config") or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_best_model()
-        else:
-            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """One micro-batch, whose loss is watched."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self.watch.add_loss(loss)
-        return loss
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Called once a step, before the weights move; the norm is watched."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        self.watch.see_norm(norm)
-        return norm
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """transformers' own way, not strict, leaves a Qwen2.5-VL as it was: its files have older names."""
-        network: Any = model or self.model
-        if hasattr(network, "peft_config") or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            network.load_state_dict(load_vlm(resume_from_checkpoint, dtype="float32").state_dict())
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """As transformers does, with a full disk said in one line."""
-        with writing(_checkpoint(self.args, self.state)):
-            super()._save_checkpoint(model, trial)
-
-
-def _checkpoint(args: Any, state: Any) -> Path:
-    """That of this step."""
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-
-class Safeguards(TrainerCallback):
-    """Refuses an optimizer without float32 masters and a disk without room, marks checkpoints that are whole, and lets
-    all ranks save and stop when one was asked to end."""
-
-    def __init__(self, job: Job, grace: Grace) -> None:
-        self.job, self.grace = job, grace
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Raises PriorError, DataError."""
-        require_float32_masters(kwargs["optimizer"])
-        state.compute_steps(args, state.max_steps)  # a checkpoint brings those it was made with
-        self.grace.meet()
-        if state.is_world_process_zero:
-            _require_room(self.job, kwargs["model"], state.max_steps)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save this step and stop behind it, if any rank was asked to end."""
-        if self.grace.agreed():
-            control.should_save = control.should_training_stop = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mark the checkpoint of this step."""
-        PartialState().wait_for_everyone()
-        if not state.is_world_process_zero:
-            return
-        checkpoint = _checkpoint(args, state)
-        with writing(checkpoint):
-            mark(checkpoint)
-        if self.grace.stopped:
-            logger.warning("%s is whole: the same command goes on from it", checkpoint)
-
-
 def _require_room(job: Job, network: Any, steps: int) -> None:
     config = job.config
     one = checkpoint_bytes(*state_elements(network), masters_elsewhere=config.deepspeed is not None and config.bf16)
@@ -284,7 +175,7 @@ def _trainer(job: Job, grace: Grace) -> VlmTrainer:
     processor = trained_processor(config, job.source)
     rows = TrainingRows(job.training_set, processor, config)  # before the model: a bad row costs no loading
     sets = split(rows, config, processor)
-    collate = WithoutFillings(AnswerCollator(processor, stand_in=rows.pictured and _partitions(config)))
+    collate = WithoutFillings(AnswerCollator(processor, stand_in=_stands_in(config, rows)))
     model = trainable_network(config, job.source, processor)
     trainer = VlmTrainer(
         config,
@@ -304,13 +195,13 @@ def _trainer(job: Job, grace: Grace) -> VlmTrainer:
         trainer.guidance = PriorCallback(Prior(config.prior, load_delta(job.delta)))
         trainer.add_callback(trainer.guidance)
         trainer.watch.guidance = trainer.guidance
-    trainer.add_callback(trainer.watch)  # after the prior, which clips
     if config.packing:
         trainer.add_callback(RowsKeptApart(trainer, collate))
-    trainer.add_callback(Safeguards(job, grace))
+    trainer.add_callback(Safeguards(grace, partial(_require_room, job)))
     trainer.add_callback(StepProgress())
     trainer.add_callback(trainer.curves)
     trainer.add_callback(trainer.looks)
+    trainer.add_callback(trainer.watch)  # after the prior, which clips, and after all that ask for a save
     return trainer
 
 
@@ -374,6 +265,15 @@ def _shards(config: TrainConfig) -> bool:
 def _partitions(config: TrainConfig) -> bool:
     """Whether a rank holds only its share of the weights, so that all ranks must run every layer together."""
     return _shards(config) or is_deepspeed_zero3_enabled()
+
+
+def _stands_in(config: TrainConfig, rows: TrainingRows) -> bool:
+    """Whether a batch without an image gets one. Raises ConfigError where batches are packed, without room for it."""
+    if not (rows.pictured and _partitions(config)):
+        return False
+    if config.packing and not all(row["images"] for row in rows.rows):
+        raise ConfigError("train.packing: with sharded weights every row needs an image, or none; set it to false")
+    return True
 
 
 def _shard_on_processors() -> None:

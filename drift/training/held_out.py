@@ -19,8 +19,8 @@ from torch.utils.data import Subset
 
 from drift.config.train import HeldOutConfig, TrainConfig
 from drift.ground.errors import ConfigError
-from drift.training.collate import IGNORE, TrainingRows
-from drift.training.order import Collate, Filled
+from drift.training.batches.collate import IGNORE, TrainingRows
+from drift.training.batches.order import Collate, Filled
 
 from transformers import TrainerCallback  # isort: skip  # the prior's callback was imported before
 from transformers.trainer_callback import ExportableState  # isort: skip

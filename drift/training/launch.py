@@ -1,6 +1,6 @@
 """Where training runs: in this process, or in one process per GPU; torch's agent starts the ranks of a machine.
 
-`drift.training.ranks` is for ranks that somebody else has started, `drift.training.node` for one machine of several.
+`drift.training.ranks` is for ranks that somebody else has started, `drift.training.nodes` for one machine of several.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 SPARE_SECONDS = 5
 LOST = "lost the other ranks"
 """What a rank says that only noticed another's end: never the cause."""
@@ -86,7 +88,8 @@ def run_agent(config: Any, work: Callable[[Any], Result], job: Any, deepspeed: b
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the cause is raised, on one line
     try:
-        results: dict[int, Result] = elastic_launch(config, _rank)(work, job, deepspeed)
+        with _own_signals():
+            results: dict[int, Result] = elastic_launch(config, _rank)(work, job, deepspeed)
     except SignalException as error:  # to this process: the agent has passed it on, and waited
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from error
@@ -96,6 +99,18 @@ def run_agent(config: Any, work: Callable[[Any], Result], job: Any, deepspeed: b
             raise SystemExit(TERMINATED) from error
         raise _cause(error) from error
     return results
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Give signals back to whom they belonged to: torch's agent keeps them when its ranks have ended."""
+    before = {number: signal.getsignal(number) for number in AGENT_SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

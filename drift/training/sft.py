@@ -23,13 +23,13 @@ from drift.ground.artifacts import content_sha256, read_json, write_json, write_
 from drift.ground.claim import work_folder
 from drift.ground.errors import DataError, PriorError
 from drift.tracking.telling.live import NO_CURVE
-from drift.training.checkpoints import CHECKPOINTS, saved
-from drift.training.effect import look_back, told, weights_changed
 from drift.training.fit import Job, fit
 from drift.training.launch import launch, processes_of
+from drift.training.nodes.shared import cluster_of_environment, model_folder, shared_folder
 from drift.training.options import check_options
 from drift.training.ranks import among_ranks, started_ranks
-from drift.training.shared import cluster_of_environment, model_folder, shared_folder
+from drift.training.safety.checkpoints import CHECKPOINTS, saved
+from drift.training.safety.effect import look_back, told, weights_changed
 from drift.weights.checkpoints import original_vlm_sha256, resolve
 from drift.weights.deltafile import load_delta, require_made_from
 
@@ -116,8 +116,8 @@ def train(
 
     The ranks are this process, or processes of this machine; those that torchrun has started, on however many machines
     (each returns the report); or the nodes of a TrainJob called after ``name``, in a pod that is told so
-    (`drift.training.shared`). Raises ConfigError, DataError, CheckpointError or PriorError, whichever rank found it;
-    SystemExit after SIGTERM.
+    (`drift.training.nodes.shared`). Raises ConfigError, DataError, CheckpointError or PriorError, whichever rank found
+    it; SystemExit after SIGTERM.
     """
     if (config.prior is None) != (delta is None):
         raise PriorError("train.prior and --delta go together; set both (DRIFT) or neither (SFT)")
@@ -154,7 +154,7 @@ def _place_of(config: TrainConfig, name: str) -> tuple[int, Callable[[Callable[[
     if ranks := started_ranks(config.processes):
         return ranks, lambda training: among_ranks(training, fit, deepspeed=deepspeed)
     if cluster := cluster_of_environment():
-        from drift.training.cluster import train_on_nodes  # needs Kubernetes' client
+        from drift.training.nodes.cluster import train_on_nodes  # needs Kubernetes' client
 
         ranks = cluster.ranks(config.processes)
         return ranks, lambda training: training(partial(train_on_nodes, cluster, name))

@@ -74,8 +74,8 @@ def write_inputs(folder: Path) -> None:
     from safetensors.torch import save_file
 
     from drift.config.train import TrainConfig
-    from drift.training.collate import AnswerCollator, TrainingRows
-    from drift.training.order import RowOrder
+    from drift.training.batches.collate import AnswerCollator, TrainingRows
+    from drift.training.batches.order import RowOrder
     from drift.weights.modeling import load_processor
     from tests.world import VLM, training_set
 

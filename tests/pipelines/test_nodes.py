@@ -9,7 +9,7 @@ import yaml
 from drift.config.nodes import NODES, SHARED, Nodes
 from drift.config.section import from_json, validate
 from drift.tracking.runs.origin import IMAGE
-from drift.training.trainjob import CONTAINER, manifest
+from drift.training.nodes.trainjob import CONTAINER, manifest
 from pipelines.cluster.rights import RIGHTS
 from pipelines.placement import Resources, gpus_of, read_resources
 from tests.pipelines.test_placement import executors_of

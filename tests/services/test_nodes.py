@@ -21,9 +21,9 @@ from components._images import IMAGES
 from drift.config.nodes import Mount, Nodes
 from drift.config.train import TrainConfig
 from drift.training.fit import CHECKPOINTS, Job
-from drift.training.node import write_job
+from drift.training.nodes.node import write_job
+from drift.training.nodes.trainjob import manifest
 from drift.training.sft import train
-from drift.training.trainjob import manifest
 from tests.ranks import IN_ONE_PIECE, QUICK, apart, write_inputs
 from tests.world import VLM
 

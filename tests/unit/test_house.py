@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -190,3 +190,9 @@ def test_lines_written_twice_are_found_whatever_stands_between_them(tmp_path: Pa
     (tmp_path / "two.py").write_text("import re\n\nz = 0\n# why\n" + "\n\n".join(body))
     (tmp_path / "three.py").write_text("\n".join(body[:-1]))
     assert written_twice([tmp_path / name for name in ("one.py", "two.py", "three.py")]) == [["one.py:1", "two.py:5"]]
+
+
+def test_no_two_files_of_tests_that_are_collected_together_have_one_name():
+    together = ("unit", "pipelines", "components")  # without __init__.py, pytest knows files by name alone
+    names = Counter(path.name for folder in together for path in (ROOT / "tests" / folder).rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -15,7 +15,7 @@ from drift.config.section import validate
 from drift.config.train import TrainConfig
 from drift.ground.errors import ConfigError
 from drift.planning.reach import forecast, sampled_ratio
-from drift.training.effect import remark, sum_of_rates
+from drift.training.safety.effect import remark, sum_of_rates
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
 from drift.weights.pairing import plan

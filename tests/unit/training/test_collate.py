@@ -6,7 +6,7 @@ import pytest
 
 from drift.config.train import TrainConfig
 from drift.ground.errors import DataError
-from drift.training.collate import IGNORE, AnswerCollator, TrainingRows
+from drift.training.batches.collate import IGNORE, AnswerCollator, TrainingRows
 from drift.weights.modeling import load_processor
 from tests.world import VLM, training_set
 

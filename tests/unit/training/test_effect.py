@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from drift.config.models import DeltaConfig
 from drift.config.train import TrainConfig
 from drift.ground.artifacts import write_json
-from drift.training.effect import foretell, look_back, steps_of, storable
+from drift.training.safety.effect import foretell, look_back, steps_of, storable
 from drift.training.sft import train
 from drift.weights.checkpoints import Checkpoint
 from drift.weights.delta import compute_delta

@@ -14,7 +14,7 @@ from drift.config.train import TrainConfig
 from drift.ground.errors import ConfigError
 from drift.tracking.telling.journal import read
 from drift.tracking.telling.live import telling
-from drift.training.collate import IGNORE, AnswerCollator, TrainingRows
+from drift.training.batches.collate import IGNORE, AnswerCollator, TrainingRows
 from drift.training.held_out import _of_row, split
 from drift.training.sft import train
 from drift.weights.delta import compute_delta

@@ -6,9 +6,9 @@ import pytest
 
 from drift.config.train import TrainConfig
 from drift.ground.errors import DataError
-from drift.training import lengths
-from drift.training.collate import TrainingRows
-from drift.training.lengths import counts_key, token_counts
+from drift.training.batches import lengths
+from drift.training.batches.collate import TrainingRows
+from drift.training.batches.lengths import counts_key, token_counts
 from drift.weights.modeling import load_processor
 from tests.world import VLM, training_set
 
@@ -78,7 +78,7 @@ def test_the_first_row_that_cannot_be_used_is_told_whole_and_the_others_are_name
 
     with pytest.raises(DataError) as caught:
         token_counts(8, measure, "key")
-    assert str(caught.value) == "row 0: no good; 2 more cannot be used (row 3, row 6)"
+    assert str(caught.value) == "row 0: no good; 2 more rows cannot be used (3, 6)"
 
 
 def test_the_key_changes_with_all_that_the_counts_follow_from(tmp_path):
@@ -94,6 +94,9 @@ def test_the_key_changes_with_all_that_the_counts_follow_from(tmp_path):
     templated = load_processor(VLM)
     templated.chat_template += " "
     keys.append(counts_key(folder, templated, 262144))
+    for contents in (b"a picture", b"another one"):
+        (tmp_path / "a.png").write_bytes(contents)
+        keys.append(counts_key(folder, load_processor(VLM), 262144, [tmp_path / "a.png"]))
     assert len(set(keys)) == len(keys)
     assert counts_key(folder, load_processor(VLM), 262144) == keys[0]
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from drift.config.train import TrainConfig
-from drift.training.collate import IGNORE, AnswerCollator, TrainingRows
-from drift.training.order import Filled, RowOrder, WithoutFillings, places_to_fill
+from drift.training.batches.collate import IGNORE, AnswerCollator, TrainingRows
+from drift.training.batches.order import Filled, RowOrder, WithoutFillings, places_to_fill
 from drift.training.sft import train
 from drift.weights.modeling import load_processor
 from tests.ranks import IN_ONE_PIECE, QUICK, apart

@@ -1,14 +1,19 @@
 """Micro-batches as one sequence: the same training without padding, and refused where rows would see each other."""
 
+from contextlib import nullcontext
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from drift.config.train import TrainConfig
 from drift.ground.errors import ConfigError
-from drift.training import packing
-from drift.training.collate import IGNORE, AnswerCollator, TrainingRows
-from drift.training.packing import Packed
+from drift.training import fit
+from drift.training.batches import packing
+from drift.training.batches.collate import IGNORE, AnswerCollator, TrainingRows
+from drift.training.batches.packing import Packed
 from drift.training.sft import train
 from drift.weights.modeling import load_processor, load_vlm
 from tests.ranks import IN_ONE_PIECE, QUICK, apart
@@ -67,3 +72,17 @@ def test_a_model_whose_packed_rows_see_each_other_is_refused(data, tmp_path, mon
     monkeypatch.setattr(packing.Packed, "__call__", seeing)
     with pytest.raises(ConfigError, match=r"train\.packing: this model lets packed rows see each other; set it to"):
         run(data, tmp_path / "out", packing=True)
+
+
+@pytest.mark.parametrize(("without", "refused"), [(0, False), (1, True), (4, False)])
+def test_packing_is_refused_where_a_batch_without_an_image_would_get_one(tmp_path, monkeypatch, without, refused):
+    rows = pq.read_table(training_set(tmp_path, 4) / "train.parquet").to_pylist()
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "images": row["images"][: place >= without]} for place, row in enumerate(rows)]),
+        tmp_path / "train.parquet",
+    )
+    config = TrainConfig(packing=True)
+    read = TrainingRows(tmp_path, load_processor(VLM), config)
+    monkeypatch.setattr(fit, "_partitions", lambda config: True)
+    with pytest.raises(ConfigError, match=r"train\.packing: with sharded weights") if refused else nullcontext():
+        assert fit._stands_in(config, read) == (without < 4)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from drift.ground.errors import DataError
-from drift.training.shared import brought
+from drift.training.nodes.shared import brought
 
 
 def a_folder(path, text="x"):

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from drift.cli.app import main
 from drift.config.train import TrainConfig
 from drift.ground.errors import TERMINATED
-from drift.training.checkpoints import fault_of, saved
+from drift.training.safety.checkpoints import fault_of, saved
+from drift.training.safety.stopping import Grace, Spared
 from drift.training.sft import train
-from drift.training.stopping import Grace, Spared
 from tests.forked import begin
 from tests.ranks import QUICK as ON_RANKS
 from tests.ranks import write_inputs
@@ -80,9 +80,11 @@ def test_two_ranks_save_the_same_step_whichever_is_asked(world, tmp_path, whom, 
     assert len(re.findall(r"is whole: the same command goes on", errors.read_text())) == 1
     config = TrainConfig(**settings)
     inputs = {"model": str(VLM), "training_set": world / "data", "delta": world / "delta"}
+    before = signal.getsignal(signal.SIGTERM)
     train(config, **inputs, out=out)
     train(config, **inputs, out=tmp_path / "whole")
     assert weights(out) == weights(tmp_path / "whole")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_worker_of_the_loader_hands_over_its_batches_though_the_whole_group_was_asked_to_end():

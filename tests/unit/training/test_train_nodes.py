@@ -13,8 +13,8 @@ from torch.distributed.run import main as torchrun
 from drift.config.train import TrainConfig
 from drift.ground.artifacts import read_json
 from drift.ground.errors import ConfigError, PipelineError
-from drift.training import node
 from drift.training.fit import CHECKPOINTS, Job
+from drift.training.nodes import node
 from drift.training.ranks import started_ranks
 from drift.training.sft import train
 from tests.forked import begin
@@ -71,7 +71,7 @@ class TwoNodes:
 
 
 def end_node(arguments):
-    """`python -m drift.training.node`."""
+    """`python -m drift.training.nodes.node`."""
     raise SystemExit(node.main(arguments))
 
 

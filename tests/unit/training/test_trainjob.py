@@ -14,11 +14,11 @@ from drift.config.section import to_json
 from drift.config.train import TrainConfig
 from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import ConfigError, PipelineError, ServiceError
-from drift.training import cluster, kube
 from drift.training.fit import fit
-from drift.training.node import read_job
+from drift.training.nodes import cluster, kube
+from drift.training.nodes.node import read_job
+from drift.training.nodes.trainjob import LONGEST, job_name, manifest
 from drift.training.sft import train
-from drift.training.trainjob import LONGEST, job_name, manifest
 from tests.forked import begin
 from tests.ranks import IN_ONE_PIECE, QUICK, apart, free_port, write_inputs
 from tests.trainer_server import COMPLETE, Trainer, invalid, pod, recorded, terminated
@@ -366,7 +366,7 @@ class Machines:
 
     def start(self, body):
         trainer, port = body["spec"]["trainer"], str(free_port())
-        assert trainer["command"][:3] == ["python3", "-m", "drift.training.node"]
+        assert trainer["command"][:3] == ["python3", "-m", "drift.training.nodes.node"]
         variables = {one["name"]: one["value"] for one in trainer["env"]} | {
             "PET_NNODES": str(trainer["numNodes"]),
             "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),

@@ -17,8 +17,9 @@ from drift.ground.errors import CheckpointError, TrainingError
 from drift.tracking.telling.journal import read
 from drift.tracking.telling.live import telling
 from drift.training.fit import Job, _trainer
+from drift.training.safety.stopping import Grace
+from drift.training.safety.watch import Watch, require_finite_result
 from drift.training.sft import train
-from drift.training.watch import Watch, require_finite_result
 from tests.forked import drift
 from tests.ranks import IN_ONE_PIECE, QUICK, write_inputs
 from tests.world import VLM, training_set
@@ -153,7 +154,7 @@ class Break(TrainerCallback):
 
 def test_weights_that_the_last_step_broke_are_not_saved(data: Path, tmp_path: Path) -> None:
     once = TrainConfig(**{**ALONE, "per_device_batch_size": 32, "epochs": 1, "learning_rate": 1e-3})
-    trainer = _trainer(Job(once, VLM, data, None, tmp_path))
+    trainer = _trainer(Job(once, VLM, data, None, tmp_path), Grace(25))
     trainer.add_callback(Break())
     with pytest.raises(
         TrainingError, match=r"^step 1: the weight '.*' is NaN or infinite \(learning rate 0\.001, last "
@@ -163,7 +164,7 @@ def test_weights_that_the_last_step_broke_are_not_saved(data: Path, tmp_path: Pa
 
 def test_a_gradient_that_breaks_in_the_backward_pass_ends_the_training(data: Path, tmp_path: Path) -> None:
     job = Job(TrainConfig(**ALONE), VLM, data, None, tmp_path)
-    trainer = _trainer(job)
+    trainer = _trainer(job, Grace(25))
     weight = next(one for one in trainer.model.parameters() if one.requires_grad)
     weight.register_hook(lambda gradient: gradient * math.inf)  # the loss stays finite
     with pytest.raises(TrainingError, match=r"^step 1: the gradient is NaN or infinite"):

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError
 from drift.ground.fingerprint import code_fingerprint
+from drift.training.batches.rows import require_sound
 
 logger = logging.getLogger(__name__)
 
@@ -41,21 +42,23 @@ WORTH_SECONDS = 5.0
 ROWS_PER_PROCESS = 256
 """Fewer are not worth the start of a process."""
 CHUNK = 16
-NAMED = 5
-"""So many more rows that cannot be used are named."""
 
 
-def counts_key(training_set: Path, processor: Any, max_pixels: int | None) -> str:
-    """SHA-256 of everything that decides how many tokens the rows of ``training_set`` have."""
+def counts_key(training_set: Path, processor: Any, max_pixels: int | None, pictures: Iterable[Path] = ()) -> str:
+    """SHA-256 of everything that decides how many tokens the rows of ``training_set`` have.
+
+    ``pictures`` are files that rows name; of those a size and a time are looked at, not the contents.
+    """
     tokenizer = processor.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts = (
         content_sha256(training_set),
-        code_fingerprint("drift.training.collate"),
+        code_fingerprint("drift.training.batches.collate"),
         processor.to_json_string(),
         backend.to_str() if backend is not None else str(sorted(tokenizer.get_vocab().items())),
         str(processor.chat_template),
         str(max_pixels),
+        *(f"{path} {status.st_size} {status.st_mtime_ns}" for path in pictures for status in [path.stat()]),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -86,11 +89,8 @@ def _place() -> tuple[int, int]:
 
 
 def _sound(counted: Sequence[Counted]) -> list[int]:
-    faults = [fault for fault in counted if isinstance(fault, str)]
-    if faults:
-        named = ", ".join(fault.partition(":")[0] for fault in faults[1 : NAMED + 1])
-        more = f"; {len(faults) - 1} more cannot be used ({named}{' ...' if len(faults) > NAMED + 1 else ''})"
-        raise DataError(faults[0] + (more if named else ""))
+    faults = [fault.removeprefix("row ").partition(": ") for fault in counted if isinstance(fault, str)]
+    require_sound([(name, fault) for name, _, fault in faults])
     return [count for count in counted if isinstance(count, int)]
 
 

@@ -1,4 +1,4 @@
-"""One node of a training on several: `python -m drift.training.node --job JOB`.
+"""One node of a training on several: `python -m drift.training.nodes.node --job JOB`.
 
 torchrun's variables, as Kubeflow Trainer gives them, say how many nodes there are, which one this is, and where the
 first one listens: PET_NNODES, PET_NODE_RANK, PET_NPROC_PER_NODE, PET_MASTER_ADDR, PET_MASTER_PORT. The node of the
@@ -25,7 +25,7 @@ from drift.config.train import TrainConfig
 from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import TERMINATED, DriftError, PipelineError, ServiceError
 from drift.tracking.telling.live import telling
-from drift.training.shared import RESULT
+from drift.training.nodes.shared import RESULT
 
 TERMINATION = "DRIFT_TERMINATION_FILE"
 """Variable: where the pod's termination message is written."""
@@ -39,7 +39,7 @@ MEETING_SECONDS = 3600
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train on this node; the exit code."""
     ranks = _end_on_sigterm()
-    parser = argparse.ArgumentParser(prog="drift.training.node")
+    parser = argparse.ArgumentParser(prog="drift.training.nodes.node")
     parser.add_argument("--job", type=Path, required=True)
     path = parser.parse_args(arguments).job
     try:

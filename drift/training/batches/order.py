@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from drift.training.collate import IGNORE
+from drift.training.batches.collate import IGNORE
 
 logger = logging.getLogger(__name__)
 

@@ -73,7 +73,7 @@ def read_rows(training_set: Path, processor: Any) -> list[dict[str, Any]]:
             faults.append((name, str(error)))
         else:
             rows.append({"id": name, "kind": raw.get("kind"), "turns": turns, "images": images})
-    _require_sound(faults)
+    require_sound(faults)
     return rows
 
 
@@ -249,7 +249,8 @@ def _require_all_said(turns: list[Turn], rendered: str) -> None:
                 raise ValueError(f"the chat template leaves out what the {turn.role} says ({text.strip()!r:.80})")
 
 
-def _require_sound(faults: list[tuple[str, str]]) -> None:
+def require_sound(faults: Sequence[tuple[str, str]]) -> None:
+    """Raise DataError if there are faults of rows, each with the row's name: the first whole, and the others named."""
     if faults:
         (name, fault), *others = faults
         named = ", ".join(other for other, _ in others[:NAMED]) + (" ..." if len(others) > NAMED else "")

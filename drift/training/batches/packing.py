@@ -12,8 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from drift.ground.errors import ConfigError
-from drift.training.collate import IGNORE
-from drift.training.order import Collate
+from drift.training.batches.collate import IGNORE
+from drift.training.batches.order import Collate
 
 from transformers import TrainerCallback  # isort: skip  # the prior's callback was imported before
 

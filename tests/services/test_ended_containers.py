@@ -17,8 +17,13 @@ from docker.models.containers import Container
 
 import docker
 from components._images import IMAGES
+from drift.config.file import load
 from drift.config.train import TrainConfig
+from drift.tracking.store import RUN_ID
 from drift.training.sft import train
+from pipelines.local.containers import create, engine
+from pipelines.local.run import _containers
+from pipelines.local.runner import Chain
 from tests.ranks import QUICK, write_inputs
 from tests.world import VLM
 
@@ -118,3 +123,21 @@ def wait_until(happened: Callable[[], object], running: Container) -> None:
             assert running.status == "running" and looked < deadline, running.logs().decode()
             looked = time.monotonic()
         time.sleep(0.005)
+
+
+def test_the_steps_of_a_run_in_containers_may_write_where_checkpoints_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = ["train.checkpoints=kept", f"evaluate.checkpoints={tmp_path}/x/y"]
+    config = load(ROOT / "configs" / "miniature.yaml", kept)
+    for name in ("runs/run", "tmp"):
+        (tmp_path / name).mkdir(parents=True)
+    chain = Chain(tmp_path / "runs" / "run", "run", [], {RUN_ID: "run", "TMPDIR": str(tmp_path / "tmp")}, None)
+    with _containers(config, chain, "docker") as given, engine() as client:
+        write = "import pathlib; [pathlib.Path(where, 'reply').touch() for where in ('kept', 'x/y')]"
+        container = create(client, IMAGES["train"], ["python3", "-c", write], {}, dict(given or {}))
+        container.start()
+        assert container.wait()["StatusCode"] == 0, container.logs().decode()
+        container.remove()
+    assert (tmp_path / "kept" / "reply").exists() and (tmp_path / "x" / "y" / "reply").exists()

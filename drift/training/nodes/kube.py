@@ -16,7 +16,7 @@ from typing import Any
 
 from drift.config.nodes import NODES
 from drift.ground.errors import DriftError, ServiceError, cause
-from drift.training.trainjob import CONTAINER, GROUP, PLURAL, RUN, VERSION, Body, label
+from drift.training.nodes.trainjob import CONTAINER, GROUP, PLURAL, RUN, VERSION, Body, label
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from drift.config.train import TrainConfig
 from drift.ground.errors import DataError, cause
 from drift.inference.images import conversation, decode_image, limit_pixels
-from drift.training.lengths import counts_key, token_counts
-from drift.training.rows import Chat, Piece, read_rows
+from drift.training.batches.lengths import counts_key, token_counts
+from drift.training.batches.rows import Chat, Piece, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
-    """The rows of a training set that fit into `cutoff_tokens`: `{id, kind, turns, images}` (`drift.training.rows`).
+    """The rows of a training set that fit into `cutoff_tokens`: `{id, kind, turns, images}` (`batches.rows`).
 
     A row is rendered and its images are decoded when it is asked for. Each has gone through the processor once, so that
     what is wrong with it is known. `lengths` are the rows' tokens.
@@ -36,7 +36,8 @@ class TrainingRows(Dataset[dict[str, Any]]):
     def __init__(self, training_set: Path, processor: Any, config: TrainConfig) -> None:
         self.max_pixels, self.processor, self.chat = config.image_max_pixels, processor, Chat(processor)
         self.rows = read_rows(training_set, processor)
-        key = counts_key(training_set, processor, config.image_max_pixels)
+        named = (image for row in self.rows for image in row["images"] if isinstance(image, Path))
+        key = counts_key(training_set, processor, config.image_max_pixels, named)
         counts = token_counts(len(self.rows), self._length, key)
         fitting = [place for place, count in enumerate(counts) if count <= config.cutoff_tokens]
         self.skipped = len(counts) - len(fitting)

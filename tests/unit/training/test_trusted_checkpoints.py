@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from drift.config.train import TrainConfig
 from drift.ground import patience
 from drift.ground.errors import DataError, DiskError
-from drift.training import room
-from drift.training.checkpoints import fault_of, mark, newest_whole, saved
+from drift.training.safety import room
+from drift.training.safety.checkpoints import fault_of, mark, newest_whole, saved
 from drift.training.sft import train
 from tests.forked import begin
 from tests.small_disk import small_disk

@@ -1,6 +1,6 @@
 """A training on several nodes: its TrainJob created or adopted, followed by its pods, deleted however it ends.
 
-The pod that calls `train_on_nodes` has no GPU. It writes the job, and each node runs `drift.training.node`. The
+The pod that calls `train_on_nodes` has no GPU. It writes the job, and each node runs `drift.training.nodes.node`. The
 TrainJob's own status is poor: no word of a failing pod, and Complete even where nothing ran. So the pods are looked at
 too, and only the first rank's result file says that a training is complete.
 """
@@ -22,11 +22,11 @@ from drift.ground.artifacts import read_json
 from drift.ground.errors import DriftError, PipelineError
 from drift.tracking.telling.journal import read
 from drift.tracking.telling.live import Live
-from drift.training.kube import Api, Failure, Pod
 from drift.training.launch import LOST
-from drift.training.node import INPUT, write_job
-from drift.training.shared import JOB, RESULT, brought, shared_folder
-from drift.training.trainjob import SPEC, Body, job_name, manifest
+from drift.training.nodes.kube import Api, Failure, Pod
+from drift.training.nodes.node import INPUT, write_job
+from drift.training.nodes.shared import JOB, RESULT, brought, shared_folder
+from drift.training.nodes.trainjob import SPEC, Body, job_name, manifest
 
 log = logging.getLogger(__name__)
 

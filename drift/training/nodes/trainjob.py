@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.config.nodes import Nodes
-from drift.training.node import TERMINATION
+from drift.training.nodes.node import TERMINATION
 
 Body = dict[str, Any]
 
@@ -41,7 +41,7 @@ def manifest(nodes: Nodes, name: str, job: Path, *, run: str) -> Body:
     """
     trainer = {
         "image": nodes.image,
-        "command": ["python3", "-m", "drift.training.node", "--job", str(job)],
+        "command": ["python3", "-m", "drift.training.nodes.node", "--job", str(job)],
         "numNodes": nodes.nodes,
         "numProcPerNode": nodes.gpus,
         "resourcesPerNode": _filled(requests=nodes.requests, limits=nodes.limits),

@@ -12,7 +12,7 @@ from drift.config.train import KEPT_CHECKPOINTS
 from drift.ground.disk import full_disk
 from drift.ground.errors import DiskError, UnavailableError
 from drift.ground.patience import patiently
-from drift.training.checkpoints import saved
+from drift.training.safety.checkpoints import saved
 
 ROOM_SECONDS = 300.0
 """How long a trained model waits for room: it is in memory alone, and the other ranks wait ten minutes at most."""
