@@ -187,7 +187,6 @@ COMMANDS = [
         "merge --method ties --expert in/expert --vlm in/vlm --base in/base --out disk/out",
         files("*.safetensors"),
         reads=(*WEIGHTS, "base/model.safetensors"),
-        cheap=True,
     ),
     Command(
         "train",
@@ -263,9 +262,7 @@ COMMANDS = [
         reads=("run.yaml", "vlm/model.safetensors", "expert/model.safetensors"),
         writes=False,
     ),
-    Command(
-        "compile", "compile -c in/run.yaml --out disk/out.yaml", one_file("out.yaml"), reads=("run.yaml",), cheap=True
-    ),
+    Command("compile", "compile -c in/run.yaml --out disk/out.yaml", one_file("out.yaml"), reads=("run.yaml",)),
     Command(
         "run",
         "run -c in/run.yaml --quiet register.model={name}",
