@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from tests.faults.servers import Servers
 from tests.faults.table import Tried
 from tests.faults.world import make_world
 
+NAMES_OF_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
+
 
 class Campaign:
     """Use as a context manager; ``size`` is the number of variants that a cell has at most."""
@@ -24,8 +27,12 @@ class Campaign:
     def __init__(self, folder: Path, size: int) -> None:
         self._folder, self._size = folder, size
         self._servers = Servers(folder)
+        self._elsewhere: dict[str, str] = {}
 
     def __enter__(self) -> Self:
+        """Commands are to find the servers that they are told of, not one that somebody's MLflow has left in the
+        environment."""
+        self._elsewhere = {name: os.environ.pop(name) for name in list(os.environ) if name in NAMES_OF_MLFLOW}
         self._world = make_world(self._folder / "world")
         return self
 
@@ -33,6 +40,7 @@ class Campaign:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._servers.close()
+        os.environ.update(self._elsewhere)
 
     def row(self, command: Command, faults: Sequence[Fault], tell: Callable[[Tried], None]) -> list[Tried]:
         """The command undisturbed, then under each fault; all are wrong if it does not end well undisturbed."""
