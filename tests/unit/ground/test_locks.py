@@ -26,9 +26,8 @@ import os, sys, time
 from pathlib import Path
 from drift.ground.locks import hold
 with hold(Path(sys.argv[1])):
-    child = os.fork() if "fork" in sys.argv else 0
-    if child or "fork" not in sys.argv:
-        print(child, flush=True)
+    if "fork" not in sys.argv or os.fork() == 0:  # a child has let go when its fork returns
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 ELSEWHERE = {"pid": 7, "host": "node-3", "machine": "another", "command": "drift train", "since": "now", "token": "t"}
