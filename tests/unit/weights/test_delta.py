@@ -537,6 +537,12 @@ def spoil_norm(folder: Path) -> None:
     (folder / "delta_stats.json").write_text(json.dumps(content))  # as Python alone writes it
 
 
+def overflow_norm(folder: Path) -> None:
+    spoil_norm(folder)
+    stats = folder / "delta_stats.json"
+    stats.write_text(stats.read_text().replace("NaN", "1e999"))  # JSON, and infinite as it is read
+
+
 def lose_norm(folder: Path) -> None:
     content = read_json(folder / "delta_stats.json")
     next(iter(content["tensors"].values())).pop("l2")
@@ -553,7 +559,8 @@ def lose_norm(folder: Path) -> None:
         (foreign, "no Δ; make one with `drift delta`"),
         (lose_entry, "do not hold the same tensors"),
         (lose_norm, "an entry is incomplete"),
-        (spoil_norm, "an entry is incomplete (a number is NaN or infinite)"),
+        (spoil_norm, "delta_stats.json: missing or not JSON (NaN is no number)"),
+        (overflow_norm, "an entry is incomplete (a number is NaN or infinite)"),
     ],
 )
 def test_a_broken_delta_is_refused_on_one_line(stored: Path, damage: object, message: str) -> None:
