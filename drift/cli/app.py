@@ -53,9 +53,17 @@ def root(
 
 def _end(message: str) -> NoReturn:
     with contextlib.suppress(OSError):  # standard error may be a file on the full disk
+        _close_bars()
         sys.stderr.write(f"drift: {' '.join(message.split())}\n")
     _print_no_more()
     sys.exit(EXIT_BAD_INPUT)
+
+
+def _close_bars() -> None:
+    """A bar that an error has left open would share the error's line, and be drawn once more behind it."""
+    if bars := sys.modules.get("tqdm.std"):
+        for bar in list(getattr(bars.tqdm, "_instances", ())):
+            bar.close()
 
 
 def _print_no_more() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tqdm import tqdm
 
 from drift.cli.app import main
 from tests.forked import begin
@@ -100,3 +101,13 @@ def test_a_reader_that_has_read_enough_gets_no_traceback():
         assert process.stdout and process.stderr
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+def test_an_errors_line_stands_alone_although_it_left_a_bar_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    bar = tqdm(total=3, desc="rows", mininterval=0)
+    bar.update(1)
+    with pytest.raises(SystemExit):
+        main(["compile", "--config", "/nowhere.yaml", "--out", str(tmp_path / "out.yaml")])
+    bar.close()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("drift: ") and "/nowhere.yaml" in last and "rows" not in last
