@@ -171,7 +171,7 @@ COMMANDS = [
         "curate",
         "curate --problems in/problems --generations in/generations --out disk/out require_correct=false",
         files("*.parquet"),
-        reads=("problems/problems.parquet", "generations/generations.parquet"),
+        reads=("problems/problems.parquet", "generations/part-00000-00000.jsonl"),
         cheap=True,
     ),
     Command("verify", "verify in/pairs.jsonl --out disk/out", one_file("out"), reads=("pairs.jsonl",), cheap=True),
