@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drift.config.train import KEPT_CHECKPOINTS
-from drift.ground.disk import full_disk
+from drift.ground.disk import full_disk_said
 from drift.ground.errors import DiskError, UnavailableError
 from drift.ground.patience import patiently
 from drift.training.safety.checkpoints import saved
@@ -46,10 +46,9 @@ def require_room(folder: Path, *, model: int, checkpoint: int, steps: int, save_
 def writing(checkpoint: Path) -> Iterator[None]:
     """Raise DiskError where the block finds the disk full; what it has written of ``checkpoint`` is removed."""
     try:
-        yield
-    except Exception as error:
-        if not full_disk(error):
-            raise
+        with full_disk_said(checkpoint):
+            yield
+    except DiskError as error:
         shutil.rmtree(checkpoint, ignore_errors=True)
         raise DiskError(
             f"{checkpoint}: the disk is full; make room, and the same command goes on from the checkpoint before"
@@ -64,10 +63,9 @@ def when_there_is_room(write: Callable[[], None], folder: Path) -> None:
 
     def once() -> None:
         try:
-            write()
-        except Exception as error:
-            if not full_disk(error):
-                raise
+            with full_disk_said(folder):
+                write()
+        except DiskError as error:
             for half in folder.glob("*.safetensors"):
                 half.unlink()
             raise UnavailableError(f"{folder}: the disk is full") from error
