@@ -1,4 +1,4 @@
-"""Door to `drift.data.curation`."""
+"""Door to `drift.data.selection.curation`."""
 
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Output
@@ -19,7 +19,7 @@ def curate(
     from pathlib import Path
 
     from drift.config.data import CurateConfig
-    from drift.data.curation import curate as library
+    from drift.data.selection.curation import curate as library
     from drift.tracking.steps import finite_metrics, run_step
 
     source, chains, out = Path(problems.path), Path(generations.path), Path(training_set.path)

@@ -1,4 +1,4 @@
-"""Door to `drift.data.distillation`."""
+"""Door to `drift.data.chains.distillation`."""
 
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Output
@@ -12,7 +12,7 @@ def generate(step: str, problems: Input[Dataset], generations: Output[Dataset], 
     from pathlib import Path
 
     from drift.config.data import GenerateConfig
-    from drift.data.distillation import generate as library
+    from drift.data.chains.distillation import generate as library
     from drift.tracking.steps import finite_metrics, run_step
 
     source, out = Path(problems.path), Path(generations.path)

@@ -1,4 +1,4 @@
-"""Door to `drift.data.ingestion`."""
+"""Door to `drift.data.problems.ingestion`."""
 
 from kfp import dsl
 from kfp.dsl import Dataset, Metrics, Output
@@ -12,7 +12,7 @@ def ingest(step: str, problems: Output[Dataset], metrics: Output[Metrics], input
     from pathlib import Path
 
     from drift.config.data import IngestConfig
-    from drift.data.ingestion import ingest as library
+    from drift.data.problems.ingestion import ingest as library
     from drift.tracking.steps import finite_metrics, run_step
 
     out = Path(problems.path)

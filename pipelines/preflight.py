@@ -17,7 +17,7 @@ from drift.config.data import IngestConfig
 from drift.config.plan import arm_steps, is_path
 from drift.config.servers import JudgeConfig
 from drift.config.zero import check_deepspeed
-from drift.data.sources import open_source
+from drift.data.problems.sources import open_source
 from drift.data.tables import TRAIN_FILE
 from drift.evaluate.benchmarks import check_table
 from drift.ground.errors import CheckpointError, ConfigError

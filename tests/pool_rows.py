@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from drift.config.data import IngestConfig
-from drift.data.ingestion import ingest
+from drift.data.problems.ingestion import ingest
 
 Row = dict[str, Any]
 

@@ -37,7 +37,7 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Read a pool of problems and check every row."""
-    from drift.data.ingestion import ingest as step
+    from drift.data.problems.ingestion import ingest as step
 
     section = section_from.load(IngestConfig, "ingest", {"source": source})
     show_report(step(section, out), out, as_json)
@@ -53,7 +53,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Let a teacher write chains of thought. Goes on where it stopped."""
-    from drift.data.distillation import generate as step
+    from drift.data.chains.distillation import generate as step
 
     kind = "endpoint" if endpoint else "local" if model else None
     given = {"teacher": {"kind": kind, "model": model, "base_url": endpoint}}
@@ -70,7 +70,7 @@ def curate(
     as_json: AsJson = False,
 ) -> None:
     """Keep chains with the right format and answer: the training set."""
-    from drift.data.curation import curate as step
+    from drift.data.selection.curation import curate as step
 
     section = section_from.load(CurateConfig, "curate", {})
     show_report(step(section, problems, generations, out), out, as_json)

@@ -31,9 +31,9 @@ Inputs = dict[str, str]
 
 MODULES = {
     "inputs": "drift.planning.inputs",
-    "ingest": "drift.data.ingestion",
-    "generate": "drift.data.distillation",
-    "curate": "drift.data.curation",
+    "ingest": "drift.data.problems.ingestion",
+    "generate": "drift.data.chains.distillation",
+    "curate": "drift.data.selection.curation",
     "deltas": "drift.weights.deltas",
     "evaluate_vlm": "drift.evaluate.evaluation",
     "champion": "drift.gate.champion",

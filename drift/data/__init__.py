@@ -1,10 +1,9 @@
 """Problems → generations of a teacher → verdicts on them → the training set of what passes.
 
-ingestion     problems from a source, every reject counted; `sources` reads its rows
-distillation  a teacher over all problems, resumable; `generations` are its files, `prompts` its user turns
-teacher       who writes: `local_teacher`, a checkpoint, or a server; `requests` is what each is asked
-curation      funnel, selection and perception replay; `filters` are its stages, `replay` its questions
-tables        the columns of every file
+problems   rows of a source, checked; every reject counted
+chains     a teacher over all problems, several samples each, resumable
+selection  the funnel that a chain passes, and perception replay
+tables     the columns of every file
 """
 
 import lazy_loader as lazy

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
 import functools
 import hashlib
 import io
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from drift.config.catalog import KNOWN
 from drift.config.evaluate import BenchmarkConfig, EvaluateConfig
-from drift.config.section import suggest
+from drift.data.problems.tsv import Row, image_cell, read_tsv
 from drift.evaluate.formats import READERS, Asked
 from drift.evaluate.samples import Example
 from drift.ground.errors import DataError
@@ -31,11 +29,8 @@ from drift.verdicts.answers import AnswerForm
 COLUMNS = ("index", "image", "question", "answer")
 EXAMPLES = 3  # per benchmark
 EXAMPLE_PIXELS = (320, 240)
-REFERENCE_LENGTH = 64
 MAX_ASPECT_RATIO = 200  # Qwen's image processor raises above it
 SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
-
-Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ def read_benchmark(name: str, config: EvaluateConfig) -> Benchmark:
     """
     benchmark = config.asked(name)
     path = config.table(name)
-    rows = list(_rows(path, _columns(benchmark)))
+    rows = list(read_tsv(path, _columns(benchmark)))
     _require_published(name, path)
     images = {row["index"]: row["image"] for row in rows}
     if not rows or len(images) < len(rows):
@@ -126,7 +121,7 @@ def check_table(name: str, config: EvaluateConfig) -> None:
     """
     benchmark = config.benchmarks[name]
     path = config.table(name)
-    if next(_rows(path, _columns(benchmark)), None) is None:
+    if next(read_tsv(path, _columns(benchmark)), None) is None:
         raise DataError(f"{path}: no rows; write one row per question")
     _require_published(name, path)
 
@@ -136,7 +131,7 @@ def count_questions(name: str, config: EvaluateConfig) -> int | None:
     path = config.table(name)
     if name not in KNOWN and not path.is_file():
         return config.limit and config.limit * config.samples_of(name)
-    rows = KNOWN[name].rows if name in KNOWN else sum(1 for _ in _rows(path, _columns(config.benchmarks[name])))
+    rows = KNOWN[name].rows if name in KNOWN else sum(1 for _ in read_tsv(path, _columns(config.benchmarks[name])))
     return min(rows, config.limit or rows) * config.samples_of(name)
 
 
@@ -172,26 +167,8 @@ def _require_published(name: str, path: Path) -> None:
         )
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize if sys.maxsize < 2**31 else 2**31 - 1)  # images are longer than 128 KiB
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, delimiter="\t")
-            for column in columns:
-                if column not in (table.fieldnames or ()):
-                    raise DataError(f"{path}: no column '{column}'{suggest(column, table.fieldnames or ())}")
-            for row in table:
-                if None in row or None in row.values():
-                    raise DataError(f"{path}: line {table.line_num} has not as many fields as the header")
-                yield {column: cell.strip() for column, cell in row.items()}
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; set evaluate.data or the benchmark's file") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not readable as a tab-separated table ({error})") from error
-
-
 def _item(row: Row, images: dict[str, str], form: str) -> Item:
-    cell = images.get(row["image"], "") if len(row["image"]) <= REFERENCE_LENGTH else row["image"]
+    cell = image_cell(row, images)
     image, size, fault = _decoded(cell)
     asked, wrong = _asked(row, form)
     fault = wrong or fault

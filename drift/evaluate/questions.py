@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drift.config.evaluate import EvaluateConfig
-from drift.data.requests import sample_seed
+from drift.data.chains.requests import sample_seed
 from drift.evaluate.benchmarks import Benchmark, Item
 
 PIXELS_PER_CHARACTER = 200  # a visual token covers 28 x 28 px, a text token about four characters

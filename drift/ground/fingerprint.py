@@ -71,7 +71,7 @@ def _named(module: str) -> Iterator[str]:
 
 
 def _prefixes(name: str) -> Iterator[str]:
-    """`drift.data.ingestion` loads `drift` and `drift.data` as well."""
+    """`drift.data.problems.ingestion` loads `drift` and `drift.data` as well."""
     parts = name.split(".")
     if parts[0] == PACKAGE:
         yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))

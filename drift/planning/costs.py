@@ -106,7 +106,7 @@ def flop_per_token(vlm: Checkpoint, expert: Checkpoint, train: TrainConfig) -> i
 
 
 def _teacher(config: Config, assumed: Assumptions) -> Phase:
-    from drift.data.sources import count_problems  # datasets, which takes a second
+    from drift.data.problems.sources import count_problems  # datasets, which takes a second
 
     asked, problems = config.generate, count_problems(config.ingest)
     what = f"{_counted(problems)} problems × {asked.samples}"

@@ -9,8 +9,8 @@ import pytest
 from datasets import load_dataset
 
 from drift.config.data import CurateConfig, ReplayConfig
-from drift.data.curation import curate
-from drift.data.filters import Candidate, at_most, malformed, normalised, one_per_problem, unfinished
+from drift.data.selection.curation import curate
+from drift.data.selection.filters import Candidate, at_most, malformed, normalised, one_per_problem, unfinished
 from drift.data.tables import TRAINING_SET, read_rows
 from drift.ground.artifacts import content_sha256, read_json
 from drift.ground.errors import DataError

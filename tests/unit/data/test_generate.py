@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher
-from drift.data.distillation import generate
-from drift.data.generations import KEY as COLUMNS
-from drift.data.generations import read_generations
+from drift.data.chains.distillation import generate
+from drift.data.chains.generations import KEY as COLUMNS
+from drift.data.chains.generations import read_generations
 from drift.ground.artifacts import content_sha256, read_json
 from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftError, ServiceError
 from drift.inference.parts import ROWS_PER_PART, Parts, part_files, sort_parts

@@ -11,7 +11,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from drift.config.data import IngestConfig
-from drift.data.ingestion import ingest
+from drift.data.problems.ingestion import ingest
 from drift.data.tables import PROBLEMS, read_rows
 from drift.ground.artifacts import content_sha256, read_provenance
 from drift.ground.errors import DataError, DriftError

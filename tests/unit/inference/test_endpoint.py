@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from drift.config.data import GenerateConfig
-from drift.data.requests import Request
-from drift.data.teacher import open_teacher
+from drift.data.chains.requests import Request
+from drift.data.chains.teacher import open_teacher
 from drift.ground.errors import ServiceError
 from drift.inference.endpoint import NEUTRAL_EXTRA
 from tests.openai_server import Body, OpenAIServer, chain

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from drift.config.data import CurateConfig, IngestConfig
 from drift.config.section import validate
-from drift.data.ingestion import Reading, read_problems
+from drift.data.problems.ingestion import Reading, read_problems
 from drift.data.tables import Row
 from drift.ground.artifacts import read_provenance
 from drift.ground.errors import DataError

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from drift.config.data import IngestConfig
 from drift.data import tables
-from drift.data.sources import Source, open_source
+from drift.data.problems.sources import Source, open_source
 from drift.data.tables import Row
 from drift.ground.artifacts import staged, write_provenance
 from drift.ground.errors import DataError

@@ -16,10 +16,10 @@ from typing import Any
 
 from drift.config.data import GenerateConfig, LocalTeacher
 from drift.data import tables
-from drift.data.generations import KEY
-from drift.data.prompts import user_text
-from drift.data.requests import Request, sample_seed
-from drift.data.teacher import open_teacher
+from drift.data.chains.generations import KEY
+from drift.data.chains.prompts import user_text
+from drift.data.chains.requests import Request, sample_seed
+from drift.data.chains.teacher import open_teacher
 from drift.ground.artifacts import content_sha256, write_json, write_provenance
 from drift.ground.claim import replies_folder, work_folder
 from drift.ground.errors import DataError, ServiceError, UnavailableError

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 
 from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher
-from drift.data.requests import Answered, Request
+from drift.data.chains.requests import Answered, Request
 
 
 class Teacher(Protocol):
@@ -23,7 +23,7 @@ class Teacher(Protocol):
 def open_teacher(config: GenerateConfig) -> Teacher:
     """The teacher that the configuration names. Raises CheckpointError, ConfigError or ServiceError."""
     if isinstance(config.teacher, LocalTeacher):
-        from drift.data.local_teacher import Sampler
+        from drift.data.chains.local_teacher import Sampler
 
         return Sampler(config, config.teacher)
     return _endpoint(config, config.teacher)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from drift.config.data import CurateConfig
 from drift.data import tables
-from drift.data.filters import (
+from drift.data.selection.filters import (
     Candidate,
     Funnel,
     at_most,
@@ -31,9 +31,9 @@ from drift.data.filters import (
     unfinished,
     wrong,
 )
-from drift.data.generations import read_generations
-from drift.data.prompts import user_text
-from drift.data.replay import replay_problems
+from drift.data.chains.generations import read_generations
+from drift.data.chains.prompts import user_text
+from drift.data.selection.replay import replay_problems
 from drift.data.tables import Row
 from drift.ground.artifacts import staged, write_json, write_provenance
 from drift.ground.errors import DataError

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from drift.config.data import GenerateConfig, LocalTeacher
-from drift.data.requests import Answered, Request, sample_seed
+from drift.data.chains.requests import Answered, Request, sample_seed
 from drift.inference.local import LocalModel
 from drift.inference.reply import Reply
 from drift.weights.checkpoints import resolve
