@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from drift.config.data import CurateConfig
 from drift.data import tables
+from drift.data.chains.generations import read_generations
+from drift.data.chains.prompts import user_text
 from drift.data.selection.filters import (
     Candidate,
     Funnel,
@@ -31,8 +33,6 @@ from drift.data.selection.filters import (
     unfinished,
     wrong,
 )
-from drift.data.chains.generations import read_generations
-from drift.data.chains.prompts import user_text
 from drift.data.selection.replay import replay_problems
 from drift.data.tables import Row
 from drift.ground.artifacts import staged, write_json, write_provenance
