@@ -22,7 +22,7 @@ from drift.data.tables import TRAIN_FILE
 from drift.evaluate.benchmarks import check_table
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.ground.findings import Check, Finding, Noted, find, optional
-from drift.planning.outside import check_answers, check_model, models_of
+from drift.planning.outside import check_answers, check_model, engines_of, models_of
 from drift.planning.reach import forecast
 from drift.planning.rehearsal import IN_IMAGES
 from drift.planning.sizing import disk_of
@@ -66,6 +66,7 @@ def preflight(
 def _local_checks(config: Config, runner: Runner) -> Iterator[Check]:
     yield "runs", partial(_writable, "runs", Path(config.runs))
     yield "disk", partial(_disk, config)
+    yield from ((key, partial(optional, look) if runner == "docker" else look) for key, look in engines_of(config))
     yield "MLflow", _mlflow
     if runner == "docker":
         yield "Docker", partial(_images, config)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from drift.config.section import Count, Fraction, Positive, ProblemTemplate, Section
-from drift.config.servers import EndpointConfig
+from drift.config.servers import EndpointConfig, VllmConfig
 
 
 class IngestConfig(Section):
@@ -53,10 +53,18 @@ class EndpointTeacher(EndpointConfig):
     model: str
 
 
+class VllmTeacher(VllmConfig):
+    """A checkpoint on this machine (or a hub id), served by vLLM as long as it is asked."""
+
+    kind: Literal["vllm"]
+    model: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
 class GenerateConfig(Section):
     """The teacher writes chains of thought. Temperature, samples and prompt are ours: the paper gives none."""
 
-    teacher: LocalTeacher | EndpointTeacher = Field(discriminator="kind")
+    teacher: LocalTeacher | VllmTeacher | EndpointTeacher = Field(discriminator="kind")
     samples: Count = 4
     """Samples per problem."""
     temperature: float = Field(0.7, ge=0)

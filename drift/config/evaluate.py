@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from drift.config.catalog import KNOWN, PLAIN, ROLES, Role
 from drift.config.published import ROWS
 from drift.config.section import Count, Fraction, Name, QuestionTemplate, Section, suggest
-from drift.config.servers import EndpointConfig, JudgeConfig
+from drift.config.servers import EndpointConfig, JudgeConfig, VllmConfig
 
 
 class BenchmarkConfig(Section):
@@ -49,6 +49,11 @@ class EvaluateConfig(Section):
 
     endpoint: EndpointConfig | None = None
     """Ask a served model instead of a checkpoint."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What answers for a checkpoint: transformers in this step's processes, batch by batch, or a server of vLLM that
+    the step starts. Scores of the two are not compared."""
+    vllm: VllmConfig = VllmConfig()
+    """Its settings, where `engine` is `vllm`."""
     data: str
     """Folder of the TSV files."""
     benchmarks: dict[Name, BenchmarkConfig] = Field(min_length=1)
@@ -79,7 +84,8 @@ class EvaluateConfig(Section):
     """More questions of a benchmark than this share that the training set holds stop the run, where one is given."""
     confidence: float = Field(0.95, gt=0, lt=1)
     processes: Count | None = None
-    """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it."""
+    """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it. Of `transformers` alone:
+    vLLM's are `vllm.data_parallel`."""
     checkpoints: str | None = None
     """Path where replies outlive the process or pod, such as a claim, until all are there: none is paid for twice. Null
     keeps them beside the output alone."""
@@ -90,6 +96,13 @@ class EvaluateConfig(Section):
     """Row of the paper's tables (`drift.config.published`) that the unmodified VLM should match."""
     on_deviation: Literal["warn", "stop"] = "warn"
     """What happens where it is more than 2 points away in a comparable column. Nothing is trained before that."""
+
+    @property
+    def inference(self) -> Literal["endpoint", "local", "vllm"]:
+        """Who answers, by the name that the protocol has for it."""
+        if self.endpoint is not None:
+            return "endpoint"
+        return "vllm" if self.engine == "vllm" else "local"
 
     def table(self, name: str) -> Path:
         """The TSV file of a benchmark."""
@@ -123,6 +136,8 @@ class EvaluateConfig(Section):
         several = max(self.samples_of(name) for name in self.benchmarks) > 1
         if several and self.temperature == 0:
             raise ValueError("samples: several greedy answers are the same one; set temperature above 0, or to null")
+        if self.endpoint is not None and self.engine == "vllm":
+            raise ValueError("engine: 'vllm' serves a checkpoint itself; remove endpoint, or set engine: transformers")
         low, high = self.image_min_pixels, self.image_max_pixels
         if low is not None and high is not None and low > high:
             raise ValueError(f"image_min_pixels: {low} is more than image_max_pixels ({high})")

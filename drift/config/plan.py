@@ -219,7 +219,7 @@ def looks_local(reference: str) -> bool:
 
 def _teacher(config: Config) -> Inputs:
     teacher = config.generate.teacher
-    return local_inputs("generate.teacher.model", teacher.model) if teacher.kind == "local" else {}
+    return local_inputs("generate.teacher.model", teacher.model) if teacher.kind != "endpoint" else {}
 
 
 def replay_inputs(replay: ReplayConfig | None) -> Inputs:

@@ -81,7 +81,7 @@ def _one_line(section: type[BaseModel], error: ValidationError, where: str) -> s
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key{suggest(parts[-1], _keys_at(section, first['loc'][:-1]))}"
     if first["type"] == "union_tag_not_found":
-        return f"{key}.kind: required, but not set; known: local, endpoint"
+        return f"{key}.kind: required, but not set; known: local, vllm, endpoint"
     if first["type"] == "missing":
         return f"{key}: required, but not set"
     message = first["msg"].removeprefix("Value error, ")
@@ -94,7 +94,7 @@ def _without_tags(section: type[BaseModel], location: tuple[int | str, ...]) -> 
     """The location without the tag that pydantic adds for the alternatives of a union."""
     keys: list[str] = []
     for position, part in enumerate(location):
-        tags = {"local", "endpoint"} if position and location[position - 1] == "teacher" else set()
+        tags = {"local", "vllm", "endpoint"} if position and location[position - 1] == "teacher" else set()
         if part not in tags:
             keys.append(str(part))
     return keys

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, field_validator
 
 from drift.config.section import Count, Fraction, Positive, Section
 
@@ -19,6 +21,66 @@ class EndpointConfig(Section):
     neutral: bool = True
     """Send neutral penalties, `top_p`, `top_k` and `min_p` with every request, so that no default of the server or the
     checkpoint decides. Some servers refuse what OpenAI's API does not know; false leaves all of them to the server."""
+
+
+OURS = (
+    *("--host", "--port", "--uds", "--api-key", "--served-model-name", "--model", "--config", "--root-path"),
+    *("--dtype", "--generation-config", "--trust-remote-code", "--tensor-parallel-size", "-tp"),
+    *("--data-parallel-size", "-dp", "--max-model-len", "--gpu-memory-utilization", "--max-num-seqs"),
+    "--limit-mm-per-prompt",
+)
+"""Options of `vllm serve` that a step sets itself, from a key of its own or so that it reaches its server alone."""
+
+
+class VllmConfig(Section):
+    """A server of vLLM that the step starts for a checkpoint on this machine, asks, and ends."""
+
+    command: str | None = None
+    """The executable `vllm`; null: of the variable DRIFT_VLLM, else in `.venv-vllm/bin`, beside our Python or on the
+    path."""
+    tensor_parallel: Count = 1
+    """GPUs that one copy of the model is spread over."""
+    data_parallel: Count | None = None
+    """Copies of the model, behind one address; null is as many as this machine's GPUs hold."""
+    max_model_len: Count | None = None
+    """Tokens of a prompt and its answer together; null is the checkpoint's own limit, which may not fit the memory."""
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    """Share of a GPU's memory that vLLM takes; null is vLLM's own."""
+    max_num_seqs: Count | None = None
+    """Answers that a copy writes at once; null is vLLM's own."""
+    images_per_prompt: Count | None = None
+    """No more images in a prompt, and no video, so that vLLM keeps no memory for them; null sets no limit."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint. Off unless you have read that code."""
+    args: list[str] = []
+    """More arguments of `vllm serve`, such as `--enforce-eager`."""
+    start_timeout_seconds: Positive = 1800
+    """For loading the model and compiling its kernels."""
+    concurrency: Count = 256
+    """Requests in flight; vLLM lets those wait that it cannot batch yet."""
+    timeout_seconds: Positive = 3600
+    """For one request, with its wait."""
+
+    def decisive(self) -> dict[str, Any]:
+        """What may change an answer, besides model and dtype; the rest changes only the speed."""
+        return self.model_dump(mode="json", include={"max_model_len", "args"})
+
+    def copies(self, gpus: int) -> int:
+        """Copies of the model on a machine with so many GPUs."""
+        return self.data_parallel or max(1, gpus // self.tensor_parallel)
+
+    def gpus(self, gpus: int) -> int:
+        """GPUs that the server works on, of so many."""
+        return self.tensor_parallel * self.copies(gpus)
+
+    @field_validator("args")
+    @classmethod
+    def _args_are_none_of_ours(cls, args: list[str]) -> list[str]:
+        for given in args:
+            name = given.partition("=")[0]
+            if name.replace("_", "-") in OURS:
+                raise ValueError(f"'{name}' is set by the step; remove it, or set its key beside args")
+        return args
 
 
 class JudgeConfig(Section):

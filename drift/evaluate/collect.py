@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from drift.config.evaluate import EvaluateConfig
-from drift.config.servers import EndpointConfig
 from drift.evaluate.benchmarks import Benchmark
 from drift.evaluate.questions import Question, batches, questions
 from drift.ground.artifacts import content_sha256
@@ -61,7 +60,7 @@ def fingerprint(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: 
 
 
 def _batches(config: EvaluateConfig, asked: Iterable[list[Question]]) -> list[list[Question]]:
-    size = 1 if config.endpoint else config.batch_size
+    size = config.batch_size if config.inference == "local" else 1
     return [batch for mine in asked for batch in batches(mine, size)]
 
 
@@ -94,22 +93,26 @@ def _ask(
 
 
 def _answers(config: EvaluateConfig, model: str, missing: list[list[Question]]) -> Answers:
-    if config.endpoint is not None:
-        return _served(config, config.endpoint, model, (question for batch in missing for question in batch))
+    if config.inference != "local":
+        return _served(config, model, (question for batch in missing for question in batch))
     from drift.evaluate.answering import answers  # torch and transformers, which a server's client does not need
 
     return answers(config, Path(model), missing)
 
 
-def _served(config: EvaluateConfig, server: EndpointConfig, model: str, asked: Iterable[Question]) -> Answers:
-    from drift.inference.endpoint import Endpoint
-
+def _served(config: EvaluateConfig, model: str, asked: Iterable[Question]) -> Answers:
     def sampling(question: Question) -> dict[str, Any]:
         limits = {"temperature": question.temperature, "max_tokens": config.max_new_tokens}
         return limits | ({"seed": question.seed} if question.temperature else {})
 
     pixels = config.image_max_pixels, config.image_min_pixels
-    return Endpoint[Question](server, model, "evaluate.endpoint", sampling, *pixels).sample(asked)
+    if config.endpoint is None:
+        from drift.inference.served import Served  # torch, which a server's client does not need
+
+        return Served[Question](config.vllm, model, config.dtype, "evaluate.vllm", sampling, *pixels).sample(asked)
+    from drift.inference.endpoint import Endpoint
+
+    return Endpoint[Question](config.endpoint, model, "evaluate.endpoint", sampling, *pixels).sample(asked)
 
 
 def _fingerprint(
@@ -124,6 +127,8 @@ def _fingerprint(
         settings |= {"server": config.endpoint.base_url, "neutral": config.endpoint.neutral, "model": model}
     else:
         settings |= {"dtype": config.dtype, "model": content_sha256(Path(model))}
+    if config.inference == "vllm":
+        settings |= {"vllm": config.vllm.decisive()}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

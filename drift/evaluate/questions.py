@@ -42,7 +42,8 @@ def describe_asking(config: EvaluateConfig) -> dict[str, Any]:
     """All that decides what is asked and how; what it leaves out changes only the speed."""
     return {
         "decoding": _decoding(config),
-        "inference": "endpoint" if config.endpoint else "local",
+        "inference": config.inference,
+        **({"vllm": config.vllm.decisive()} if config.inference == "vllm" else {}),
         "neutral": config.endpoint.neutral if config.endpoint else True,
         "instruction": config.instruction,
         "prompts": {name: config.benchmarks[name].prompt for name in sorted(config.benchmarks)},

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from drift.config.chain import Config
+from drift.config.data import VllmTeacher
 from drift.config.section import Count, Positive, Section
 from drift.config.train import TrainConfig
 from drift.planning.reach import expected_rows
@@ -84,7 +85,7 @@ def cost(
     trainings = {name: train for name in config.arms if (train := config.arm_train(name))}
     rows = expected_rows(config, samples) if trainings else 0
     phases = [
-        _teacher(config, assumed),
+        _teacher(config, assumed, gpus.get("generate")),
         *(_training(name, train, rows, assumed, models, gpus.get("arm")) for name, train in trainings.items()),
         _evaluation(config, assumed, gpus.get("evaluate_arm")),
     ]
@@ -105,13 +106,17 @@ def flop_per_token(vlm: Checkpoint, expert: Checkpoint, train: TrainConfig) -> i
     return 2 * ((3 if train.gradient_checkpointing else 2) * weights + trained)
 
 
-def _teacher(config: Config, assumed: Assumptions) -> Phase:
+def _teacher(config: Config, assumed: Assumptions, gpus: int | None) -> Phase:
     from drift.data.problems.sources import count_problems  # datasets, which takes a second
 
     asked, problems = config.generate, count_problems(config.ingest)
     what = f"{_counted(problems)} problems × {asked.samples}"
     answers = None if problems is None else problems * asked.samples
-    return _answers("generate", what, answers, asked.max_new_tokens, int(asked.teacher.kind == "local"), assumed)
+    teacher = asked.teacher
+    works = int(teacher.kind == "local")
+    if isinstance(teacher, VllmTeacher):
+        works = teacher.gpus(processes_of(None, gpus))
+    return _answers("generate", what, answers, asked.max_new_tokens, works, assumed)
 
 
 def _evaluation(config: Config, assumed: Assumptions, gpus: int | None) -> Phase:
@@ -122,7 +127,9 @@ def _evaluation(config: Config, assumed: Assumptions, gpus: int | None) -> Phase
     questions = None if None in counts else sum(filter(None, counts))
     what = f"{_counted(questions)} questions × {models}"
     answers = None if questions is None else questions * models
-    return _answers("evaluate", what, answers, asked.max_new_tokens, processes_of(asked.processes, gpus), assumed)
+    served = asked.inference == "vllm"
+    works = asked.vllm.gpus(processes_of(None, gpus)) if served else processes_of(asked.processes, gpus)
+    return _answers("evaluate", what, answers, asked.max_new_tokens, works, assumed)
 
 
 def _answers(phase: str, what: str, answers: int | None, bound: int, gpus: int, assumed: Assumptions) -> Phase:

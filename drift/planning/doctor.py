@@ -1,6 +1,7 @@
-"""What this machine, or the pod of a step, has for a run: versions, GPU, disk, VLMEvalKit, MLflow and the rights there.
+"""What this machine, or the pod of a step, has for a run: versions, GPU, disk, VLMEvalKit, vLLM, MLflow and rights.
 
-A GPU and VLMEvalKit are needed by some runs only, and MLflow's server if its variable is set: else they are noted.
+A GPU, VLMEvalKit and vLLM are needed by some runs only, and MLflow's server if its variable is set: else they are
+noted.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from drift.config.chain import Config
-from drift.config.servers import JudgeConfig
+from drift.config.servers import JudgeConfig, VllmConfig
 from drift.evaluate.judged import find_python
 from drift.ground.errors import ConfigError
 from drift.ground.findings import Check, Finding, Noted, find, optional
+from drift.inference.served import find_vllm
 from drift.planning.sizing import free_below
 from drift.tracking import store
 from drift.tracking.models import rights
@@ -44,6 +46,7 @@ def checks(config: Config) -> list[Check]:
         ("disk", partial(_disk, Path(config.runs))),
         ("GPU", _gpu),
         ("VLMEvalKit", partial(optional, _vlmevalkit)),
+        ("vLLM", partial(optional, partial(find_vllm, VllmConfig(), "vllm"))),
         ("MLflow", _mlflow),
         ("promotion", partial(_promotion, config.register_.model)),
         ("MLflow artifacts", partial(_artifacts, config)),

@@ -16,7 +16,7 @@ from drift.config.plan import is_path
 from drift.ground.errors import ConfigError
 from drift.ground.findings import Check, Finding, Noted, find
 from drift.planning import doctor
-from drift.planning.outside import check_answers, check_model, models_of
+from drift.planning.outside import check_answers, check_model, engines_of, models_of
 from drift.planning.sizing import free_below
 from drift.weights.hub import on_hub
 
@@ -49,7 +49,8 @@ def _problems(config: Config, folders: tuple[Path, ...]) -> Iterator[Check]:
 
 
 def _servers(config: Config) -> Iterator[Check]:
-    """Both are asked with the role's own key."""
+    """Those that are asked, with the role's own key, and those that a step starts."""
+    yield from engines_of(config)
     if config.generate.teacher.kind == "endpoint":
         yield "generate.teacher", partial(_teacher, config.generate.teacher.base_url)
     if judge := config.evaluate.judge:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import urllib3
 
 from drift.config.chain import Config
+from drift.config.data import VllmTeacher
 from drift.config.plan import looks_local
+from drift.config.servers import VllmConfig
 from drift.ground.errors import ConfigError
-from drift.ground.findings import Noted
+from drift.ground.findings import Check, Noted
+from drift.inference.served import find_vllm
 from drift.weights.checkpoints import Checkpoint, resolve
 from drift.weights.hub import on_hub
 
@@ -24,7 +28,17 @@ def models_of(config: Config) -> list[tuple[str, str]]:
         own = {reference for expert, minus, _ in delta.pairs for reference in (expert, minus)} - {None, "vlm", "base"}
         models += [(f"deltas.{name}", reference) for reference in sorted(map(str, own))]
     teacher = config.generate.teacher
-    return [*models, *([("generate.teacher.model", teacher.model)] if teacher.kind == "local" else [])]
+    return [*models, *([("generate.teacher.model", teacher.model)] if teacher.kind != "endpoint" else [])]
+
+
+def engines_of(config: Config) -> list[Check]:
+    """Whether vLLM is there, for each section whose step starts it."""
+    sections: list[tuple[str, VllmConfig]] = []
+    if isinstance(config.generate.teacher, VllmTeacher):
+        sections.append(("generate.teacher", config.generate.teacher))
+    if config.evaluate.inference == "vllm":
+        sections.append(("evaluate.vllm", config.evaluate.vllm))
+    return [(f"{where}.command", partial(find_vllm, section, where)) for where, section in sections]
 
 
 def check_model(key: str, reference: str) -> None:

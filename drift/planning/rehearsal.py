@@ -134,6 +134,7 @@ def _replace_evaluation(raw: Raw, world: Path, gpu: bool) -> None:
         f"{name}{SUFFIX}": one | {"file": _table(one["format"])} for name, one in evaluate["benchmarks"].items()
     }
     evaluate |= {"data": str(world / "tables"), "benchmarks": benchmarks, "limit": None, "judge": None}
+    evaluate["engine"] = "transformers"
     evaluate |= {"max_new_tokens": min(ANSWER_TOKENS, evaluate["max_new_tokens"]), "max_truncated": 1.0}
     if not gpu:
         evaluate["processes"] = 1

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from drift.config.data import GenerateConfig, LocalTeacher
+from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher, VllmTeacher
 from drift.data import tables
 from drift.data.chains.generations import KEY
 from drift.data.chains.prompts import user_text
@@ -98,7 +98,11 @@ def _fingerprint(config: GenerateConfig, table: Path) -> str:
     settings: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "max_failed", "checkpoints"})
     settings |= {"model": config.teacher.model, "problems": content_sha256(table)}
     if isinstance(config.teacher, LocalTeacher):
-        settings |= {"batch_size": config.teacher.batch_size, "dtype": config.teacher.dtype}
+        settings |= {"batch_size": config.teacher.batch_size}
+    if isinstance(config.teacher, VllmTeacher):
+        settings |= {"vllm": config.teacher.decisive()}
+    if not isinstance(config.teacher, EndpointTeacher):
+        settings |= {"dtype": config.teacher.dtype}
         path = Path(config.teacher.model)
         settings["weights"] = content_sha256(path) if path.exists() else None
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 
-from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher
+from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher, VllmTeacher
 from drift.data.chains.requests import Answered, Request
 
 
@@ -26,14 +26,18 @@ def open_teacher(config: GenerateConfig) -> Teacher:
         from drift.data.chains.local_teacher import Sampler
 
         return Sampler(config, config.teacher)
-    return _endpoint(config, config.teacher)
+    return _served(config, config.teacher)
 
 
-def _endpoint(config: GenerateConfig, teacher: EndpointTeacher) -> Teacher:
-    from drift.inference.endpoint import Endpoint
-
+def _served(config: GenerateConfig, teacher: EndpointTeacher | VllmTeacher) -> Teacher:
     def settings(request: Request) -> dict[str, Any]:
         limits = {"top_p": config.top_p, "max_tokens": config.max_new_tokens}
         return {"temperature": config.temperature, "seed": request.seed, **limits}
+
+    if isinstance(teacher, VllmTeacher):
+        from drift.inference.served import Served  # torch, which a server's client does not need
+
+        return Served(teacher, teacher.model, teacher.dtype, "generate.teacher", settings, config.image_max_pixels)
+    from drift.inference.endpoint import Endpoint
 
     return Endpoint(teacher, teacher.model, "generate.teacher", settings, config.image_max_pixels)
