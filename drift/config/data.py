@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from drift.config.section import Count, Fraction, Positive, ProblemTemplate, Section
 from drift.config.servers import EndpointConfig, VllmConfig
@@ -82,6 +82,12 @@ class GenerateConfig(Section):
     checkpoints: str | None = None
     """Path where replies outlive the process or pod, such as a claim, until all are there: none is paid for twice. Null
     keeps them beside the output alone."""
+
+    @model_validator(mode="after")
+    def _an_answer_fits(self) -> Self:
+        if isinstance(self.teacher, VllmTeacher):
+            self.teacher.leaves_room_for(self.max_new_tokens)
+        return self
 
 
 class ReplayConfig(Section):

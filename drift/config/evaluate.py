@@ -84,8 +84,8 @@ class EvaluateConfig(Section):
     """More questions of a benchmark than this share that the training set holds stop the run, where one is given."""
     confidence: float = Field(0.95, gt=0, lt=1)
     processes: Count | None = None
-    """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it. Of `transformers` alone:
-    vLLM's are `vllm.data_parallel`."""
+    """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it. vLLM has
+    `vllm.data_parallel` instead."""
     checkpoints: str | None = None
     """Path where replies outlive the process or pod, such as a claim, until all are there: none is paid for twice. Null
     keeps them beside the output alone."""
@@ -138,6 +138,8 @@ class EvaluateConfig(Section):
             raise ValueError("samples: several greedy answers are the same one; set temperature above 0, or to null")
         if self.endpoint is not None and self.engine == "vllm":
             raise ValueError("engine: 'vllm' serves a checkpoint itself; remove endpoint, or set engine: transformers")
+        if self.inference == "vllm":
+            self.vllm.leaves_room_for(self.max_new_tokens)
         low, high = self.image_min_pixels, self.image_max_pixels
         if low is not None and high is not None and low > high:
             raise ValueError(f"image_min_pixels: {low} is more than image_max_pixels ({high})")

@@ -52,7 +52,7 @@ class VllmConfig(Section):
     """No more images in a prompt, and no video, so that vLLM keeps no memory for them; null sets no limit."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Off unless you have read that code."""
-    args: list[str] = []
+    args: tuple[str, ...] = ()
     """More arguments of `vllm serve`, such as `--enforce-eager`."""
     start_timeout_seconds: Positive = 1800
     """For loading the model and compiling its kernels."""
@@ -60,6 +60,14 @@ class VllmConfig(Section):
     """Requests in flight; vLLM lets those wait that it cannot batch yet."""
     timeout_seconds: Positive = 3600
     """For one request, with its wait."""
+
+    def leaves_room_for(self, max_new_tokens: int) -> None:
+        """Raise ValueError where vLLM would refuse every request: an answer may be as long as all that it holds."""
+        if self.max_model_len is not None and self.max_model_len <= max_new_tokens:
+            raise ValueError(
+                f"max_model_len: {self.max_model_len} holds no prompt beside max_new_tokens ({max_new_tokens}); "
+                "raise it, or lower the other"
+            )
 
     def decisive(self) -> dict[str, Any]:
         """What may change an answer, besides model and dtype; the rest changes only the speed."""
@@ -75,7 +83,7 @@ class VllmConfig(Section):
 
     @field_validator("args")
     @classmethod
-    def _args_are_none_of_ours(cls, args: list[str]) -> list[str]:
+    def _args_are_none_of_ours(cls, args: tuple[str, ...]) -> tuple[str, ...]:
         for given in args:
             name = given.partition("=")[0]
             if name.replace("_", "-") in OURS:

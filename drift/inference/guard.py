@@ -26,7 +26,7 @@ def main() -> int:
 
 
 def _end_with_starter(process: subprocess.Popen[bytes], grace: float) -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # nobody writes: it returns at the end; unbuffered, since it may not be awaited
     _send(process, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(grace)

@@ -194,8 +194,7 @@ def _cause(lines: list[str]) -> str:
 def serving(config: VllmConfig, command: list[str], where: str) -> Iterator[tuple[Server, EndpointConfig]]:
     """A server that answers, and how it is asked; it has ended when the block has. Its log stays if the block fails."""
     key, port = secrets.token_hex(16), _free_port()
-    descriptor, name = tempfile.mkstemp(prefix="drift-vllm-", suffix=".log")
-    with open(descriptor, "wb") as log:
+    with tempfile.NamedTemporaryFile(prefix="drift-vllm-", suffix=".log", delete=False) as log:
         process = subprocess.Popen(
             [sys.executable, "-I", guard.__file__, str(GRACE_SECONDS), *command, "--host", HOST, "--port", str(port)],
             stdin=subprocess.PIPE,
@@ -203,7 +202,7 @@ def serving(config: VllmConfig, command: list[str], where: str) -> Iterator[tupl
             stderr=subprocess.STDOUT,
             env=_environment(key),
         )
-    server = Server(process, Path(name), port, where, key)
+    server = Server(process, Path(log.name), port, where, key)
     try:
         server.await_health(config.start_timeout_seconds)
         with _told(f"DRIFT_VLLM_KEY_{port}", key) as variable:
@@ -212,7 +211,7 @@ def serving(config: VllmConfig, command: list[str], where: str) -> Iterator[tupl
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
-    Path(name).unlink(missing_ok=True)
+    server.log.unlink(missing_ok=True)
 
 
 def _endpoint(config: VllmConfig, address: str, variable: str) -> EndpointConfig:
