@@ -38,7 +38,7 @@ OWN = Path(".venv-vllm/bin/vllm")
 HOST = "127.0.0.1"
 MAX_RETRIES = 2
 """Of a request: a server of ours refuses nobody, and one that has ended does not come back."""
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.2
 TELL_SECONDS = 30.0
 ANSWER_SECONDS = 5.0
 ENDING_SECONDS = 15.0
