@@ -1,7 +1,7 @@
 """An evaluation's answers by vLLM beside those by transformers: answers/s, and how many are the same.
 
-Needs a GPU and vLLM (docs/vllm.md); without either it says so and ends. Starting and loading are told apart by a run over
-one question.
+Needs a GPU and vLLM (docs/vllm.md); without either it says so and ends. Starting and loading are told apart by a run
+over one question.
 
     python -m benchmarks.vllm_engine --model MODEL --data data/LMUData --benchmark MMStar --limit 256
 """

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -170,9 +171,7 @@ class Server:
         lines = self._lines()
         for line in lines[-10:]:
             logger.warning("vLLM: %s", line)
-        code = self.process.poll()
-        ended = "" if code is None else f" (exit code {code})"
-        return f"{_cause(lines)}{ended}; its log is {self.log}"
+        return f"{_cause(lines)}{_ending(self.process.poll())}; its log is {self.log}"
 
     def _last_line(self) -> str:
         return (self._lines() or ["it said nothing"])[-1][:200]
@@ -188,6 +187,13 @@ def _cause(lines: list[str]) -> str:
     """The first error near the end: those that follow say that there was one."""
     errors = (found.group() for line in lines[-200:] if (found := _ERROR.search(line)))
     return next(errors, (lines or ["it said nothing"])[-1])[:300]
+
+
+def _ending(code: int | None) -> str:
+    """As `drift.inference.guard` has it, like a shell: past 128 it is a signal's."""
+    if code is None:
+        return ""
+    return f" (exit code {code})" if code <= 128 else f" (ended by {signal.Signals(code - 128).name})"
 
 
 @contextlib.contextmanager

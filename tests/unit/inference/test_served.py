@@ -69,12 +69,15 @@ class Installed:
 
     def gone(self) -> bool:
         """Whether every server and engine that was started has ended."""
-        pids = [start[name] for start in self.starts() for name in ("pid", "engine")]
-        processes = []
-        for pid in pids:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                processes.append(psutil.Process(pid))
-        return psutil.wait_procs(processes, timeout=ENDS_SECONDS)[1] == []
+        return ended([start[name] for start in self.starts() for name in ("pid", "engine")])
+
+
+def ended(pids: list[int]) -> bool:
+    processes = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            processes.append(psutil.Process(pid))
+    return psutil.wait_procs(processes, timeout=ENDS_SECONDS)[1] == []
 
 
 @pytest.fixture
@@ -220,7 +223,7 @@ def test_a_limit_that_holds_no_prompt_is_refused_before_anything_is_started(vllm
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"killed_after": 3}, r"vLLM ended while it was asked: .*\(exit code 137\)"),
+        ({"killed_after": 3}, r"vLLM ended while it was asked: .*\(ended by SIGKILL\)"),
         ({"dies_after": 3}, r"vLLM ended while it was asked: torch\.AcceleratorError: CUDA error: .*\(exit code 1\)"),
     ],
     ids=["killed", "its engine died"],
@@ -258,6 +261,27 @@ def test_whatever_signal_ends_the_command_ends_its_server_too(
     process.join(ENDS_SECONDS)
     assert process.exitcode == {signal.SIGKILL: -9, signal.SIGTERM: -15, signal.SIGINT: 130}[number]
     assert vllm.gone()
+
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-Ic", "import time; time.sleep(600)"])
+print(os.getpid(), child.pid, flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(600, 137), (0, 0)], ids=["deaf to SIGTERM", "ended, but for its child"])
+def test_the_guard_leaves_nothing_of_what_it_has_started(seconds: int, code: int):
+    command = [sys.executable, "-I", guard.__file__, "0.2", sys.executable, "-Ic", STUBBORN, str(seconds)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        if seconds:
+            process.stdin.close()
+        assert process.wait(ENDS_SECONDS) == code
+    assert ended(pids)
 
 
 def wait_for(happened: Callable[[], bool]) -> None:

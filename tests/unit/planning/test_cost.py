@@ -224,3 +224,13 @@ def test_an_assumption_that_cannot_be_is_refused(option: str, capsys: pytest.Cap
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith(f"drift: {option.replace('-', '_')}: input should be greater than") and "(got 0" in error
+
+
+def test_vllm_works_on_all_gpus_of_its_machine_or_on_those_of_its_copies(raw: dict[str, Any]):
+    raw["generate"]["teacher"] = {"kind": "vllm", "model": "teacher", "tensor_parallel": 2}
+    raw["evaluate"] |= {"engine": "vllm", "vllm": {"tensor_parallel": 2, "data_parallel": 1}}
+    phases = {
+        one.phase: one.gpus
+        for one in cost(validate(Config, raw), Assumptions(), None, gpus={"generate": 8, "evaluate_arm": 4})
+    }
+    assert (phases["generate"], phases["evaluate"]) == (8, 2)
