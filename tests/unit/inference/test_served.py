@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ from drift.evaluate.questions import describe_asking
 from drift.evaluate.samples import read_samples
 from drift.evaluate.scores import read_scores
 from drift.ground.errors import CheckpointError, ConfigError, DataError, ServiceError, UnavailableError
+from drift.inference import guard
 from drift.inference.parts import part_files
 from drift.planning.outside import engines_of
 from drift.planning.rehearsal import rehearsal_of
