@@ -69,7 +69,7 @@ class VllmConfig(Section):
                 "raise it, or lower the other"
             )
 
-    def decisive(self) -> dict[str, Any]:
+    def deciding(self) -> dict[str, Any]:
         """What may change an answer, besides model and dtype; the rest changes only the speed."""
         return self.model_dump(mode="json", include={"max_model_len", "args"})
 

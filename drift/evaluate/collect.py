@@ -128,7 +128,7 @@ def _fingerprint(
     else:
         settings |= {"dtype": config.dtype, "model": content_sha256(Path(model))}
     if config.inference == "vllm":
-        settings |= {"vllm": config.vllm.decisive()}
+        settings |= {"vllm": config.vllm.deciding()}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -43,7 +43,7 @@ def describe_asking(config: EvaluateConfig) -> dict[str, Any]:
     return {
         "decoding": _decoding(config),
         "inference": config.inference,
-        **({"vllm": config.vllm.decisive()} if config.inference == "vllm" else {}),
+        **({"vllm": config.vllm.deciding()} if config.inference == "vllm" else {}),
         "neutral": config.endpoint.neutral if config.endpoint else True,
         "instruction": config.instruction,
         "prompts": {name: config.benchmarks[name].prompt for name in sorted(config.benchmarks)},

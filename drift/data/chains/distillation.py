@@ -100,7 +100,7 @@ def _fingerprint(config: GenerateConfig, table: Path) -> str:
     if isinstance(config.teacher, LocalTeacher):
         settings |= {"batch_size": config.teacher.batch_size}
     if isinstance(config.teacher, VllmTeacher):
-        settings |= {"vllm": config.teacher.decisive()}
+        settings |= {"vllm": config.teacher.deciding()}
     if not isinstance(config.teacher, EndpointTeacher):
         settings |= {"dtype": config.teacher.dtype}
         path = Path(config.teacher.model)
