@@ -45,7 +45,7 @@ from tests.pool_rows import ingested
 from tests.unit.evaluate.test_benchmarks import png, table
 from tests.vllm_server import install
 
-ENDS_SECONDS = 120
+ENDS_SECONDS = 300
 
 
 @dataclass
