@@ -122,6 +122,7 @@ def _fingerprint(
     settings |= {"batches": [[_asked(question) for question in batch] for batch in every]}
     if config.endpoint:
         settings |= {"server": config.endpoint.base_url, "neutral": config.endpoint.neutral, "model": model}
+        settings |= config.endpoint.deciding()
     else:
         settings |= {"dtype": config.dtype, "model": content_sha256(Path(model))}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -44,6 +44,7 @@ def describe_asking(config: EvaluateConfig) -> dict[str, Any]:
         "decoding": _decoding(config),
         "inference": "endpoint" if config.endpoint else "local",
         "neutral": config.endpoint.neutral if config.endpoint else True,
+        **(config.endpoint.deciding() if config.endpoint else {}),
         "instruction": config.instruction,
         "prompts": {name: config.benchmarks[name].prompt for name in sorted(config.benchmarks)},
         "roles": {name: config.benchmarks[name].role for name in sorted(config.benchmarks)},
