@@ -65,7 +65,7 @@ class EndpointConfig(Section):
         return [self.base_url] if isinstance(self.base_url, str) else self.base_url
 
     def deciding(self) -> dict[str, Any]:
-        """What of these settings decides what is asked, without defaults: work done before there was a key stays valid."""
+        """What of these settings decides what is asked, without defaults, so that older work stays valid."""
         deciding = {"omit", "extra_body", "system"}
         return self.model_dump(mode="json", include=deciding, exclude_defaults=True)
 

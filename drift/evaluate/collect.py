@@ -80,7 +80,7 @@ def _ask(
     total = sum(len(batch) for batch in missing)
     with (
         Progress("evaluate", total, unit="answer") as progress,
-        contextlib.closing(_answers(config, model, missing)) as answers,
+        contextlib.closing(_answers(config, model, missing, parts)) as answers,
     ):
         for question, reply in answers:
             progress.bar.set_description(question.benchmark, refresh=False)
@@ -93,15 +93,17 @@ def _ask(
     return failures
 
 
-def _answers(config: EvaluateConfig, model: str, missing: list[list[Question]]) -> Answers:
+def _answers(config: EvaluateConfig, model: str, missing: list[list[Question]], parts: Parts) -> Answers:
     if config.endpoint is not None:
-        return _served(config, config.endpoint, model, (question for batch in missing for question in batch))
+        return _served(config, config.endpoint, model, (question for batch in missing for question in batch), parts)
     from drift.evaluate.answering import answers  # torch and transformers, which a server's client does not need
 
     return answers(config, Path(model), missing)
 
 
-def _served(config: EvaluateConfig, server: EndpointConfig, model: str, asked: Iterable[Question]) -> Answers:
+def _served(
+    config: EvaluateConfig, server: EndpointConfig, model: str, asked: Iterable[Question], parts: Parts
+) -> Answers:
     from drift.inference.endpoint import Endpoint
 
     def sampling(question: Question) -> dict[str, Any]:
@@ -109,7 +111,10 @@ def _served(config: EvaluateConfig, server: EndpointConfig, model: str, asked: I
         return limits | ({"seed": question.seed} if question.temperature else {})
 
     pixels = config.image_max_pixels, config.image_min_pixels
-    return Endpoint[Question](server, model, "evaluate.endpoint", sampling, *pixels).sample(asked)
+    endpoint = Endpoint[Question](server, model, "evaluate.endpoint", sampling, *pixels)
+    for row in parts.rows():
+        endpoint.budget.add(row["prompt_tokens"] or 0, row["completion_tokens"] or 0)
+    return endpoint.sample(asked)
 
 
 def _fingerprint(

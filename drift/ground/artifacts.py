@@ -41,9 +41,9 @@ def staged(out: Path, *, keep_partial: bool = False, replace: bool = False) -> I
 
     One process at a time: it holds `.<name of out>.lock` beside. The folder has a name that no other process uses, and
     is removed after an exception; with ``keep_partial``, for steps that can go on from it, it is ``<out>.partial`` and
-    stays. With ``replace``, for what is written anew, ``out`` keeps what it holds until then. Raises DataError if ``out``
-    holds something already or its parent is not writable, HeldError while another process writes it, DiskError where a
-    disk gets full.
+    stays. With ``replace``, ``out`` is there and keeps what it holds until then; else DataError if it holds something.
+    Raises DataError if its parent is not writable, HeldError while another process writes it, DiskError where a disk
+    gets full.
     """
     if not replace:
         _require_free(out)

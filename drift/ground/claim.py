@@ -36,9 +36,7 @@ def replies_folder(checkpoints: str | None, kind: str, this: Mapping[str, Any]) 
 
 
 @contextlib.contextmanager
-def work_folder(
-    content: Path | None, out: Path, *, leave: Sequence[str] = (), replace: bool = False
-) -> Iterator[Path]:
+def work_folder(content: Path | None, out: Path, *, leave: Sequence[str] = (), replace: bool = False) -> Iterator[Path]:
     """The folder to work in, as it was left: ``content`` on a claim, or ``<out>.partial`` where that is None.
 
     It becomes ``out`` when the block ends well, without what matches a pattern of ``leave`` and only serves to go on.
@@ -55,9 +53,7 @@ def work_folder(
 
 
 @contextlib.contextmanager
-def on_claim(
-    content: Path, out: Path, *, leave: Sequence[str] = (), replace: bool = False
-) -> Iterator[Path]:
+def on_claim(content: Path, out: Path, *, leave: Sequence[str] = (), replace: bool = False) -> Iterator[Path]:
     """The folder ``content`` to work in; copied to ``out`` when the block ends well, but for what ``leave`` matches.
 
     Its parent, which is named by the work's address, is removed once ``out`` is there: a pod that is lost while it

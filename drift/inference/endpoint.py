@@ -180,7 +180,9 @@ class _Asking(Generic[Asked]):
         except HOPELESS as error:
             raise self.servers.refused(server, error) from None
         except openai.APIError as error:
-            self.servers.require_accepted(server, error, [*NEUTRAL_EXTRA, *NEUTRAL] if self.endpoint.server.neutral else [])
+            self.servers.require_accepted(
+                server, error, [*NEUTRAL_EXTRA, *NEUTRAL] if self.endpoint.server.neutral else []
+            )
             raise
         self.endpoint.answered = True
         return reply

@@ -39,7 +39,7 @@ class Pace:
 class Budget:
     """What replies have cost, and may: a request is sent only if its bound still fits beside all that are in flight.
 
-    The bound of a reply is its token limit, that of a prompt the longest that has come so far.
+    The bound of a reply is its token limit, that of a prompt the longest so far: the first request goes alone.
     """
 
     def __init__(self, where: str, prices: PriceConfig | None, limit: float | None) -> None:
@@ -60,7 +60,8 @@ class Budget:
         """
         while True:
             bound = self.prices.of(self._prompt, max_tokens or self._completion)
-            if self.limit is None or self.spent + sum(self._held) + bound <= self.limit:
+            alone = self._prompt or not self._held
+            if self.limit is None or (alone and self.spent + sum(self._held) + bound <= self.limit):
                 self._held.append(bound)
                 return bound
             if not self._held:

@@ -136,9 +136,7 @@ class Servers:
         if error.code in UNKNOWN and error.param:
             limit = error.param == self.config.token_limit == "max_tokens"
             remedy = "token_limit: max_completion_tokens" if limit else f"omit: [{error.param}]"
-            raise ServiceError(
-                f"{where} '{error.param}': {self.message(error)}; set {self.where}.{remedy}"
-            ) from None
+            raise ServiceError(f"{where} '{error.param}': {self.message(error)}; set {self.where}.{remedy}") from None
 
     def message(self, error: Exception) -> str:
         """An error on one line, without the key."""

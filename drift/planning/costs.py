@@ -109,9 +109,10 @@ def _teacher(config: Config, assumed: Assumptions) -> Phase:
     from drift.data.problems.sources import count_problems  # datasets, which takes a second
 
     asked, problems = config.generate, count_problems(config.ingest)
-    what = f"{_counted(problems)} problems × {asked.samples}"
+    what = f"{_counted(problems)} problems × {'up to ' if asked.adaptive else ''}{asked.samples}"
     answers = None if problems is None else problems * asked.samples
-    return _answers("generate", what, answers, asked.max_new_tokens, int(asked.teacher.kind == "local"), assumed)
+    phase = _answers("generate", what, answers, asked.max_new_tokens, int(asked.teacher.kind == "local"), assumed)
+    return replace(phase, at_most=phase.at_most or asked.adaptive)
 
 
 def _evaluation(config: Config, assumed: Assumptions, gpus: int | None) -> Phase:

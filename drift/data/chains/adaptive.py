@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from drift.config.data import GenerateConfig
 from drift.data import tables
 from drift.data.chains.generations import full_text
 from drift.inference.parts import Parts
@@ -17,6 +18,16 @@ from drift.verdicts.verdict import Item, final_answer, verify_many
 
 TOGETHER = 4096
 """Answers that are verified in one go."""
+
+
+def rounds(config: GenerateConfig) -> list[range]:
+    """The samples that are asked for together; all at once unless they are adaptive."""
+    return [range(n, n + 1) for n in range(config.samples)] if config.adaptive else [range(config.samples)]
+
+
+def everything(table: Path) -> bytearray:
+    """1 for each problem of ``table``."""
+    return bytearray(b"\1" * tables.count_rows(table))
 
 
 def unsolved(table: Path, parts: Parts, sample: int) -> bytearray:

@@ -17,11 +17,11 @@ from typing import Any
 
 from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher
 from drift.data import tables
-from drift.data.chains.adaptive import unsolved
+from drift.data.chains.adaptive import everything, rounds, unsolved
 from drift.data.chains.generations import KEY
 from drift.data.chains.prompts import user_text
-from drift.data.chains.requests import Request, sample_seed
-from drift.data.chains.teacher import Teacher, open_teacher
+from drift.data.chains.requests import Answered, Request, sample_seed
+from drift.data.chains.teacher import open_teacher
 from drift.ground.artifacts import content_sha256, own_name, read_json, write_json, write_provenance
 from drift.ground.claim import replies_folder, work_folder
 from drift.ground.errors import DataError, ServiceError, UnavailableError
@@ -90,7 +90,7 @@ def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateRepor
         parts = Parts(folder, fingerprint, KEY)
         resumed = len(parts.done)
         drawing = _draw(config, table, parts, fingerprint)
-        sort_parts(folder, KEY, _keys(config, table))
+        sort_parts(folder, KEY, _keys(table, everything(table), range(config.samples)))
         summary = _summary(config, parts.rows(), drawing)
         write_json(folder / SUMMARY_FILE, summary | {"fingerprint": fingerprint, "model": config.teacher.model})
         seconds = round(time.monotonic() - started, 3)
@@ -120,9 +120,9 @@ def _take_over(out: Path, folder: Path) -> None:
             aside.rename(folder / path.name)
 
 
-def _keys(config: GenerateConfig, table: Path) -> Iterator[Key]:
-    """Every ``(id, sample)``: the problems in their order, each with all its samples."""
-    return ((row["id"], sample) for row in tables.read_rows(table, ["id"]) for sample in range(config.samples))
+def _keys(table: Path, chosen: bytearray, samples: range) -> Iterator[Key]:
+    """``(id, sample)`` of each chosen problem, in their order, with all of ``samples``."""
+    return ((row["id"], sample) for row in compress(tables.read_rows(table, ["id"]), chosen) for sample in samples)
 
 
 def _fingerprint(config: GenerateConfig, table: Path) -> str:
@@ -143,13 +143,38 @@ def _fingerprint(config: GenerateConfig, table: Path) -> str:
 def _draw(config: GenerateConfig, table: Path, parts: Parts, fingerprint: str) -> Drawing:
     """Append what is missing, round by round. Raises ServiceError once too much has failed."""
     drawing, teacher = Drawing(), None
-    for samples in [range(n, n + 1) for n in range(config.samples)] if config.adaptive else [range(config.samples)]:
-        chosen = unsolved(table, parts, samples[0] - 1) if samples[0] else bytearray(b"\1" * tables.count_rows(table))
+    for samples in rounds(config):
+        chosen = unsolved(table, parts, samples[0] - 1) if samples[0] else everything(table)
         drawing.requested += sum(chosen) * len(samples)
-        if len(parts.done) + len(drawing.failed) < drawing.requested:
+        missing = sum(key not in parts.done for key in _keys(table, chosen, samples))
+        if missing:
             teacher = teacher or open_teacher(config, _used(config, parts))
-            _draw_round(config, teacher, _requests(config, table, chosen, samples), parts, drawing, fingerprint)
+            requests = _missing(_requests(config, table, chosen, samples), parts, teacher.batch_size)
+            progress = Progress("generate", drawing.requested, done=drawing.requested - missing, unit="sample")
+            with progress, contextlib.closing(teacher.sample(requests)) as replies:
+                _keep(config, replies, parts, drawing, progress, fingerprint)
     return drawing
+
+
+def _keep(
+    config: GenerateConfig,
+    replies: Iterable[Answered],
+    parts: Parts,
+    drawing: Drawing,
+    progress: Progress,
+    fingerprint: str,
+) -> None:
+    for request, reply in replies:
+        if (request.id, request.sample) in parts.done:
+            continue
+        if reply.error is None:
+            parts.append(_row(request, reply, config.teacher.model, fingerprint))
+            progress.update(tokens=reply.completion_tokens)
+        else:
+            progress.update(failed=True)
+            drawing.failed.append((request.id, request.sample))
+            drawing.errors[reply.error] += 1
+            _require_few_failed(config, drawing)
 
 
 def _used(config: GenerateConfig, parts: Parts) -> tuple[int, int]:
@@ -158,32 +183,6 @@ def _used(config: GenerateConfig, parts: Parts) -> tuple[int, int]:
         return 0, 0
     totals = _totals(parts.rows())
     return totals["prompt_tokens"], totals["completion_tokens"]
-
-
-def _draw_round(
-    config: GenerateConfig,
-    teacher: Teacher,
-    requests: Iterator[Request],
-    parts: Parts,
-    drawing: Drawing,
-    fingerprint: str,
-) -> None:
-    missing = _missing(requests, parts, teacher.batch_size)
-    with (
-        Progress("generate", drawing.requested, done=len(parts.done), unit="sample") as progress,
-        contextlib.closing(teacher.sample(missing)) as replies,
-    ):
-        for request, reply in replies:
-            if (request.id, request.sample) in parts.done:
-                continue
-            if reply.error is None:
-                parts.append(_row(request, reply, config.teacher.model, fingerprint))
-                progress.update(tokens=reply.completion_tokens)
-            else:
-                progress.update(failed=True)
-                drawing.failed.append((request.id, request.sample))
-                drawing.errors[reply.error] += 1
-                _require_few_failed(config, drawing)
 
 
 def _requests(config: GenerateConfig, table: Path, chosen: bytearray, samples: range) -> Iterator[Request]:
