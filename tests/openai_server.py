@@ -39,7 +39,8 @@ class OpenAIServer(Loopback):
     ``answer`` makes a message (or a message with ``finish_reason``) of a request's body; a text is sent as a web page
     instead of a completion, bytes as JSON whatever they are, and for None the connection is cut. ``status`` gets the
     number of the request, counted from 1, and may return an error's status instead of 200; ``refusal`` is what the
-    error says, or all of it, ``retry_after`` the seconds that a 429 or 500 asks for. ``models`` is the status of `GET /models`, or its page.
+    error says, or all of it, ``retry_after`` the seconds that a 429 or 500 asks for. ``models`` is the status of
+    `GET /models`, or its page.
     """
 
     def __init__(

@@ -42,11 +42,11 @@ class EndpointConfig(Section):
     neutral: bool = True
     """Send neutral penalties, `top_p`, `top_k` and `min_p` with every request, so that no default of the server or the
     checkpoint decides. Some servers refuse what OpenAI's API does not know; false leaves all of them to the server."""
-    omit: list[Parameter] = []
+    omit: list[Parameter] = Field(default_factory=list)
     """Parameters that are not sent, such as `[temperature, top_p]` for reasoning models that refuse them."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """The name under which `max_new_tokens` is sent; OpenAI's reasoning models know the second alone."""
-    extra_body: dict[str, Any] = {}
+    extra_body: dict[str, Any] = Field(default_factory=dict)
     """More to send with every request, such as `{chat_template_kwargs: {enable_thinking: true}}`."""
     system: str | None = None
     """A system message before every question."""
@@ -65,9 +65,9 @@ class EndpointConfig(Section):
         return [self.base_url] if isinstance(self.base_url, str) else self.base_url
 
     def deciding(self) -> dict[str, Any]:
-        """What of these settings decides what is asked, without defaults, so that older work stays valid."""
-        deciding = {"omit", "extra_body", "system"}
-        return self.model_dump(mode="json", include=deciding, exclude_defaults=True)
+        """What of these settings decides what is asked, where it is set: older work stays valid."""
+        named = {"omit": self.omit or None, "extra_body": self.extra_body or None, "system": self.system}
+        return {name: value for name, value in named.items() if value is not None}
 
     @field_validator("base_url", mode="before")
     @classmethod

@@ -58,9 +58,11 @@ def test_what_is_there_stays_until_the_gaps_are_filled_and_nothing_is_drawn_twic
     with OpenAIServer(status=refusing(1, 2, 3)) as server:
         generate(endpoint(server.url, max_failed=0.3), problems, out)
     before = content_sha256(out)
-    with OpenAIServer(status=refusing(2, 3)) as server:
-        with pytest.raises(ServiceError, match="run again to go on"):
-            generate(endpoint(server.url, concurrency=1), problems, out)
+    with (
+        OpenAIServer(status=refusing(2, 3)) as server,
+        pytest.raises(ServiceError, match="run again to go on"),
+    ):
+        generate(endpoint(server.url, concurrency=1), problems, out)
     assert content_sha256(out) == before
     with OpenAIServer() as server:
         report = generate(endpoint(server.url), problems, out)
@@ -139,9 +141,9 @@ def test_adaptive_rows_do_not_depend_on_where_a_run_was_stopped_or_what_failed(t
         config = endpoint(server.url, samples=4, adaptive=True)
         whole = generate(config, problems, tmp_path / "whole")
     for stop in (5, 35, 60):
-        with OpenAIServer(by_seed, status=lambda number, stop=stop: 400 if number > stop else 200) as server:
-            with pytest.raises(ServiceError):
-                generate(endpoint(server.url, samples=4, adaptive=True), problems, tmp_path / f"stopped {stop}")
+        later = lambda number, stop=stop: 400 if number > stop else 200  # noqa: E731
+        with OpenAIServer(by_seed, status=later) as server, pytest.raises(ServiceError):
+            generate(endpoint(server.url, samples=4, adaptive=True), problems, tmp_path / f"stopped {stop}")
         with OpenAIServer(by_seed) as server:
             report = generate(endpoint(server.url, samples=4, adaptive=True), problems, tmp_path / f"stopped {stop}")
             assert len(server.requests) == whole.requested - report.resumed

@@ -108,8 +108,10 @@ def test_a_png_or_jpeg_that_needs_nothing_is_sent_as_it_is(content, kind):
         saved(RGB, "GIF"),
         saved(RGB, "BMP"),
     ],
-    ids=["turned", "turned png", "cmyk", "alpha", "key colour", "palette", "grey alpha", "16 bits", "1 bit"]
-    + ["frames", "webp", "gif", "bmp"],
+    ids=[
+        *("turned", "turned png", "cmyk", "alpha", "key colour", "palette", "grey alpha", "16 bits", "1 bit"),
+        *("frames", "webp", "gif", "bmp"),
+    ],
 )
 def test_any_other_is_sent_as_a_png_of_what_models_see(content):
     head, sent = sent_for(content)
