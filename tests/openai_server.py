@@ -37,20 +37,23 @@ class OpenAIServer(Loopback):
     """Use as a context manager; ``url`` goes into `base_url`.
 
     ``answer`` makes a message (or a message with ``finish_reason``) of a request's body; a text is sent as a web page
-    instead of a completion. ``status`` gets the number of the request, counted from 1, and may return an error's status
-    instead of 200; ``refusal`` is what the error says. ``models`` is the status of `GET /models`, or its page.
+    instead of a completion, bytes as JSON whatever they are, and for None the connection is cut. ``status`` gets the
+    number of the request, counted from 1, and may return an error's status instead of 200; ``refusal`` is what the
+    error says, or all of it, ``retry_after`` the seconds that a 429 or 500 asks for. ``models`` is the status of
+    `GET /models`, or its page.
     """
 
     def __init__(
         self,
-        answer: Callable[[Body], Body | str] = chain,
+        answer: Callable[[Body], Body | str | bytes | None] = chain,
         status: Callable[[int], int] = lambda number: 200,
         models: int | str = 200,
         delay_seconds: float = 0.0,
-        refusal: str = "injected",
+        refusal: str | Body = "injected",
+        retry_after: float = 1e-3,
     ) -> None:
         self.answer, self.status, self.models, self.delay_seconds = answer, status, models, delay_seconds
-        self.refusal = refusal
+        self.refusal, self.retry_after = refusal, retry_after
         self.requests: list[Body] = []
         self.headers: list[dict[str, str]] = []
         self.in_flight = self.most_in_flight = 0
@@ -58,7 +61,7 @@ class OpenAIServer(Loopback):
         super().__init__(_handler(self))
         self.url = f"{self.host}/v1"
 
-    def complete(self, body: Body, headers: dict[str, str]) -> tuple[int, Body | str]:
+    def complete(self, body: Body, headers: dict[str, str]) -> tuple[int, Body | str | bytes | None]:
         """Status and body of a completion, or of an injected error."""
         with self._lock:
             self.requests.append(body)
@@ -71,9 +74,10 @@ class OpenAIServer(Loopback):
             self.in_flight -= 1
         status = self.status(number)
         if status != 200:
-            return status, {"error": {"message": f"{self.refusal} {status} for {headers.get('authorization')}"}}
+            said = {"message": f"{self.refusal} {status} for {headers.get('authorization')}"}
+            return status, {"error": said if isinstance(self.refusal, str) else self.refusal}
         answer = self.answer(body)
-        if isinstance(answer, str):
+        if not isinstance(answer, dict):
             return 200, answer
         message = dict(answer)
         finish_reason = message.pop("finish_reason", "stop")
@@ -97,14 +101,17 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             self._send(*server.complete(body, {name.lower(): value for name, value in self.headers.items()}))
 
-        def _send(self, status: int, body: Body | str) -> None:
+        def _send(self, status: int, body: Body | str | bytes | None) -> None:
+            if body is None:
+                self.close_connection = True
+                return
             page = isinstance(body, str)
-            content = (body if page else json.dumps(body)).encode()
+            content = body if isinstance(body, bytes) else (body if page else json.dumps(body)).encode()
             self.send_response(status)
             self.send_header("content-type", "text/html" if page else "application/json")
             self.send_header("content-length", str(len(content)))
             if status in {429, 500}:
-                self.send_header("retry-after-ms", "1")
+                self.send_header("retry-after", str(server.retry_after))
             self.end_headers()
             self.wfile.write(content)
 

@@ -67,6 +67,8 @@ class GenerateConfig(Section):
     teacher: LocalTeacher | VllmTeacher | EndpointTeacher = Field(discriminator="kind")
     samples: Count = 4
     """Samples per problem."""
+    adaptive: bool = False
+    """One sample per problem first, and one more, up to `samples`, only while none of its answers is right."""
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     max_new_tokens: Count = 4096

@@ -2,25 +2,86 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from drift.config.section import Count, Fraction, Positive, Section
+
+Parameter = Literal[
+    "temperature", "top_p", "max_tokens", "seed",
+    "frequency_penalty", "presence_penalty", "top_k", "min_p", "repetition_penalty",
+]  # fmt: skip
+"""What is sent with a request unless it is left out."""
+
+
+class PriceConfig(Section):
+    """What a million tokens cost, in any currency."""
+
+    prompt: float = Field(ge=0)
+    completion: float = Field(ge=0)
+
+    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """What so many tokens cost."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
 class EndpointConfig(Section):
     """Any server that speaks OpenAI's chat completions, such as vLLM."""
 
-    base_url: str
+    base_url: str | list[str]
+    """Or a list, of servers of the same model: a request goes to the one with the fewest in flight, and to one that did
+    not answer three times running only half a minute later again."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; the key itself never stands in a file."""
     concurrency: Count = 64
+    """Requests in flight, at all servers together."""
     timeout_seconds: Positive = 600
     max_retries: int = Field(8, ge=0)
+    """Of a request that meets 408, 409, 429, 5xx or no answer; of one whose reply is malformed, at most three."""
     neutral: bool = True
     """Send neutral penalties, `top_p`, `top_k` and `min_p` with every request, so that no default of the server or the
     checkpoint decides. Some servers refuse what OpenAI's API does not know; false leaves all of them to the server."""
+    omit: list[Parameter] = Field(default_factory=list)
+    """Parameters that are not sent, such as `[temperature, top_p]` for reasoning models that refuse them."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The name under which `max_new_tokens` is sent; OpenAI's reasoning models know the second alone."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """More to send with every request, such as `{chat_template_kwargs: {enable_thinking: true}}`."""
+    system: str | None = None
+    """A system message before every question."""
+    requests_per_minute: Positive | None = None
+    """To all servers together, tries again included; null is no limit."""
+    tokens_per_minute: Positive | None = None
+    """Of prompts and replies together; null is no limit."""
+    price_per_million: PriceConfig | None = None
+    """What tokens cost; with it the cost is told."""
+    max_price: Positive | None = None
+    """The run stops before the replies of one output have cost more; what was drawn is kept. Null is no limit."""
+
+    @property
+    def urls(self) -> list[str]:
+        """All servers."""
+        return [self.base_url] if isinstance(self.base_url, str) else self.base_url
+
+    def deciding(self) -> dict[str, Any]:
+        """What of these settings decides what is asked, where it is set: older work stays valid."""
+        named = {"omit": self.omit or None, "extra_body": self.extra_body or None, "system": self.system}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _addresses(cls, base_url: Any) -> Any:
+        listed = base_url if isinstance(base_url, list) else [base_url]
+        if not listed or not all(isinstance(url, str) for url in listed):
+            raise ValueError("must be the URL of a server, or a list of some")
+        return base_url
+
+    @model_validator(mode="after")
+    def _price_is_known(self) -> Self:
+        if self.max_price is not None and self.price_per_million is None:
+            raise ValueError("max_price: needs price_per_million, {prompt: ..., completion: ...}")
+        return self
 
 
 OURS = (

@@ -79,7 +79,7 @@ def _ask(
     total = sum(len(batch) for batch in missing)
     with (
         Progress("evaluate", total, unit="answer") as progress,
-        contextlib.closing(_answers(config, model, missing)) as answers,
+        contextlib.closing(_answers(config, model, missing, parts)) as answers,
     ):
         for question, reply in answers:
             progress.bar.set_description(question.benchmark, refresh=False)
@@ -92,15 +92,15 @@ def _ask(
     return failures
 
 
-def _answers(config: EvaluateConfig, model: str, missing: list[list[Question]]) -> Answers:
+def _answers(config: EvaluateConfig, model: str, missing: list[list[Question]], parts: Parts) -> Answers:
     if config.inference != "local":
-        return _served(config, model, (question for batch in missing for question in batch))
+        return _served(config, model, (question for batch in missing for question in batch), parts)
     from drift.evaluate.answering import answers  # torch and transformers, which a server's client does not need
 
     return answers(config, Path(model), missing)
 
 
-def _served(config: EvaluateConfig, model: str, asked: Iterable[Question]) -> Answers:
+def _served(config: EvaluateConfig, model: str, asked: Iterable[Question], parts: Parts) -> Answers:
     def sampling(question: Question) -> dict[str, Any]:
         limits = {"temperature": question.temperature, "max_tokens": config.max_new_tokens}
         return limits | ({"seed": question.seed} if question.temperature else {})
@@ -112,7 +112,10 @@ def _served(config: EvaluateConfig, model: str, asked: Iterable[Question]) -> An
         return Served[Question](config.vllm, model, config.dtype, "evaluate.vllm", sampling, *pixels).sample(asked)
     from drift.inference.endpoint import Endpoint
 
-    return Endpoint[Question](config.endpoint, model, "evaluate.endpoint", sampling, *pixels).sample(asked)
+    endpoint = Endpoint[Question](config.endpoint, model, "evaluate.endpoint", sampling, *pixels)
+    for row in parts.rows():
+        endpoint.budget.add(row["prompt_tokens"] or 0, row["completion_tokens"] or 0)
+    return endpoint.sample(asked)
 
 
 def _fingerprint(
@@ -125,6 +128,7 @@ def _fingerprint(
     settings |= {"batches": [[_asked(question) for question in batch] for batch in every]}
     if config.endpoint:
         settings |= {"server": config.endpoint.base_url, "neutral": config.endpoint.neutral, "model": model}
+        settings |= config.endpoint.deciding()
     else:
         settings |= {"dtype": config.dtype, "model": content_sha256(Path(model))}
     if config.inference == "vllm":

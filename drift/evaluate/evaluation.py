@@ -107,7 +107,7 @@ def evaluate(
         overlaps.check_overlaps(config, benchmarks, found, folder)
         replies = collect(config, benchmarks, place, folder)
         contents = "" if config.endpoint else content_sha256(Path(place))
-        asked = f"{config.endpoint.base_url} {model}" if config.endpoint else place
+        asked = f"{', '.join(config.endpoint.urls)} {model}" if config.endpoint else place
         origin = Origin(label, contents, {"model": asked, **({"training set": training_set} if training_set else {})})
         scores = score(config, benchmarks, protocol, replies, found, origin, folder)
     return EvaluateReport(scores, time.monotonic() - started)

@@ -45,6 +45,7 @@ def describe_asking(config: EvaluateConfig) -> dict[str, Any]:
         "inference": config.inference,
         **({"vllm": config.vllm.deciding()} if config.inference == "vllm" else {}),
         "neutral": config.endpoint.neutral if config.endpoint else True,
+        **(config.endpoint.deciding() if config.endpoint else {}),
         "instruction": config.instruction,
         "prompts": {name: config.benchmarks[name].prompt for name in sorted(config.benchmarks)},
         "roles": {name: config.benchmarks[name].role for name in sorted(config.benchmarks)},

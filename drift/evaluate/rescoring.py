@@ -77,10 +77,11 @@ def _origin(scores: Scores, made: dict[str, Any], replies: Path, label: str | No
 
 def _require_same_asking(config: EvaluateConfig, stored: EvaluateConfig, replies: Path) -> None:
     now, then = describe_asking(config), describe_asking(stored)
-    for key, value in now.items():
-        if value != then[key]:
+    for key in {**now, **then}:
+        if now.get(key) != then.get(key):
             raise DataError(
-                f"--rescore {replies}: asked with {key} {then[key]!r}, now {value!r}; leave it as it was, or ask again"
+                f"--rescore {replies}: asked with {key} {then.get(key)!r}, now {now.get(key)!r}; leave it as it was, "
+                "or ask again"
             )
 
 

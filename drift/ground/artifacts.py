@@ -36,24 +36,30 @@ checkpoint."""
 
 
 @contextlib.contextmanager
-def staged(out: Path, *, keep_partial: bool = False) -> Iterator[Path]:
+def staged(out: Path, *, keep_partial: bool = False, replace: bool = False) -> Iterator[Path]:
     """A folder beside ``out`` to write into; renamed to ``out`` when the block ends well.
 
     One process at a time: it holds `.<name of out>.lock` beside. The folder has a name that no other process uses, and
     is removed after an exception; with ``keep_partial``, for steps that can go on from it, it is ``<out>.partial`` and
-    stays. Raises DataError if ``out`` holds something already or its parent is not writable, HeldError while another
-    process writes it, DiskError where a disk gets full.
+    stays. With ``replace``, ``out`` is there and keeps what it holds until then; else DataError if it holds something.
+    Raises DataError if its parent is not writable, HeldError while another process writes it, DiskError where a disk
+    gets full.
     """
-    _require_free(out)
+    if not replace:
+        _require_free(out)
     with alone(out) as lock, full_disk_said(out):
-        _require_free(out)  # another process may have ended just now
+        if not replace:
+            _require_free(out)  # another process may have ended just now
         folder = _aside(out, keep_partial=keep_partial)
         try:
             yield folder
             lock.require()
-            if out.exists():
-                out.rmdir()
-            folder.rename(out)
+            if replace:
+                _swap(folder, out)
+            else:
+                if out.exists():
+                    out.rmdir()
+                folder.rename(out)
         except BaseException:
             if not keep_partial:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -74,6 +80,14 @@ def alone(out: Path) -> Iterator[Lock]:
         raise _not_writable(out, error) from error
     with lock:
         yield lock
+
+
+def _swap(folder: Path, out: Path) -> None:
+    """Put ``folder`` in the place of ``out``. Killed between the two renames, ``folder`` is whole."""
+    before = own_name(out)
+    out.rename(before)
+    folder.rename(out)
+    shutil.rmtree(before)
 
 
 def _require_free(out: Path) -> None:

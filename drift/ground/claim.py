@@ -36,24 +36,24 @@ def replies_folder(checkpoints: str | None, kind: str, this: Mapping[str, Any]) 
 
 
 @contextlib.contextmanager
-def work_folder(content: Path | None, out: Path, *, leave: Sequence[str] = ()) -> Iterator[Path]:
+def work_folder(content: Path | None, out: Path, *, leave: Sequence[str] = (), replace: bool = False) -> Iterator[Path]:
     """The folder to work in, as it was left: ``content`` on a claim, or ``<out>.partial`` where that is None.
 
     It becomes ``out`` when the block ends well, without what matches a pattern of ``leave`` and only serves to go on.
-    After an exception it stays. Raises DataError if one of the two cannot be written.
+    ``replace`` is `staged`'s. After an exception it stays. Raises DataError if one of the two cannot be written.
     """
     if content is not None:
-        with on_claim(content, out, leave=leave) as folder:
+        with on_claim(content, out, leave=leave, replace=replace) as folder:
             yield folder
         return
-    with staged(out, keep_partial=True) as folder:
+    with staged(out, keep_partial=True, replace=replace) as folder:
         yield folder
         for path in [path for pattern in leave for path in folder.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager
-def on_claim(content: Path, out: Path, *, leave: Sequence[str] = ()) -> Iterator[Path]:
+def on_claim(content: Path, out: Path, *, leave: Sequence[str] = (), replace: bool = False) -> Iterator[Path]:
     """The folder ``content`` to work in; copied to ``out`` when the block ends well, but for what ``leave`` matches.
 
     Its parent, which is named by the work's address, is removed once ``out`` is there: a pod that is lost while it
@@ -64,7 +64,7 @@ def on_claim(content: Path, out: Path, *, leave: Sequence[str] = ()) -> Iterator
     place = content.parent
     _require_nothing_begun(content, out)
     with _alone(place), full_disk_said(place):
-        with staged(out) as here:
+        with staged(out, replace=replace) as here:
             content.mkdir(parents=True, exist_ok=True)
             try:
                 yield content

@@ -1,28 +1,41 @@
-"""A server that speaks OpenAI's chat completions: many requests in flight, retried by the client."""
+"""Servers that speak OpenAI's chat completions: many requests in flight, tried again, within limits."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
 import openai
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
 from drift.config.servers import EndpointConfig
-from drift.ground.errors import ConfigError, ServiceError, UnavailableError
+from drift.ground.errors import ConfigError, ServiceError
+from drift.inference.completion import MalformedReplyError, read_completion
 from drift.inference.images import data_url
+from drift.inference.limits import Budget, Pace, Tokens
 from drift.inference.reply import Reply
+from drift.inference.servers import HOPELESS, Servers
 
-CHECK_SECONDS = 30.0
+HANDED = 16
+"""Replies that wait for the caller at most; more keep their places in flight. So a process that is killed loses at most
+these, as many that the caller has just taken, and ``concurrency``."""
+ALIVE = 2
+"""Requests alive for each place in flight: one that waits to be tried again leaves its place to another."""
+MALFORMED_RETRIES = 3
+LONGEST_WAIT_SECONDS = 120.0
+"""A server that asks for a longer one refuses."""
+_WAIT = wait_exponential_jitter(multiplier=0.5, max=8.0, jitter=0.5)
+_PASSING = (openai.APIConnectionError, openai.ConflictError, openai.RateLimitError, openai.InternalServerError)
 
 NEUTRAL = {"top_p": 1, "frequency_penalty": 0, "presence_penalty": 0}
 NEUTRAL_EXTRA = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
 """Sampling that changes nothing; the second are parameters of vLLM and SGLang, which OpenAI's API does not know."""
-
-_HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
-"""Refusals that every further request would meet as well."""
 
 
 class Question(Protocol):
@@ -36,6 +49,8 @@ class Question(Protocol):
 
 
 Asked = TypeVar("Asked", bound=Question)
+Result = TypeVar("Result")
+Start = Callable[[Coroutine[Any, Any, Result]], Future[Result]]
 
 
 class Endpoint(Generic[Asked]):
@@ -54,137 +69,194 @@ class Endpoint(Generic[Asked]):
     ) -> None:
         """``settings`` are the sampling of each request; ``where`` is the server's key in the configuration.
 
-        Sampling that they leave out is sent as neutral, unless the server's section says otherwise.
-
-        Raises ConfigError if the key's variable is not set.
+        Sampling that they leave out is sent as neutral, unless the server's section says otherwise. ``budget`` may be
+        told what was paid for before. Raises ConfigError if the key's variable is not set.
         """
         self.server, self.model, self.where = server, model, where
         self.settings, self.pixels = settings, (image_max_pixels, image_min_pixels)
+        self.budget = Budget(where, server.price_per_million, server.max_price)
         self.answered = False
         self.key = api_key(server.api_key_env, where)
         for name in ("httpx2", "httpx", "openai"):
             logging.getLogger(name).setLevel(logging.WARNING)  # one line per request otherwise
 
     def sample(self, requests: Iterable[Asked]) -> Generator[tuple[Asked, Reply], None, None]:
-        """Replies as they come. Raises ServiceError: no such server, or it refuses the key or the model."""
-        with asyncio.Runner() as runner:
-            answers = self._answers(iter(requests))
+        """Replies as they come, however long the caller takes for each; ``requests`` are read in another thread.
 
-            async def following() -> tuple[Asked, Reply] | None:
-                return await anext(answers, None)
+        Raises ServiceError: no such server, or it refuses the key or the model; ConfigError: `max_price` is reached.
+        """
+        finished: Finished[Asked] = asyncio.Queue(HANDED)
+        with _own_loop() as start:
+            start(_Asking(self, iter(requests), finished).run())
+            while True:
+                for item in start(_ready(finished)).result():
+                    if item is None:
+                        return
+                    if isinstance(item, Exception):
+                        raise item
+                    yield item
 
-            try:
-                while answered := runner.run(following()):
-                    yield answered
-            finally:
-                runner.run(answers.aclose())
-
-    async def _answers(self, requests: Iterator[Asked]) -> AsyncGenerator[tuple[Asked, Reply], None]:
-        client = openai.AsyncOpenAI(
-            base_url=self.server.base_url,
-            api_key=self.key or "none",
-            timeout=self.server.timeout_seconds,
-            max_retries=self.server.max_retries,
-        )
-        finished: asyncio.Queue[tuple[Asked, Reply] | BaseException | None] = asyncio.Queue()
-
-        async def work() -> None:
-            try:
-                for request in requests:
-                    await finished.put((request, await self._ask(client, request)))
-            except BaseException as error:
-                await finished.put(error)
-                raise
-            await finished.put(None)
-
-        async with client:
-            await self._check(client)
-            workers = [asyncio.create_task(work()) for _ in range(self.server.concurrency)]
-            try:
-                async for answered in _until_all_end(finished, len(workers)):
-                    yield answered
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
-
-    async def _check(self, client: openai.AsyncOpenAI) -> None:
-        """One cheap request with one retry, so that an unreachable server shows within seconds."""
-        seconds = min(CHECK_SECONDS, self.server.timeout_seconds)
-        try:
-            await client.with_options(max_retries=1, timeout=seconds).models.with_raw_response.list()
-        except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise self._refused(error) from None
-        except openai.APIError:
-            pass  # it answers, if not this question
-
-    async def _ask(self, client: openai.AsyncOpenAI, request: Asked) -> Reply:
-        content: Any = await asyncio.to_thread(self._content, request)
-        try:
-            completion = await client.chat.completions.create(
-                model=self.model, messages=[{"role": "user", "content": content}], **self._sampling(request)
-            )
-        except _HOPELESS as error:
-            raise self._refused(error) from None
-        except openai.APIError as error:
-            self._require_accepted(error)
-            return Reply(error=self._message(error))
-        except ValueError:  # JSON by its header alone
-            completion = None
-        return self._read(completion)
-
-    def _sampling(self, request: Asked) -> dict[str, Any]:
-        given = self.settings(request)
-        return {**NEUTRAL, **given, "extra_body": NEUTRAL_EXTRA} if self.server.neutral else given
-
-    def _read(self, completion: Any) -> Reply:
-        """Raises ServiceError for what is no completion, if none came before: every further one would be the same."""
-        if is_completion(completion):
-            self.answered = True
-            return _reply(completion)
-        if not self.answered:
-            raise no_completion(self.where, self.server.base_url)
-        return Reply(error="the server sent no chat completion, but a page or another thing")
-
-    def _require_accepted(self, error: openai.APIError) -> None:
-        """Raise ServiceError for a server that does not know a neutral parameter: it refuses every request."""
-        if not (self.server.neutral and isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)):
-            return
-        if refused := next((name for name in (*NEUTRAL_EXTRA, *NEUTRAL) if name in str(error)), None):
-            raise ServiceError(
-                f"{self.where}: {self.server.base_url} refuses the parameter '{refused}': {self._message(error)}; set "
-                f"{self.where}.neutral: false, and see that the server adds no penalties of its own"
-            ) from None
-
-    def _content(self, request: Asked) -> list[dict[str, Any]]:
-        urls = [data_url(image, *self.pixels) for image in request.images]
+    def sent(self, request: Asked, urls: list[str]) -> dict[str, Any]:
+        """A request's body: the images, then the text; the sampling under the names that the server knows."""
+        server = self.server
+        given = {**(NEUTRAL | NEUTRAL_EXTRA if server.neutral else {}), **self.settings(request)}
+        kept = {name: value for name, value in given.items() if name not in server.omit}
+        if "max_tokens" in kept:
+            kept[server.token_limit] = kept.pop("max_tokens")
+        extra = {name: kept.pop(name) for name in NEUTRAL_EXTRA if name in kept} | server.extra_body
         images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        return [*images, {"type": "text", "text": request.text}]
-
-    def _refused(self, error: openai.APIError) -> ServiceError:
-        where = f"{self.where}: {self.server.base_url}"
-        if isinstance(error, openai.APIConnectionError):
-            cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
-            return UnavailableError(f"{where} does not answer{cause}; start the server or correct base_url")
-        hint = "correct model" if isinstance(error, openai.NotFoundError) else "check api_key_env"
-        return ServiceError(f"{where} refuses '{self.model}': {self._message(error)}; {hint}")
-
-    def _message(self, error: openai.APIError) -> str:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return (message.replace(self.key, "***") if self.key else message)[:200]
+        user = {"role": "user", "content": [*images, {"type": "text", "text": request.text}]}
+        system = [] if server.system is None else [{"role": "system", "content": server.system}]
+        return {"model": self.model, "messages": [*system, user], **kept, "extra_body": extra}
 
 
-async def _until_all_end(
-    finished: asyncio.Queue[tuple[Asked, Reply] | BaseException | None], workers: int
-) -> AsyncIterator[tuple[Asked, Reply]]:
-    while workers:
-        item = await finished.get()
-        if isinstance(item, BaseException):
-            raise item
-        if item is None:
-            workers -= 1
-        else:
-            yield item
+Finished = asyncio.Queue[tuple[Asked, Reply] | Exception | None]
+
+
+class _Asking(Generic[Asked]):
+    """One call of `sample`, inside its event loop."""
+
+    def __init__(self, endpoint: Endpoint[Asked], requests: Iterator[Asked], finished: Finished[Asked]) -> None:
+        config = endpoint.server
+        self.endpoint, self.requests, self.finished = endpoint, requests, finished
+        self.servers = Servers(config, endpoint.model, endpoint.where, endpoint.key)
+        self.places = asyncio.Semaphore(config.concurrency)
+        self.pace, self.tokens = Pace(config.requests_per_minute), Tokens(config.tokens_per_minute)
+        self.encoded: tuple[list[bytes], asyncio.Task[list[str]]] | None = None
+
+    async def run(self) -> None:
+        """All requests; then None, or what ended it, goes to the caller."""
+        end: Exception | None = None
+        try:
+            async with self.servers.connected():
+                await self._answer_all()
+        except Exception as error:
+            end = error
+        await self.finished.put(end)
+
+    async def _answer_all(self) -> None:
+        async def work() -> None:
+            for request in self.requests:
+                await self._answer(request)
+
+        workers = [asyncio.create_task(work()) for _ in range(ALIVE * self.endpoint.server.concurrency)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _answer(self, request: Asked) -> None:
+        """The caller gets its reply, or its error once it was tried often enough."""
+        sent = self.endpoint.sent(request, await self._urls(request.images))
+        again = AsyncRetrying(retry=retry_if_exception(_passing), wait=_wait, stop=self._tried_enough, reraise=True)
+        try:
+            await again(self._try, request, sent)
+        except (openai.APIError, MalformedReplyError) as error:
+            if isinstance(error, MalformedReplyError) and error.page and not self.endpoint.answered:
+                raise no_completion(self.endpoint.where, ", ".join(self.endpoint.server.urls)) from None
+            await self.finished.put((request, Reply(error=self.servers.message(error))))
+
+    async def _try(self, request: Asked, sent: dict[str, Any]) -> None:
+        """One attempt. It keeps its place in flight until the caller has room for the reply."""
+        limit, budget, reply = sent.get(self.endpoint.server.token_limit), self.endpoint.budget, None
+        async with self.places:
+            await self.pace.take(1)
+            expected, held = await self.tokens.take(limit), await budget.hold(limit)
+            try:
+                reply = await self._reply(sent)
+                await self.finished.put((request, reply))
+            finally:
+                self.tokens.correct(expected, reply)
+                budget.settle(held, reply)
+
+    async def _reply(self, sent: dict[str, Any]) -> Reply:
+        server = self.servers.next()
+        try:
+            with server.asked():
+                raw = await server.client.chat.completions.with_raw_response.create(**sent)
+                reply = read_completion(raw.content)
+        except HOPELESS as error:
+            raise self.servers.refused(server, error) from None
+        except openai.APIError as error:
+            self.servers.require_accepted(
+                server, error, [*NEUTRAL_EXTRA, *NEUTRAL] if self.endpoint.server.neutral else []
+            )
+            raise
+        self.endpoint.answered = True
+        return reply
+
+    async def _urls(self, images: list[bytes]) -> list[str]:
+        """Encoded once for all requests in a row that have the same."""
+        if self.encoded is None or self.encoded[0] != images:
+            self.encoded = images, asyncio.create_task(asyncio.to_thread(_urls, images, self.endpoint.pixels))
+        return await self.encoded[1]
+
+    def _tried_enough(self, state: RetryCallState) -> bool:
+        retries = self.endpoint.server.max_retries
+        if isinstance(error := _error(state), MalformedReplyError):
+            never = error.page and not self.endpoint.answered
+            retries = min(1 if never else MALFORMED_RETRIES, retries)
+        return state.attempt_number > retries or (_asked_wait(error) or 0) > LONGEST_WAIT_SECONDS
+
+
+async def _ready(finished: Finished[Asked]) -> list[tuple[Asked, Reply] | Exception | None]:
+    """All that is there, once anything is."""
+    ready = [await finished.get()]
+    while not finished.empty():
+        ready.append(finished.get_nowait())
+    return ready
+
+
+@contextlib.contextmanager
+def _own_loop() -> Iterator[Start[Any]]:
+    """An event loop in a thread of its own, which turns whatever the caller does meanwhile; what starts work in it."""
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def stay() -> None:
+        end = asyncio.Event()
+        running.set_result((asyncio.get_running_loop(), end))
+        await end.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(stay()), name="endpoint", daemon=True)
+    thread.start()
+    loop, end = running.result()
+    try:
+        yield lambda work: asyncio.run_coroutine_threadsafe(work, loop)
+    finally:
+        loop.call_soon_threadsafe(end.set)  # `asyncio.run` cancels what is left
+        thread.join()
+
+
+def _urls(images: list[bytes], pixels: tuple[int | None, int | None]) -> list[str]:
+    return [data_url(image, *pixels) for image in images]
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether the same request may go well a little later."""
+    return isinstance(error, (*_PASSING, MalformedReplyError)) or getattr(error, "status_code", None) == 408
+
+
+def _wait(state: RetryCallState) -> float:
+    """As long as the server asks for, else longer each time."""
+    asked = _asked_wait(_error(state))
+    return _WAIT(state) if asked is None else asked
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _asked_wait(error: BaseException | None) -> float | None:
+    """Seconds of the headers `retry-after-ms` and `retry-after`; None if there is none, or it is a date."""
+    if not isinstance(error, openai.APIStatusError):
+        return None
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        with contextlib.suppress(KeyError, ValueError):
+            if (seconds := float(error.response.headers[name]) * unit) >= 0:
+                return seconds
+    return None
 
 
 def api_key(variable: str | None, where: str) -> str | None:
@@ -211,22 +283,3 @@ def no_completion(where: str, url: str) -> ServiceError:
     return ServiceError(
         f"{where}: {url} answers, but with no chat completion (a web page?); correct base_url, which often ends in /v1"
     )
-
-
-def _reply(completion: Any) -> Reply:
-    if not completion.choices:
-        return Reply(error="the server sent no choice")
-    choice, usage = completion.choices[0], completion.usage
-    reasoning = getattr(choice.message, "reasoning", None) or getattr(choice.message, "reasoning_content", None)
-    return Reply(
-        text=_encodable(choice.message.content or ""),
-        reasoning=_encodable(reasoning) if reasoning else None,
-        finish_reason=choice.finish_reason if choice.finish_reason in {"stop", "length"} else None,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-    )
-
-
-def _encodable(text: str) -> str:
-    """Without lone surrogates, which JSON can carry and files cannot."""
-    return text.encode("utf-8", "replace").decode()

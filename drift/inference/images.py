@@ -15,10 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from drift.ground.decoding import as_seen
 from drift.ground.errors import DataError, cause
+
+SENDABLE = {"PNG": {"RGB", "L", "P"}, "JPEG": {"RGB", "L"}}
+"""Formats that every server decodes to the same, and Pillow's modes of them."""
+PNG_DEPTH = 24
+"""The byte of a PNG that holds the bits of a channel."""
 
 
 def image_bytes(cell: Any, folder: Path) -> list[bytes] | None:
@@ -95,10 +100,31 @@ def limit_pixels(image: Image.Image, max_pixels: int | None, min_pixels: int | N
 
 
 def data_url(content: bytes, max_pixels: int | None, min_pixels: int | None = None) -> str:
-    """The image as a PNG data URL, scaled as `limit_pixels` does, for a request to a server."""
-    buffer = io.BytesIO()
-    limit_pixels(decode_image(content, "image"), max_pixels, min_pixels).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    """The image for a request to a server: a PNG or JPEG that shows what `as_seen` shows goes as it is.
+
+    All else is sent as a PNG of that, scaled as `limit_pixels` does. Raises DataError if it does not decode.
+    """
+    kind = _sendable(content, max_pixels, min_pixels)
+    if kind is None:
+        kind, buffer = "png", io.BytesIO()
+        limit_pixels(decode_image(content, "image"), max_pixels, min_pixels).save(buffer, "PNG")
+        content = buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _sendable(content: bytes, max_pixels: int | None, min_pixels: int | None) -> str | None:
+    """`png` or `jpeg` of an upright, opaque, still image of 8 bits and the right size; None of any other."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            area = image.width * image.height
+            plain = image.format in SENDABLE and image.mode in SENDABLE[image.format]
+            plain = plain and not (image.format == "PNG" and content[PNG_DEPTH] > 8)
+            plain = plain and not image.has_transparency_data and not getattr(image, "is_animated", False)
+            plain = plain and (min_pixels or 0) <= area <= (max_pixels or area)
+            upright = plain and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            return str(image.format).lower() if upright else None
+    except Exception:  # Pillow raises many kinds; what does not decode either is said there
+        return None
 
 
 def conversation(text: str, images: int) -> list[dict[str, Any]]:

@@ -110,13 +110,14 @@ def _teacher(config: Config, assumed: Assumptions, gpus: int | None) -> Phase:
     from drift.data.problems.sources import count_problems  # datasets, which takes a second
 
     asked, problems = config.generate, count_problems(config.ingest)
-    what = f"{_counted(problems)} problems × {asked.samples}"
+    what = f"{_counted(problems)} problems × {'up to ' if asked.adaptive else ''}{asked.samples}"
     answers = None if problems is None else problems * asked.samples
     teacher = asked.teacher
     works = int(teacher.kind == "local")
     if isinstance(teacher, VllmTeacher):
         works = teacher.gpus(processes_of(None, gpus))
-    return _answers("generate", what, answers, asked.max_new_tokens, works, assumed)
+    phase = _answers("generate", what, answers, asked.max_new_tokens, works, assumed)
+    return replace(phase, at_most=phase.at_most or asked.adaptive)
 
 
 def _evaluation(config: Config, assumed: Assumptions, gpus: int | None) -> Phase:

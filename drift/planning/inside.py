@@ -52,19 +52,20 @@ def _servers(config: Config) -> Iterator[Check]:
     """Those that are asked, with the role's own key, and those that a step starts."""
     yield from engines_of(config)
     if config.generate.teacher.kind == "endpoint":
-        yield "generate.teacher", partial(_teacher, config.generate.teacher.base_url)
+        yield "generate.teacher", partial(_teacher, config.generate.teacher.urls)
     if judge := config.evaluate.judge:
         from drift.evaluate import judged
 
         yield "evaluate.judge", partial(judged.check, judge)
 
 
-def _teacher(base_url: str) -> None:
+def _teacher(urls: list[str]) -> None:
     """Here, where the step `generate` would ask, a server that does not answer is a problem."""
-    try:
-        check_answers(base_url)
-    except Noted as reason:
-        raise ConfigError(f"generate.teacher.base_url: {reason}; start it, or correct the address") from None
+    for url in urls:
+        try:
+            check_answers(url)
+        except Noted as reason:
+            raise ConfigError(f"generate.teacher.base_url: {reason}; start it, or correct the address") from None
 
 
 def _under(path: str, folders: tuple[Path, ...]) -> bool:

@@ -6,35 +6,42 @@ import contextlib
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
 from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher, VllmTeacher
 from drift.data import tables
+from drift.data.chains.adaptive import everything, rounds, unsolved
 from drift.data.chains.generations import KEY
 from drift.data.chains.prompts import user_text
-from drift.data.chains.requests import Request, sample_seed
+from drift.data.chains.requests import Answered, Request, sample_seed
 from drift.data.chains.teacher import open_teacher
-from drift.ground.artifacts import content_sha256, write_json, write_provenance
+from drift.ground.artifacts import content_sha256, own_name, read_json, write_json, write_provenance
 from drift.ground.claim import replies_folder, work_folder
 from drift.ground.errors import DataError, ServiceError, UnavailableError
-from drift.inference.parts import Key, Parts, Row, sort_parts
+from drift.inference.index import Key
+from drift.inference.parts import Parts, Row, part_files, sort_parts
 from drift.inference.reply import Reply, for_now
 from drift.tracking.telling.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 SUMMARY_FILE = "generations.json"
+COUNTS = ("requested", "generated", "failed", "truncated", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True)
 class GenerateReport:
-    """Samples asked for, drawn now or earlier, failed and truncated; tokens of all of them; seconds of this run."""
+    """Samples asked for, drawn now or earlier, failed and truncated; tokens of all of them; seconds of this run.
+
+    ``cost`` is that of the tokens; None where the teacher has no price.
+    """
 
     requested: int
     generated: int
@@ -44,58 +51,85 @@ class GenerateReport:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    cost: float | None = None
 
     def metrics(self) -> dict[str, float]:
         """Numbers for the tracker."""
-        names = ("requested", "generated", "resumed", "failed", "truncated", "prompt_tokens", "completion_tokens")
-        counts = {f"data/generate/{name}": float(getattr(self, name)) for name in names}
-        return counts | {"data/generate_seconds": self.seconds}
+        counts = {f"data/generate/{name}": float(getattr(self, name)) for name in (*COUNTS, "resumed")}
+        cost = {} if self.cost is None else {"data/generate/cost": self.cost}
+        return counts | cost | {"data/generate_seconds": self.seconds}
+
+
+@dataclass
+class Drawing:
+    """How far the drawing is: keys asked for so far, and of those that failed now which and why."""
+
+    requested: int = 0
+    failed: list[Key] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
 
 
 def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateReport:
-    """Draw ``config.samples`` chains for each problem into the new folder ``out``.
+    """Draw ``config.samples`` chains for each problem into the folder ``out``.
 
     Work goes on in ``<out>.partial``, or below `checkpoints`; a key ``(id, sample)`` that is there is not drawn again.
-    Raises DataError (no problems, or a partial folder of other settings), ServiceError (more failed than
-    ``max_failed``, or the server does not answer), CheckpointError, ConfigError.
+    An ``out`` of the same settings in which requests had failed is asked for those again, and replaced at the end.
+    Raises DataError (no problems, or a folder of other settings), ServiceError (more failed than ``max_failed``, or the
+    server does not answer), CheckpointError, ConfigError (``max_price`` too).
     """
     started = time.monotonic()
     table = problems / tables.PROBLEMS_FILE
-    keys = _keys(table, config)
+    if not tables.count_rows(table):
+        raise DataError(f"{table}: no problems; run `drift ingest` on a source that has some")
     fingerprint = _fingerprint(config, table)
     kept = replies_folder(config.checkpoints, "generations", {"fingerprint": fingerprint})
-    with work_folder(kept, out) as folder:
+    again = _has_gaps(out, fingerprint)
+    with work_folder(kept, out, replace=again) as folder:
+        if again:
+            _take_over(out, folder)
         parts = Parts(folder, fingerprint, KEY)
         resumed = len(parts.done)
-        errors = _draw(config, table, keys, parts, fingerprint)
-        sort_parts(folder, KEY, keys.__getitem__)
-        summary = _summary(list(parts.rows()), len(keys), errors) | {
-            "fingerprint": fingerprint,
-            "model": config.teacher.model,
-        }
-        write_json(folder / SUMMARY_FILE, summary)
+        drawing = _draw(config, table, parts, fingerprint)
+        sort_parts(folder, KEY, _keys(table, everything(table), range(config.samples)))
+        summary = _summary(config, parts.rows(), drawing)
+        write_json(folder / SUMMARY_FILE, summary | {"fingerprint": fingerprint, "model": config.teacher.model})
         seconds = round(time.monotonic() - started, 3)
         inputs: dict[str, str | Path] = {"problems": problems, "teacher": config.teacher.model}
         write_provenance(
             folder, "generate", config=config.model_dump(mode="json"), inputs=inputs, seconds=seconds, resumed=resumed
         )
-    counts = {name: summary[name] for name in summary if name not in {"fingerprint", "model", "errors"}}
-    report = GenerateReport(**counts, resumed=resumed, seconds=seconds)
+    counts = {name: summary[name] for name in COUNTS}
+    report = GenerateReport(**counts, resumed=resumed, seconds=seconds, cost=summary.get("cost"))
     logger.info("%s: %d of %d samples, %d truncated", out, report.generated, report.requested, report.truncated)
     return report
 
 
-def _keys(table: Path, config: GenerateConfig) -> dict[Key, int]:
-    """Every ``(id, sample)`` with its place: the problems in their order, each with all its samples."""
-    ids = [row["id"] for row in tables.read_rows(table, ["id"])]
-    if not ids:
-        raise DataError(f"{table}: no problems; run `drift ingest` on a source that has some")
-    return {key: place for place, key in enumerate((id, sample) for id in ids for sample in range(config.samples))}
+def _has_gaps(out: Path, fingerprint: str) -> bool:
+    """Whether ``out`` is complete work of these settings, but for requests that failed."""
+    if not (out / SUMMARY_FILE).is_file():
+        return False
+    summary = read_json(out / SUMMARY_FILE)
+    return bool(summary.get("fingerprint") == fingerprint and summary.get("failed"))
+
+
+def _take_over(out: Path, folder: Path) -> None:
+    """Copy the parts of ``out`` that are not in ``folder``: a run that was killed here goes on with the rest."""
+    for path in part_files(out):
+        if not (folder / path.name).exists():
+            shutil.copyfile(path, aside := own_name(folder / path.name))
+            aside.rename(folder / path.name)
+
+
+def _keys(table: Path, chosen: bytearray, samples: range) -> Iterator[Key]:
+    """``(id, sample)`` of each chosen problem, in their order, with all of ``samples``."""
+    return ((row["id"], sample) for row in compress(tables.read_rows(table, ["id"]), chosen) for sample in samples)
 
 
 def _fingerprint(config: GenerateConfig, table: Path) -> str:
     """16 hex digits of SHA-256 over everything that decides what is drawn, and nothing else."""
     settings: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "max_failed", "checkpoints"})
+    if not config.adaptive:
+        del settings["adaptive"]  # work done before there was that key stays valid
     settings |= {"model": config.teacher.model, "problems": content_sha256(table)}
     if isinstance(config.teacher, LocalTeacher):
         settings |= {"batch_size": config.teacher.batch_size}
@@ -105,34 +139,60 @@ def _fingerprint(config: GenerateConfig, table: Path) -> str:
         settings |= {"dtype": config.teacher.dtype}
         path = Path(config.teacher.model)
         settings["weights"] = content_sha256(path) if path.exists() else None
+    else:
+        settings |= config.teacher.deciding()
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _draw(config: GenerateConfig, table: Path, keys: dict[Key, int], parts: Parts, fingerprint: str) -> Counter[str]:
-    """Append what is missing; the errors of what failed. Raises ServiceError once too much has failed."""
-    errors: Counter[str] = Counter()
-    if len(parts.done) == len(keys):
-        return errors
-    teacher = open_teacher(config)
-    requests = _requests(config, table, parts.done.copy(), teacher.batch_size)
-    progress = Progress("generate", len(keys), done=len(parts.done), unit="sample")
-    with progress, contextlib.closing(teacher.sample(requests)) as replies:
-        for request, reply in replies:
-            if (request.id, request.sample) in parts.done:
-                continue
-            if reply.error is None:
-                parts.append(_row(request, reply, config.teacher.model, fingerprint))
-                progress.update(tokens=reply.completion_tokens)
-            else:
-                progress.update(failed=True)
-                errors[reply.error] += 1
-                _require_few_failed(config, errors, len(keys))
-    return errors
+def _draw(config: GenerateConfig, table: Path, parts: Parts, fingerprint: str) -> Drawing:
+    """Append what is missing, round by round. Raises ServiceError once too much has failed."""
+    drawing, teacher = Drawing(), None
+    for samples in rounds(config):
+        chosen = unsolved(table, parts, samples[0] - 1) if samples[0] else everything(table)
+        drawing.requested += sum(chosen) * len(samples)
+        missing = sum(key not in parts.done for key in _keys(table, chosen, samples))
+        if missing:
+            teacher = teacher or open_teacher(config, _used(config, parts))
+            requests = _missing(_requests(config, table, chosen, samples), parts, teacher.batch_size)
+            progress = Progress("generate", drawing.requested, done=drawing.requested - missing, unit="sample")
+            with progress, contextlib.closing(teacher.sample(requests)) as replies:
+                _keep(config, replies, parts, drawing, progress, fingerprint)
+    return drawing
 
 
-def _requests(config: GenerateConfig, table: Path, done: set[Key], batch_size: int) -> Iterator[Request]:
-    """Requests in batches of the same composition whatever is done: one with anything missing comes whole."""
-    every = (
+def _keep(
+    config: GenerateConfig,
+    replies: Iterable[Answered],
+    parts: Parts,
+    drawing: Drawing,
+    progress: Progress,
+    fingerprint: str,
+) -> None:
+    for request, reply in replies:
+        if (request.id, request.sample) in parts.done:
+            continue
+        if reply.error is None:
+            parts.append(_row(request, reply, config.teacher.model, fingerprint))
+            progress.update(tokens=reply.completion_tokens)
+        else:
+            progress.update(failed=True)
+            drawing.failed.append((request.id, request.sample))
+            drawing.errors[reply.error] += 1
+            _require_few_failed(config, drawing)
+
+
+def _used(config: GenerateConfig, parts: Parts) -> tuple[int, int]:
+    """Prompt and completion tokens of what is there, where it may not cost more than so much."""
+    if not isinstance(config.teacher, EndpointTeacher) or config.teacher.max_price is None:
+        return 0, 0
+    totals = _totals(parts.rows())
+    return totals["prompt_tokens"], totals["completion_tokens"]
+
+
+def _requests(config: GenerateConfig, table: Path, chosen: bytearray, samples: range) -> Iterator[Request]:
+    """Of each chosen problem, in their order, the ``samples``; images are read as they are needed."""
+    problems = tables.read_rows(table, ["id", "problem", "choices", "images"])
+    return (
         Request(
             id=problem["id"],
             sample=sample,
@@ -140,11 +200,15 @@ def _requests(config: GenerateConfig, table: Path, done: set[Key], batch_size: i
             images=[image["bytes"] for image in problem["images"]],
             seed=sample_seed(config.seed, problem["id"], sample),
         )
-        for problem in tables.read_rows(table, ["id", "problem", "choices", "images"])
-        for sample in range(config.samples)
+        for problem in compress(problems, chosen)
+        for sample in samples
     )
-    while batch := list(islice(every, batch_size)):
-        if any((request.id, request.sample) not in done for request in batch):
+
+
+def _missing(requests: Iterator[Request], parts: Parts, batch_size: int) -> Iterator[Request]:
+    """In batches of the same composition whatever is there: one with anything missing comes whole."""
+    while batch := list(islice(requests, batch_size)):
+        if any((request.id, request.sample) not in parts.done for request in batch):
             yield from batch
 
 
@@ -163,25 +227,40 @@ def _row(request: Request, reply: Reply, model: str, fingerprint: str) -> Row:
     }
 
 
-def _require_few_failed(config: GenerateConfig, errors: Counter[str], total: int) -> None:
-    failed = errors.total()
+def _require_few_failed(config: GenerateConfig, drawing: Drawing) -> None:
+    failed, total = len(drawing.failed), drawing.requested
     if failed == 1:
-        logger.warning("a request failed: %s", next(iter(errors)))
+        logger.warning("a request failed: %s", next(iter(drawing.errors)))
     if failed > config.max_failed * total:
-        most = errors.most_common(1)[0][0]
+        most = drawing.errors.most_common(1)[0][0]
         raise (UnavailableError if for_now(most) else ServiceError)(
             f"generate.max_failed: {failed} requests failed ({most}), more than the share "
             f"{config.max_failed:g} of {total}; what was drawn is kept, run again to go on"
         )
 
 
-def _summary(rows: list[Row], requested: int, errors: Counter[str]) -> dict[str, Any]:
+def _summary(config: GenerateConfig, rows: Iterable[Row], drawing: Drawing) -> dict[str, Any]:
+    totals = _totals(rows)
+    prices = config.teacher.price_per_million if isinstance(config.teacher, EndpointTeacher) else None
+    cost = {"cost": prices.of(totals["prompt_tokens"], totals["completion_tokens"])} if prices else {}
     return {
-        "requested": requested,
-        "generated": len(rows),
-        "failed": errors.total(),
-        "errors": dict(sorted(errors.items())),
-        "truncated": sum(row["finish_reason"] == "length" for row in rows),
-        "prompt_tokens": sum(row["usage"]["prompt_tokens"] or 0 for row in rows),
-        "completion_tokens": sum(row["usage"]["completion_tokens"] or 0 for row in rows),
+        "requested": drawing.requested,
+        "generated": totals["generated"],
+        "failed": len(drawing.failed),
+        "errors": dict(sorted(drawing.errors.items())),
+        "failed_keys": sorted(drawing.failed),
+        "truncated": totals["truncated"],
+        "prompt_tokens": totals["prompt_tokens"],
+        "completion_tokens": totals["completion_tokens"],
+        **cost,
     }
+
+
+def _totals(rows: Iterable[Row]) -> Counter[str]:
+    totals: Counter[str] = Counter()
+    for row in rows:
+        totals["generated"] += 1
+        totals["truncated"] += row["finish_reason"] == "length"
+        for name in ("prompt_tokens", "completion_tokens"):
+            totals[name] += row["usage"][name] or 0
+    return totals

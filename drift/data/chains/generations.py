@@ -17,3 +17,8 @@ def read_generations(folder: Path) -> Iterator[Row]:
         raise DataError(f"{folder}: no part-*.jsonl; run `drift generate` first")
     for path in part_files(folder):
         yield from read_part(path, KEY)
+
+
+def full_text(row: Row) -> str:
+    """The text with its reasoning inside, also where a server parted the two."""
+    return f"<think>\n{row['reasoning'].strip()}\n</think>\n\n{row['text']}" if row.get("reasoning") else row["text"]

@@ -20,16 +20,19 @@ class Teacher(Protocol):
         ...
 
 
-def open_teacher(config: GenerateConfig) -> Teacher:
-    """The teacher that the configuration names. Raises CheckpointError, ConfigError or ServiceError."""
+def open_teacher(config: GenerateConfig, used: tuple[int, int] = (0, 0)) -> Teacher:
+    """The teacher that the configuration names; ``used`` are the prompt and completion tokens paid for before.
+
+    Raises CheckpointError, ConfigError or ServiceError.
+    """
     if isinstance(config.teacher, LocalTeacher):
         from drift.data.chains.local_teacher import Sampler
 
         return Sampler(config, config.teacher)
-    return _served(config, config.teacher)
+    return _served(config, config.teacher, used)
 
 
-def _served(config: GenerateConfig, teacher: EndpointTeacher | VllmTeacher) -> Teacher:
+def _served(config: GenerateConfig, teacher: EndpointTeacher | VllmTeacher, used: tuple[int, int]) -> Teacher:
     def settings(request: Request) -> dict[str, Any]:
         limits = {"top_p": config.top_p, "max_tokens": config.max_new_tokens}
         return {"temperature": config.temperature, "seed": request.seed, **limits}
@@ -40,4 +43,6 @@ def _served(config: GenerateConfig, teacher: EndpointTeacher | VllmTeacher) -> T
         return Served(teacher, teacher.model, teacher.dtype, "generate.teacher", settings, config.image_max_pixels)
     from drift.inference.endpoint import Endpoint
 
-    return Endpoint(teacher, teacher.model, "generate.teacher", settings, config.image_max_pixels)
+    endpoint = Endpoint[Request](teacher, teacher.model, "generate.teacher", settings, config.image_max_pixels)
+    endpoint.budget.add(*used)
+    return endpoint

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from drift.config.data import CurateConfig
 from drift.data import tables
-from drift.data.chains.generations import read_generations
+from drift.data.chains.generations import full_text, read_generations
 from drift.data.chains.prompts import user_text
 from drift.data.selection.filters import (
     Candidate,
@@ -123,7 +123,7 @@ def _candidates(known: dict[str, Row], rows: list[Row], config: CurateConfig) ->
         )
     place = {id: position for position, id in enumerate(known)}
     rows = sorted(rows, key=lambda row: (place[row["id"]], row["sample"]))
-    texts = [_full_text(row) for row in rows]
+    texts = [full_text(row) for row in rows]
     verdicts = _verdicts(known, rows, texts, config)
     solved: dict[str, list[bool]] = defaultdict(list)
     for row, verdict in zip(rows, verdicts, strict=True):
@@ -141,11 +141,6 @@ def _candidates(known: dict[str, Row], rows: list[Row], config: CurateConfig) ->
         )
         for row, text, verdict in zip(rows, texts, verdicts, strict=True)
     ]
-
-
-def _full_text(row: Row) -> str:
-    """The text with its reasoning inside, also where a server parted the two."""
-    return f"<think>\n{row['reasoning'].strip()}\n</think>\n\n{row['text']}" if row.get("reasoning") else row["text"]
 
 
 def _verdicts(known: dict[str, Row], rows: list[Row], texts: list[str], config: CurateConfig) -> list[Verdict]:

@@ -45,6 +45,40 @@ def test_a_teacher_that_is_a_web_page_is_an_error_of_one_line(answer: str) -> No
     assert "\n" not in str(raised.value)
 
 
+def test_what_reasoning_models_and_servers_want_can_be_set() -> None:
+    wanted = {
+        "system": "Be brief.",
+        "omit": ["temperature", "top_p", "min_p"],
+        "token_limit": "max_completion_tokens",
+        "extra_body": {"top_k": 20, "chat_template_kwargs": {"enable_thinking": True}},
+    }
+    with OpenAIServer(chain) as server:
+        assert len(list(open_teacher(config(server.url, **wanted)).sample([request()]))) == 1
+    (sent,) = server.requests
+    assert sent["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert sent["messages"][1]["content"][-1]["text"] == "How many?"
+    assert not {"temperature", "top_p", "min_p", "max_tokens"} & set(sent)
+    assert (sent["max_completion_tokens"], sent["seed"]) == (4096, 7)
+    assert (sent["top_k"], sent["repetition_penalty"]) == (20, 1)
+    assert sent["chat_template_kwargs"] == {"enable_thinking": True}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "remedy"),
+    [("max_tokens", r"token_limit: max_completion_tokens"), ("temperature", r"omit: \[temperature\]")],
+)
+def test_a_parameter_that_the_model_does_not_take_stops_at_once_with_the_remedy(parameter: str, remedy: str) -> None:
+    error = {"message": f"'{parameter}' is not supported", "code": "unsupported_parameter", "param": parameter}
+    with (
+        OpenAIServer(chain, status=lambda number: 400, refusal=error) as server,
+        pytest.raises(
+            ServiceError, match=rf"refuses the parameter '{parameter}': .*; set generate\.teacher\.{remedy}$"
+        ),
+    ):
+        list(open_teacher(config(server.url)).sample([request()]))
+    assert len(server.requests) == 1
+
+
 def test_an_answer_without_content_is_empty() -> None:
     def empty(body: Body) -> Body:
         return {"content": None}

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import zlib
 
 import pytest
 from PIL import ExifTags, Image
@@ -57,6 +58,82 @@ def test_a_server_is_sent_the_upright_picture():
     url = data_url(picture((8, 6), orientation=6, form="JPEG"), None)
     with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as sent:
         assert (sent.size, sent.format, sent.getexif().get(ExifTags.Base.Orientation)) == ((6, 8), "PNG", None)
+
+
+def sent_for(content, *pixels):
+    """Its type, and the bytes."""
+    head, _, text = data_url(content, *(pixels or (None,))).partition(",")
+    return head, base64.b64decode(text)
+
+
+def saved(image, form="PNG", **more):
+    image.save(buffer := io.BytesIO(), form, **more)
+    return buffer.getvalue()
+
+
+RGB = Image.radial_gradient("L").resize((40, 30)).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (saved(RGB, "JPEG"), "jpeg"),
+        (saved(RGB.convert("L"), "JPEG"), "jpeg"),
+        (saved(RGB), "png"),
+        (saved(RGB.convert("L")), "png"),
+        (saved(RGB.convert("P")), "png"),
+        (picture(orientation=1, form="JPEG"), "jpeg"),
+    ],
+    ids=["jpeg", "grey jpeg", "png", "grey png", "palette png", "upright by EXIF"],
+)
+def test_a_png_or_jpeg_that_needs_nothing_is_sent_as_it_is(content, kind):
+    assert sent_for(content) == (f"data:image/{kind};base64", content)
+    assert sent_for(content, 40 * 30, 0) == (f"data:image/{kind};base64", content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        picture((8, 6), orientation=6, form="JPEG"),
+        picture((8, 6), orientation=3),
+        saved(RGB.convert("CMYK"), "JPEG"),
+        saved(RGB.convert("RGBA")),
+        saved(RGB, transparency=(0, 0, 0)),
+        saved(RGB.convert("P"), transparency=0),
+        saved(RGB.convert("LA")),
+        saved(RGB.convert("L").convert("I;16")),
+        saved(RGB.convert("1")),
+        saved(RGB, save_all=True, append_images=[RGB.rotate(90)]),
+        saved(RGB, "WEBP"),
+        saved(RGB, "GIF"),
+        saved(RGB, "BMP"),
+    ],
+    ids=[
+        *("turned", "turned png", "cmyk", "alpha", "key colour", "palette", "grey alpha", "16 bits", "1 bit"),
+        *("frames", "webp", "gif", "bmp"),
+    ],
+)
+def test_any_other_is_sent_as_a_png_of_what_models_see(content):
+    head, sent = sent_for(content)
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(sent)) as image:
+        assert (image.format, image.mode, image.tobytes()) == ("PNG", "RGB", decode_image(content, "").tobytes())
+
+
+def test_sixteen_bits_of_colour_are_sent_as_eight():
+    ihdr = b"IHDR" + (1).to_bytes(4) + (1).to_bytes(4) + bytes([16, 2, 0, 0, 0])
+    pixel = b"IDAT" + zlib.compress(b"\0" + b"\xff\x00" * 3)
+    chunks = [(len(chunk) - 4).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) for chunk in (ihdr, pixel)]
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    _, sent = sent_for(content)
+    assert sent != content and sent[24] == 8
+
+
+@pytest.mark.parametrize("pixels", [(40 * 30 - 1, None), (None, 40 * 30 + 1)])
+def test_what_must_be_scaled_is_encoded_anew(pixels):
+    head, sent = sent_for(saved(RGB, "JPEG"), *pixels)
+    assert head == "data:image/png;base64"
+    assert Image.open(io.BytesIO(sent)).size != (40, 30)
 
 
 UNKNOWN = "not a format that Pillow knows"
