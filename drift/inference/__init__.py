@@ -3,6 +3,7 @@
 local       a checkpoint on this machine, batch by batch   endpoint   any OpenAI-compatible server
 images      images as models see them                     reply      what a model wrote
 parts       replies on disk, appended as they come         draws      seeded draws, row by row
+placeholders  where images stand in a text
 """
 
 import lazy_loader as lazy

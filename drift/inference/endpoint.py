@@ -13,6 +13,7 @@ import openai
 from drift.config.servers import EndpointConfig
 from drift.ground.errors import ConfigError, ServiceError, UnavailableError
 from drift.inference.images import data_url
+from drift.inference.placeholders import IMAGE, with_images
 from drift.inference.reply import Reply
 
 CHECK_SECONDS = 30.0
@@ -157,9 +158,9 @@ class Endpoint(Generic[Asked]):
             ) from None
 
     def _content(self, request: Asked) -> list[dict[str, Any]]:
-        urls = [data_url(image, *self.pixels) for image in request.images]
-        images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        return [*images, {"type": "text", "text": request.text}]
+        images = ({"url": data_url(image, *self.pixels)} for image in request.images)
+        blocks = with_images(request.text, len(request.images))
+        return [{"type": "image_url", "image_url": next(images)} if one == IMAGE else one for one in blocks]
 
     def _refused(self, error: openai.APIError) -> ServiceError:
         where = f"{self.where}: {self.server.base_url}"

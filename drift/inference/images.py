@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from drift.ground.decoding import as_seen
 from drift.ground.errors import DataError, cause
+from drift.inference.placeholders import with_images
 
 
 def image_bytes(cell: Any, folder: Path) -> list[bytes] | None:
@@ -102,8 +103,8 @@ def data_url(content: bytes, max_pixels: int | None, min_pixels: int | None = No
 
 
 def conversation(text: str, images: int) -> list[dict[str, Any]]:
-    """The user's turn as chat templates want it: ``images`` image blocks, then the text."""
-    return [{"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}]
+    """The user's turn as chat templates want it: blocks of images and text."""
+    return [{"role": "user", "content": with_images(text, images)}]
 
 
 def stored(contents: Sequence[bytes]) -> list[dict[str, Any]]:

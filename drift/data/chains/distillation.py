@@ -14,13 +14,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from drift.config.data import GenerateConfig, LocalTeacher
+from drift.config.data import GenerateConfig, LocalTeacher, ReadyTeacher
 from drift.data import tables
 from drift.data.chains.generations import KEY
 from drift.data.chains.prompts import user_text
+from drift.data.chains.ready import write_ready
 from drift.data.chains.requests import Request, sample_seed
 from drift.data.chains.teacher import open_teacher
-from drift.ground.artifacts import content_sha256, write_json, write_provenance
+from drift.ground.artifacts import content_sha256, read_provenance, staged, write_json, write_provenance
 from drift.ground.claim import replies_folder, work_folder
 from drift.ground.errors import DataError, ServiceError, UnavailableError
 from drift.inference.parts import Key, Parts, Row, sort_parts
@@ -60,6 +61,8 @@ def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateRepor
     ``max_failed``, or the server does not answer), CheckpointError, ConfigError.
     """
     started = time.monotonic()
+    if isinstance(config.teacher, ReadyTeacher):
+        return _from_problems(config, problems, out)
     table = problems / tables.PROBLEMS_FILE
     keys = _keys(table, config)
     fingerprint = _fingerprint(config, table)
@@ -83,6 +86,19 @@ def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateRepor
     report = GenerateReport(**counts, resumed=resumed, seconds=seconds)
     logger.info("%s: %d of %d samples, %d truncated", out, report.generated, report.requested, report.truncated)
     return report
+
+
+def _from_problems(config: GenerateConfig, problems: Path, out: Path) -> GenerateReport:
+    """The chains that came with the problems, as a teacher's."""
+    started = time.monotonic()
+    model = f"ready: {read_provenance(problems)['config']['source']}"
+    with staged(out) as folder:
+        written = write_ready(problems, model, folder)
+        counts = dict.fromkeys(("failed", "truncated", "prompt_tokens", "completion_tokens"), 0)
+        counts |= {"requested": written, "generated": written}
+        write_json(folder / SUMMARY_FILE, counts | {"errors": {}, "model": model})
+        write_provenance(folder, "generate", config=config.model_dump(mode="json"), inputs={"problems": problems})
+    return GenerateReport(**counts, resumed=0, seconds=round(time.monotonic() - started, 3))
 
 
 def _keys(table: Path, config: GenerateConfig) -> dict[Key, int]:

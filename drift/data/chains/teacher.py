@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 
-from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher
+from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher, ReadyTeacher
 from drift.data.chains.requests import Answered, Request
+from drift.ground.errors import ConfigError
 
 
 class Teacher(Protocol):
@@ -26,6 +27,8 @@ def open_teacher(config: GenerateConfig) -> Teacher:
         from drift.data.chains.local_teacher import Sampler
 
         return Sampler(config, config.teacher)
+    if isinstance(config.teacher, ReadyTeacher):
+        raise ConfigError("generate.teacher.kind: ready chains are not asked for; they are beside their problems")
     return _endpoint(config, config.teacher)
 
 
