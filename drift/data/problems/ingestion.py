@@ -246,7 +246,7 @@ def _require_new(problem: Row, number: int, reading: Reading, *, samples: bool) 
     first = reading.taken.setdefault(problem["id"], Taken(number, problem["gold"]))
     if first.row == number:
         return
-    if Comparison({}).of(first.gold, problem["gold"], None, problem["choices"] or ())[0] != "correct":
+    if Comparison({}).of(first.gold, problem["gold"], None, problem["choices"] or ())[0] == "incorrect":
         golds = f"gold '{problem['gold']:.80}', but '{first.gold:.80}' in row {first.row}"
         raise Rejected("contradicts", f"{golds}, which has the same images, question and options")
     if not samples:
@@ -255,4 +255,4 @@ def _require_new(problem: Row, number: int, reading: Reading, *, samples: bool) 
 
 def _metric(source: str) -> str:
     """A source as part of a metric's name."""
-    return re.sub(r"[^\w.-]+", "_", source).strip("_")
+    return re.sub(r"[^\w.-]+", "_", source).strip("_")[-200:]

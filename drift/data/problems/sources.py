@@ -60,7 +60,7 @@ def open_source(config: IngestConfig, key: str) -> list[Source]:
 
 def mixed(groups: list[list[Source]], config: IngestConfig) -> Iterator[tuple[int, Source, FileRow]]:
     """All rows with the place of their configured source; where these have weights, drawn until one has no more."""
-    streams = [((place, source, row) for source in group for row in source.rows) for place, group in enumerate(groups)]
+    streams = [_rows(place, group) for place, group in enumerate(groups)]
     weights = [one.weight for one in config.sources if one.weight is not None]
     if not weights:
         yield from itertools.chain.from_iterable(streams)
@@ -68,6 +68,10 @@ def mixed(groups: list[list[Source]], config: IngestConfig) -> Iterator[tuple[in
     generator = random.Random(f"ingest-{config.seed}")
     while drawn := next(generator.choices(streams, weights)[0], None):
         yield drawn
+
+
+def _rows(place: int, group: list[Source]) -> Iterator[tuple[int, Source, FileRow]]:
+    return ((place, source, row) for source in group for row in source.rows)
 
 
 def count_problems(config: IngestConfig) -> int | None:
