@@ -18,10 +18,10 @@ from tests.pool_rows import ingested
 READY = GenerateConfig(teacher={"kind": "ready"})
 
 
-def conversation(number: int, answer: str, **more: object) -> dict:
+def conversation(number: int, said: str, **more: object) -> dict:
     turns = [
         {"role": "user", "content": f"<image>{written.question(number)}"},
-        {"role": "assistant", "content": answer},
+        {"role": "assistant", "content": said},
     ]
     return {"messages": turns, "images": [written.base64_of(number)], **more}
 
