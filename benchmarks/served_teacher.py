@@ -2,8 +2,8 @@
 
     python -m benchmarks.served_teacher loss|rate|memory
 
-The server is a process of its own on loopback that counts what it answered. `loss`: 2,000 keys against 10 % 429, 5 % 500,
-1 % that hang and 5 % odd replies, killed three times; then against a server that answers at once, without faults.
+The server is a process of its own on loopback that counts what it answered. `loss`: 2,000 keys against 10 % 429, 5 %
+500, 1 % that hang and 5 % odd replies, killed three times; then against a server that answers at once, without faults.
 """
 
 from __future__ import annotations

@@ -94,11 +94,11 @@ def _model_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
 
 def _data_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     ingest, replay = config.ingest, config.curate.replay
-    yield _here(profile, "ingest.source", ingest.source, partial(_problems, ingest, "ingest.source"))
+    for key, one in ingest.each():
+        yield _here(profile, key, one.source, partial(_problems, one, key))
     if replay:
-        read = ingest.model_copy(update={"source": replay.source, "revision": None})
         key = "curate.replay.source"
-        yield _here(profile, key, replay.source, partial(_problems, read, key))
+        yield _here(profile, key, replay.source, partial(_problems, ingest.elsewhere(replay.source), key))
     yield from _table_checks(config, profile)
 
 

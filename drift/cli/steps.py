@@ -33,14 +33,15 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 def ingest(
     section_from: SectionOf,
     out: Out,
-    source: Annotated[str | None, typer.Option(help="Parquet or JSON-lines file, or a dataset id.")] = None,
+    source: Annotated[str | None, typer.Option(help="File, glob, folder, or a dataset id.")] = None,
+    ready: Annotated[str | None, typer.Option(help="The same, of finished chains: for `generate --ready`.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a pool of problems and check every row."""
     from drift.data.problems.ingestion import ingest as step
 
-    section = section_from.load(IngestConfig, "ingest", {"source": source})
-    show_report(step(section, out), out, as_json)
+    given = {"source": ready or source, "ready": bool(ready) or None}
+    show_report(step(section_from.load(IngestConfig, "ingest", given), out), out, as_json)
 
 
 @command(STEPS)
@@ -50,12 +51,13 @@ def generate(
     out: Out,
     model: Annotated[str | None, typer.Option(help="Teacher: a checkpoint, or the served model's name.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible server.")] = None,
+    ready: Annotated[bool, typer.Option("--ready", help="No teacher: the chains came with the problems.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a teacher write chains of thought. Goes on where it stopped."""
     from drift.data.chains.distillation import generate as step
 
-    kind = "endpoint" if endpoint else "local" if model else None
+    kind = "ready" if ready else "endpoint" if endpoint else "local" if model else None
     given = {"teacher": {"kind": kind, "model": model, "base_url": endpoint}}
     section = section_from.load(GenerateConfig, "generate", given)
     show_report(step(section, problems, out), out, as_json)
@@ -72,8 +74,7 @@ def curate(
     """Keep chains with the right format and answer: the training set."""
     from drift.data.selection.curation import curate as step
 
-    section = section_from.load(CurateConfig, "curate", {})
-    show_report(step(section, problems, generations, out), out, as_json)
+    show_report(step(section_from.load(CurateConfig, "curate", {}), problems, generations, out), out, as_json)
 
 
 @command(STEPS)

@@ -47,6 +47,7 @@ class Config(Section):
     models: ModelsConfig
     ingest: IngestConfig
     generate: GenerateConfig
+    """Null where `curate.ready` brings the chains: no teacher is asked."""
     curate: CurateConfig = CurateConfig()
     deltas: dict[Name, DeltaConfig] = Field(default={"paper": DeltaConfig()}, min_length=1)
     train: TrainConfig = TrainConfig()
@@ -58,12 +59,17 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _spread_seed(cls, raw: Any) -> Any:
-        seed = raw.get("seed") if isinstance(raw, dict) else None
+    def _complete(cls, raw: Any) -> Any:
+        """With what one section says for others."""
+        return cls._spread_seed(_from_ready(raw)) if isinstance(raw, dict) else raw
+
+    @staticmethod
+    def _spread_seed(raw: dict[str, Any]) -> dict[str, Any]:
+        seed = raw.get("seed")
         if not isinstance(seed, int):
             return raw
         spread = dict(raw)
-        for section in ("generate", "curate", "train", "gate"):
+        for section in ("ingest", "generate", "curate", "train", "gate"):
             if section == "curate" or section == "train" or isinstance(spread.get(section), dict):
                 spread[section] = {"seed": seed, **(spread.get(section) or {})}
         return spread
@@ -119,6 +125,26 @@ class Config(Section):
         if (train.prior is None) != (arm.delta is None):
             raise ValueError(f"arms.{name}: a prior and a delta go together; set both or neither")
         return train
+
+
+def _from_ready(raw: dict[str, Any]) -> dict[str, Any]:
+    """``raw``, with `ingest` and `generate` as a ready set of chains wants them; unchanged with a teacher."""
+    ingest, asked, curate = (raw.get(section) or {} for section in ("ingest", "generate", "curate"))
+    if not all(isinstance(section, dict) for section in (ingest, asked, curate)):
+        return raw
+    teacher = asked.get("teacher")
+    kind = teacher.get("kind") if isinstance(teacher, dict) else None
+    ready = curate.get("ready")
+    if not ready:
+        if ("generate" in raw and not asked) or kind == "ready" or ingest.get("ready"):
+            raise ValueError("generate: null asks no teacher; name one, or set curate.ready to finished chains")
+        return raw
+    if asked and kind != "ready":
+        raise ValueError("curate.ready: the chains are there, so no teacher is asked; set generate: null, or remove it")
+    if ingest.get("sources") or ingest.get("source") not in (None, "", ready):
+        raise ValueError("ingest.source: curate.ready brings its own problems; set ingest.source: null")
+    made = {"ingest": {**ingest, "source": ready, "ready": True}}
+    return {**raw, **made, "generate": {**asked, "teacher": {"kind": "ready", "model": f"ready: {ready}"}}}
 
 
 def checkpoint_paths(config: Config) -> dict[str, str]:

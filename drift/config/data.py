@@ -2,27 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import glob
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from drift.config.section import Count, Fraction, Positive, ProblemTemplate, Section
 from drift.config.servers import EndpointConfig, VllmConfig
 
+Format = Literal["columns", "messages", "conversations", "prompt", "vlmevalkit"]
+"""What a row looks like (docs/sources.md)."""
 
-class IngestConfig(Section):
-    """Problems in: one table of problem, gold answer and image."""
+
+def matches(pattern: str) -> list[Path]:
+    """The files that a glob stands for, in order; none for anything else."""
+    found = glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else []  # noqa: PTH207  # may be absolute
+    return sorted(map(Path, found))
+
+
+class SourceConfig(Section):
+    """One of several sources. What it leaves out is taken from `ingest`."""
 
     source: str
-    """Parquet or JSON-lines file, or a Hugging Face dataset id, one problem a row."""
+    weight: Positive | None = None
+    """Share of the rows drawn from it: of all sources or of none."""
+    name: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    format: Format | None = None
+    problem_column: str | None = None
+    answer_column: str | None = None
+    image_column: str | None = None
+    choices_column: str | None = None
+    chain_column: str | None = None
+    image_folder: str | None = None
+
+
+class IngestConfig(Section):
+    """Problems in: rows of a question, a gold answer and images."""
+
+    sources: list[SourceConfig] = Field([])
+    """Several sources in place of `source`. Without weights all rows of each, one source after the other; with weights
+    rows are drawn from them in that proportion until one has no more."""
+    source: str = Field("", validate_default=True)
+    """A file (parquet, JSON lines, JSON, CSV, TSV, these as .gz, a tar in webdataset's form), a glob of such files, a
+    folder, or a Hugging Face dataset id."""
+    ready: bool = False
+    """The rows bring their chains of thought: `curate.ready` sets it."""
+    name: str | None = None
+    """Configuration of the dataset, where `source` is a dataset id."""
     split: str = "train"
-    """Split, where `source` is a dataset id."""
+    """Split, where `source` is a dataset id or a folder."""
     revision: str | None = None
     """Commit of the dataset, where `source` is a dataset id."""
+    format: Format | None = None
+    """What a row looks like; null is told by its columns."""
     problem_column: str = "problem"
     answer_column: str = "answer"
+    """Of the gold answer. A dot leads into a nested column: `reward_model.ground_truth`."""
     image_column: str = "image"
     choices_column: str | None = None
+    chain_column: str | None = None
+    """Of the chain of thought, where the format is `columns` and the rows bring one."""
+    image_folder: str | None = None
+    """Folder from which relative paths of images start; null is the folder of the file that names them."""
+    text_only: bool = False
+    """Take problems without an image too."""
     min_side_pixels: Count = 28
     """Smaller images are rejected: one visual token covers 28 x 28 pixels."""
     max_aspect_ratio: Positive = 200
@@ -31,6 +77,43 @@ class IngestConfig(Section):
     """Read only so many rows."""
     max_rejected: Fraction = 0.1
     """More rejected rows than this share stop the run."""
+    seed: int = 0
+    """Of the draw from sources with weights."""
+
+    @field_validator("sources")
+    @classmethod
+    def _weighted_alike(cls, sources: list[SourceConfig]) -> list[SourceConfig]:
+        if len({one.weight is None for one in sources}) > 1:
+            raise ValueError("give a weight to each source, or to none")
+        return sources
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _one_or_several(cls, source: Any, info: ValidationInfo) -> Any:
+        if source and info.data.get("sources"):
+            raise ValueError("give source or sources, not both")
+        if not source and not info.data.get("sources", True):
+            raise ValueError("required, but not set")
+        return source or ""
+
+    @property
+    def called(self) -> str:
+        """The source, or all of several, for messages."""
+        return self.source or ", ".join(one.source for one in self.sources)
+
+    def each(self) -> list[tuple[str, IngestConfig]]:
+        """Every source's key, and the section for it alone."""
+        if not self.sources:
+            return [("curate.ready" if self.ready else "ingest.source", self)]
+        return [(f"ingest.sources[{place}].source", self._of(one)) for place, one in enumerate(self.sources)]
+
+    def _of(self, one: SourceConfig) -> IngestConfig:
+        return self.model_copy(update={"sources": [], **one.model_dump(exclude={"weight"}, exclude_none=True)})
+
+    def elsewhere(self, source: str) -> IngestConfig:
+        """The section for another source with the same columns: all of it, in whatever format it is."""
+        other = {"name": None, "revision": None, "format": None, "image_folder": None, "limit": None}
+        return self.model_copy(update=other | {"source": source, "sources": [], "ready": False})
 
 
 class LocalTeacher(Section):
@@ -61,10 +144,18 @@ class VllmTeacher(VllmConfig):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
+class ReadyTeacher(Section):
+    """No teacher: the chains came with the problems."""
+
+    kind: Literal["ready"]
+    model: str = "ready"
+    """What stands for the teacher: `curate.ready` sets it to `ready: SOURCE`."""
+
+
 class GenerateConfig(Section):
     """The teacher writes chains of thought. Temperature, samples and prompt are ours: the paper gives none."""
 
-    teacher: LocalTeacher | VllmTeacher | EndpointTeacher = Field(discriminator="kind")
+    teacher: LocalTeacher | VllmTeacher | EndpointTeacher | ReadyTeacher = Field(discriminator="kind")
     samples: Count = 4
     """Samples per problem."""
     adaptive: bool = False
@@ -96,7 +187,7 @@ class ReplayConfig(Section):
     """Questions about perception with direct answers, mixed in so that perception is kept."""
 
     source: str
-    """Same formats and columns as `ingest.source`."""
+    """Same columns as `ingest.source`, or another format."""
     fraction: float = Field(0.25, gt=0, lt=1)
     """Share of the training set that is replay."""
 
@@ -104,6 +195,8 @@ class ReplayConfig(Section):
 class CurateConfig(Section):
     """Generations in, training set out: the paper's two filters, then a selection."""
 
+    ready: str | None = None
+    """A set of finished chains in place of a teacher, read as `ingest` says; `generate` is then null."""
     require_format: bool = True
     """Keep only `<think>...</think> \\boxed{...}`."""
     require_correct: bool = True

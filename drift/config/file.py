@@ -29,7 +29,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def schema() -> dict[str, Any]:
     """JSON schema of the whole file, for editors."""
-    return Config.model_json_schema(by_alias=True)
+    tree = Config.model_json_schema(by_alias=True)
+    tree["properties"]["generate"] = {"anyOf": [tree["properties"]["generate"], {"type": "null"}]}
+    tree["required"] = [key for key in tree["required"] if key not in {"ingest", "generate"}]  # see `curate.ready`
+    return tree
 
 
 def read_yaml(path: Path) -> Any:

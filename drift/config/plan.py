@@ -8,6 +8,7 @@ changes and only then. On a cluster the image's digest stands for the code, and 
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.config.chain import Config
-from drift.config.data import IngestConfig, ReplayConfig
+from drift.config.data import IngestConfig, ReplayConfig, matches
 from drift.config.evaluate import EvaluateConfig
 from drift.config.gate import GateConfig
 from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
@@ -159,7 +160,7 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     decided = GateStep(model=config.register_.model, **config.gate.model_dump())
     steps = {
         "inputs": parameter("inputs", outside, dict),
-        "ingest": parameter("ingest", config.ingest, lambda: local_inputs("ingest.source", config.ingest.source)),
+        "ingest": parameter("ingest", config.ingest, lambda: pool_inputs(config.ingest)),
         "generate": parameter("generate", config.generate, lambda: _teacher(config)),
         "curate": parameter("curate", config.curate, lambda: replay_inputs(config.curate.replay)),
         "deltas": parameter("deltas", deltas, lambda: delta_inputs(deltas)),
@@ -201,9 +202,16 @@ def local_inputs(key: str, reference: str) -> Inputs:
     path = Path(reference)
     if path.exists():
         return {key: content_sha256(path)}
+    if found := matches(reference):
+        return {f"{key}: {one}": content_sha256(one) for one in found}
     if looks_local(reference):
         raise ConfigError(f"{key}: '{reference}' does not exist; give a path that does, or a hub id (owner/name)")
     return {}
+
+
+def pool_inputs(ingest: IngestConfig) -> Inputs:
+    """The hashes of all sources of problems; images that they name by path are not looked at."""
+    return {key: found for name, one in ingest.each() for key, found in local_inputs(name, one.source).items()}
 
 
 def is_path(reference: str) -> bool:
@@ -213,8 +221,10 @@ def is_path(reference: str) -> bool:
 
 def looks_local(reference: str) -> bool:
     """Whether a reference is meant as a path here and not as a hub id (owner/name)."""
+    if glob.has_magic(reference):
+        return True
     not_an_id = reference.startswith(("/", ".", "~")) or reference.count("/") > 1 or "/" not in reference
-    return not_an_id or Path(reference).suffix in {".parquet", ".json", ".jsonl", ".tsv"}
+    return not_an_id or Path(reference).suffix in {".parquet", ".json", ".jsonl", ".tsv", ".csv", ".gz", ".tar"}
 
 
 def _teacher(config: Config) -> Inputs:

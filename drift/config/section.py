@@ -94,7 +94,7 @@ def _without_tags(section: type[BaseModel], location: tuple[int | str, ...]) -> 
     """The location without the tag that pydantic adds for the alternatives of a union."""
     keys: list[str] = []
     for position, part in enumerate(location):
-        tags = {"local", "vllm", "endpoint"} if position and location[position - 1] == "teacher" else set()
+        tags = {"local", "vllm", "endpoint", "ready"} if position and location[position - 1] == "teacher" else set()
         if part not in tags:
             keys.append(str(part))
     return keys

@@ -1,7 +1,8 @@
 """Columns of the data files, and how they are read and written.
 
 Images are stored as they came, in datasets' own form (``{bytes, path}``), so that `datasets.load_dataset` decodes
-them. Messages that are written here hold plain strings and no placeholder: the image stands before the user's text.
+them. Questions and messages that are written here hold plain strings: an image stands where `<image>` does, and all
+before the user's text where it does not occur.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from datasets import Features, Image, List, Value
 from drift.ground.errors import DataError
 
 PROBLEMS_FILE = "problems.parquet"
+CHAINS_FILE = "chains.jsonl"
+"""Finished chains beside the problems that they came with: id, sample, text."""
 REJECTS_FILE = "rejects.parquet"
 TRAIN_FILE = "train.parquet"
 FUNNEL_FILE = "funnel.json"

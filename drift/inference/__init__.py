@@ -4,6 +4,7 @@ local       a checkpoint on this machine, batch by batch   endpoint   any OpenAI
 images      images as models see them                     reply      what a model wrote
 parts       replies on disk, appended as they come         draws      seeded draws, row by row
 served      a checkpoint served by vLLM, while it is asked guard      what ends that server with its step
+placeholders  where images stand in a text
 """
 
 import lazy_loader as lazy

@@ -19,6 +19,7 @@ from drift.ground.errors import ConfigError, ServiceError
 from drift.inference.completion import MalformedReplyError, read_completion
 from drift.inference.images import data_url
 from drift.inference.limits import Budget, Pace, Tokens
+from drift.inference.placeholders import IMAGE, with_images
 from drift.inference.reply import Reply
 from drift.inference.servers import HOPELESS, Servers
 
@@ -97,15 +98,14 @@ class Endpoint(Generic[Asked]):
                     yield item
 
     def sent(self, request: Asked, urls: list[str]) -> dict[str, Any]:
-        """A request's body: the images, then the text; the sampling under the names that the server knows."""
+        """A request's body: the text with its images; the sampling under the names that the server knows."""
         server = self.server
         given = {**(NEUTRAL | NEUTRAL_EXTRA if server.neutral else {}), **self.settings(request)}
         kept = {name: value for name, value in given.items() if name not in server.omit}
         if "max_tokens" in kept:
             kept[server.token_limit] = kept.pop("max_tokens")
         extra = {name: kept.pop(name) for name in NEUTRAL_EXTRA if name in kept} | server.extra_body
-        images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        user = {"role": "user", "content": [*images, {"type": "text", "text": request.text}]}
+        user = {"role": "user", "content": _content(request.text, urls)}
         system = [] if server.system is None else [{"role": "system", "content": server.system}]
         return {"model": self.model, "messages": [*system, user], **kept, "extra_body": extra}
 
@@ -227,6 +227,12 @@ def _own_loop() -> Iterator[Start[Any]]:
     finally:
         loop.call_soon_threadsafe(end.set)  # `asyncio.run` cancels what is left
         thread.join()
+
+
+def _content(text: str, urls: list[str]) -> list[dict[str, Any]]:
+    images = ({"url": url} for url in urls)
+    blocks = with_images(text, len(urls))
+    return [{"type": "image_url", "image_url": next(images)} if one == IMAGE else dict(one) for one in blocks]
 
 
 def _urls(images: list[bytes], pixels: tuple[int | None, int | None]) -> list[str]:

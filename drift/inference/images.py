@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from drift.ground.decoding import as_seen
 from drift.ground.errors import DataError, cause
+from drift.inference.placeholders import with_images
 
 SENDABLE = {"PNG": {"RGB", "L", "P"}, "JPEG": {"RGB", "L"}}
 """Formats that every server decodes to the same, and Pillow's modes of them."""
@@ -128,8 +129,8 @@ def _sendable(content: bytes, max_pixels: int | None, min_pixels: int | None) ->
 
 
 def conversation(text: str, images: int) -> list[dict[str, Any]]:
-    """The user's turn as chat templates want it: ``images`` image blocks, then the text."""
-    return [{"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}]
+    """The user's turn as chat templates want it: blocks of images and text."""
+    return [{"role": "user", "content": with_images(text, images)}]
 
 
 def stored(contents: Sequence[bytes]) -> list[dict[str, Any]]:

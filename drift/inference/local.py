@@ -16,7 +16,7 @@ from drift.weights.modeling import load_processor, load_vlm
 
 
 class Asked(Protocol):
-    """A user's turn: the text, and encoded images before it."""
+    """A user's turn: the text, and encoded images at its placeholders or before it."""
 
     @property
     def text(self) -> str: ...
@@ -99,7 +99,7 @@ class LocalModel:
         ]
         return self.processor(
             text=self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True),
-            images=images,
+            images=[few for few in images if few] or None,
             padding=True,
             padding_side="left",
             add_special_tokens=False,

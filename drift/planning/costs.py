@@ -110,6 +110,8 @@ def _teacher(config: Config, assumed: Assumptions, gpus: int | None) -> Phase:
     from drift.data.problems.sources import count_problems  # datasets, which takes a second
 
     asked, problems = config.generate, count_problems(config.ingest)
+    if asked.teacher.kind == "ready":
+        return Phase("generate", f"{_counted(problems)} ready chains", 0, False, 0, 0.0)
     what = f"{_counted(problems)} problems × {'up to ' if asked.adaptive else ''}{asked.samples}"
     answers = None if problems is None else problems * asked.samples
     teacher = asked.teacher

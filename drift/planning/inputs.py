@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from drift.config.plan import Inputs, InputsStep, delta_inputs, local_inputs, replay_inputs
+from drift.config.plan import Inputs, InputsStep, delta_inputs, local_inputs, pool_inputs, replay_inputs
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def look(step: InputsStep) -> InputsReport:
     """Hash what the steps will read. Raises ConfigError for a file or folder that does not exist where this runs."""
     if step.hashed:
         return InputsReport()
-    pool = local_inputs("ingest.source", step.ingest.source)
+    pool = pool_inputs(step.ingest)
     return InputsReport(*map(_told, (pool, replay_inputs(step.replay), _models(step))))
 
 

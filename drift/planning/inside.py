@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from drift.config.chain import Config
+from drift.config.data import matches
 from drift.config.plan import is_path
 from drift.ground.errors import ConfigError
 from drift.ground.findings import Check, Finding, Noted, find
@@ -40,12 +41,12 @@ def _checks(config: Config, role: str, folders: tuple[Path, ...], writable: tupl
 
 
 def _problems(config: Config, folders: tuple[Path, ...]) -> Iterator[Check]:
-    source = config.ingest.source
-    if not is_path(source):
-        revision = f"@{config.ingest.revision}" if config.ingest.revision else ""
-        yield "ingest.source", partial(on_hub, "ingest.source", f"{source}{revision}", "dataset")
-    elif _under(source, folders):
-        yield "ingest.source", partial(_there, "ingest.source", Path(source))
+    for key, one in config.ingest.each():
+        if not is_path(one.source):
+            revision = f"@{one.revision}" if one.revision else ""
+            yield key, partial(on_hub, key, f"{one.source}{revision}", "dataset")
+        elif _under(one.source, folders):
+            yield key, partial(_there, key, one.source)
 
 
 def _servers(config: Config) -> Iterator[Check]:
@@ -72,8 +73,8 @@ def _under(path: str, folders: tuple[Path, ...]) -> bool:
     return any(Path(path).is_relative_to(folder) for folder in folders)
 
 
-def _there(key: str, path: Path) -> None:
-    if not path.exists():
+def _there(key: str, path: str) -> None:
+    if not Path(path).exists() and not matches(path):
         raise ConfigError(f"{key}: {path} is not on the claim; put it there, or correct the path")
 
 

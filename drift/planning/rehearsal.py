@@ -123,7 +123,7 @@ def _replace_data(raw: Raw, world: Path) -> None:
     teacher = {"kind": "local", "model": str(world / "teacher"), "batch_size": PROBLEMS}
     raw["ingest"] = {"source": str(world / "pool.parquet"), "limit": PROBLEMS}
     raw["generate"] |= {"teacher": teacher, "samples": 1, "max_new_tokens": 64, "prompt": "{problem}"}
-    raw["curate"] |= {"keep": CHAINS, "min_kept": 1, "max_pass_rate": 1.0}
+    raw["curate"] |= {"ready": None, "keep": CHAINS, "min_kept": 1, "max_pass_rate": 1.0}
     if raw["curate"]["replay"]:
         raw["curate"]["replay"]["source"] = str(world / "replay.parquet")
 

@@ -13,7 +13,8 @@ from pipelines.placement import TRAINED, Resources
 
 EVALUATIONS = ("evaluate_vlm", "evaluate_champion", "evaluate_arm")
 READERS: Mapping[str, tuple[str, ...]] = {
-    "ingest.source": ("inputs", "ingest"),
+    "ingest": ("inputs", "ingest"),
+    "curate.ready": ("inputs", "ingest"),
     "generate.teacher.model": ("generate",),
     "curate.replay.source": ("inputs", "curate"),
     "models": ("inputs", "deltas", "arm"),

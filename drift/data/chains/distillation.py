@@ -15,14 +15,23 @@ from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
-from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher, VllmTeacher
+from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher, ReadyTeacher, VllmTeacher
 from drift.data import tables
 from drift.data.chains.adaptive import everything, rounds, unsolved
 from drift.data.chains.generations import KEY
 from drift.data.chains.prompts import user_text
+from drift.data.chains.ready import write_ready
 from drift.data.chains.requests import Answered, Request, sample_seed
 from drift.data.chains.teacher import open_teacher
-from drift.ground.artifacts import content_sha256, own_name, read_json, write_json, write_provenance
+from drift.ground.artifacts import (
+    content_sha256,
+    own_name,
+    read_json,
+    read_provenance,
+    staged,
+    write_json,
+    write_provenance,
+)
 from drift.ground.claim import replies_folder, work_folder
 from drift.ground.errors import DataError, ServiceError, UnavailableError
 from drift.inference.index import Key
@@ -78,6 +87,8 @@ def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateRepor
     server does not answer), CheckpointError, ConfigError (``max_price`` too).
     """
     started = time.monotonic()
+    if isinstance(config.teacher, ReadyTeacher):
+        return _from_problems(config, problems, out)
     table = problems / tables.PROBLEMS_FILE
     if not tables.count_rows(table):
         raise DataError(f"{table}: no problems; run `drift ingest` on a source that has some")
@@ -102,6 +113,19 @@ def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateRepor
     report = GenerateReport(**counts, resumed=resumed, seconds=seconds, cost=summary.get("cost"))
     logger.info("%s: %d of %d samples, %d truncated", out, report.generated, report.requested, report.truncated)
     return report
+
+
+def _from_problems(config: GenerateConfig, problems: Path, out: Path) -> GenerateReport:
+    """The chains that came with the problems, as a teacher's."""
+    started = time.monotonic()
+    model = f"ready: {read_provenance(problems)['config']['source']}"
+    with staged(out) as folder:
+        written = write_ready(problems, model, folder)
+        counts = dict.fromkeys(("failed", "truncated", "prompt_tokens", "completion_tokens"), 0)
+        counts |= {"requested": written, "generated": written}
+        write_json(folder / SUMMARY_FILE, counts | {"errors": {}, "model": model})
+        write_provenance(folder, "generate", config=config.model_dump(mode="json"), inputs={"problems": problems})
+    return GenerateReport(**counts, resumed=0, seconds=round(time.monotonic() - started, 3))
 
 
 def _has_gaps(out: Path, fingerprint: str) -> bool:

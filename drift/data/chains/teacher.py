@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 
-from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher, VllmTeacher
+from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher, ReadyTeacher, VllmTeacher
 from drift.data.chains.requests import Answered, Request
+from drift.ground.errors import ConfigError
 
 
 class Teacher(Protocol):
@@ -29,6 +30,8 @@ def open_teacher(config: GenerateConfig, used: tuple[int, int] = (0, 0)) -> Teac
         from drift.data.chains.local_teacher import Sampler
 
         return Sampler(config, config.teacher)
+    if isinstance(config.teacher, ReadyTeacher):
+        raise ConfigError("generate.teacher.kind: ready chains are not asked for; they are beside their problems")
     return _served(config, config.teacher, used)
 
 

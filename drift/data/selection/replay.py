@@ -22,8 +22,8 @@ def replay_problems(config: CurateConfig, problems: Path, chains: int) -> list[R
     if config.replay is None:
         return []
     wanted = round(config.replay.fraction / (1 - config.replay.fraction) * chains)
-    ingested = read_provenance(problems)["config"] | {"source": config.replay.source, "revision": None, "limit": None}
-    drawn, usable = _draw(validate(IngestConfig, ingested, where="ingest"), wanted, config.seed)
+    ingested = validate(IngestConfig, read_provenance(problems)["config"], where="ingest")
+    drawn, usable = _draw(ingested.elsewhere(config.replay.source), wanted, config.seed)
     if len(drawn) < wanted:
         raise DataError(
             f"curate.replay.fraction: {config.replay.fraction:g} beside {chains} chains needs {wanted} replay rows, "

@@ -1,7 +1,8 @@
 """Rows of a training set: chats of any length, with images anywhere in them or without, in the model's own template.
 
 A row has `messages` (of system, user and assistant; the last is the assistant's) and, where it has pictures, `images`.
-What is wrong with one is a line with its id, found before any image is decoded or model loaded.
+`<image>` in the text of a system's or user's turn is the place of one; text in blocks is taken as it is. What is wrong
+with a row is a line with its id, found before any image is decoded or model loaded.
 """
 
 from __future__ import annotations
@@ -15,17 +16,13 @@ import pyarrow.parquet as pq
 
 from drift.ground.errors import DataError, cause
 from drift.inference.images import conversation, find_image
+from drift.inference.placeholders import IMAGE, PLACEHOLDER, Block, at_placeholders
 
 TRAIN_FILE = "train.parquet"
 COLUMNS = ("id", "kind", "messages", "images")
 ROLES = ("system", "user", "assistant")
-PLACEHOLDER = "<image>"
-"""In the text of a system's or user's turn: an image stands here. Text in blocks is taken as it is."""
 NAMED = 5
 """So many more rows that cannot be used are named."""
-IMAGE = {"type": "image"}
-
-Block = dict[str, str]
 
 
 class Piece(NamedTuple):
@@ -191,19 +188,10 @@ def _blocks(content: Any, role: str, where: str) -> list[Block]:
     if content is None:
         return []
     if isinstance(content, str):
-        return [{"type": "text", "text": content}] if role == "assistant" else _at_placeholders(content)
+        return [{"type": "text", "text": content}] if role == "assistant" else at_placeholders(content)
     if not isinstance(content, list):
         raise ValueError(f"{where}.content: {content!r:.80} is neither a text nor a list of blocks")
     return [_block(block, f"{where}.content[{number}]") for number, block in enumerate(content)]
-
-
-def _at_placeholders(text: str) -> list[Block]:
-    """The text as blocks, with an image where a placeholder stands."""
-    blocks: list[Block] = []
-    for number, part in enumerate(text.split(PLACEHOLDER)):
-        blocks += [IMAGE] if number else []
-        blocks += [{"type": "text", "text": part}] if part else []
-    return blocks
 
 
 def _block(block: Any, where: str) -> Block:

@@ -88,7 +88,7 @@ def test_an_image_may_come_in_any_usual_form(tmp_path, form):
         "list": ["images/a.png", encoded],
     }[form]
     source = tmp_path / "pool.jsonl"
-    source.write_text(json.dumps(pool_row(0, image=cell)) + "\n\n")
+    source.write_text(json.dumps(pool_row(0, image=cell, problem="compute 1")) + "\n\n")
     ingest(IngestConfig(source=str(source)), tmp_path / "problems")
     row = next(read_rows(tmp_path / "problems" / "problems.parquet"))
     assert [one["bytes"] for one in row["images"]] == [image] * (2 if form == "list" else 1)
@@ -169,8 +169,8 @@ BAD = {
         "not readable as parquet",
     ),
     "another suffix": (
-        lambda path: {"source": str((path / "a.csv").write_text("x") and path / "a.csv")},
-        "neither .parquet nor .jsonl",
+        lambda path: {"source": str((path / "a.xlsx").write_text("x") and path / "a.xlsx")},
+        "a.xlsx: not one of .csv, .json, ",
     ),
     "not JSON": (lambda path: {"source": broken(path, '{"problem": "a"\n')}, "line 1 is not JSON"),
     "not objects": (lambda path: {"source": broken(path, "[1]\n")}, "line 1 is not a JSON object"),
