@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drift.config.chain import Config, checkpoint_paths
 from drift.config.data import IngestConfig
-from drift.config.plan import arm_steps, is_path
+from drift.config.plan import arm_steps, curate_section, is_path
 from drift.config.servers import JudgeConfig
 from drift.config.zero import check_deepspeed
 from drift.data.problems.sources import open_source
@@ -98,6 +98,9 @@ def _data_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
         read = ingest.model_copy(update={"source": replay.source, "revision": None})
         key = "curate.replay.source"
         yield _here(profile, key, replay.source, partial(_problems, read, key))
+    if (length := curate_section(config).length) and length.processor:
+        key = "curate.length.processor"
+        yield _here(profile, key, length.processor, partial(check_model, key, length.processor))
     yield from _table_checks(config, profile)
 
 

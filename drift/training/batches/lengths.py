@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError
 from drift.ground.fingerprint import code_fingerprint
-from drift.training.batches.rows import require_sound
+from drift.data.rows import require_sound
 
 logger = logging.getLogger(__name__)
 

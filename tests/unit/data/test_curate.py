@@ -9,8 +9,10 @@ import pytest
 from datasets import load_dataset
 
 from drift.config.data import CurateConfig, ReplayConfig
+from drift.data.selection.candidates import Candidate
+from drift.data.selection.capping import at_most, one_per_problem
 from drift.data.selection.curation import curate
-from drift.data.selection.filters import Candidate, at_most, malformed, normalised, one_per_problem, unfinished
+from drift.data.selection.filters import malformed, normalised, unfinished
 from drift.data.tables import TRAINING_SET, read_rows
 from drift.ground.artifacts import content_sha256, read_json
 from drift.ground.errors import DataError
@@ -65,6 +67,8 @@ def test_the_funnel_is_what_counting_by_hand_gives(tmp_path, data):
         {"stage": "format", "in": 11, "out": 8, "reasons": {"text_around_answer": 1, "think_tags": 2}},
         {"stage": "correct", "in": 8, "out": 5, "reasons": {"incorrect": 3}},
         {"stage": "pass_rate", "in": 5, "out": 5, "reasons": {}},
+        {"stage": "repetition", "in": 5, "out": 5, "reasons": {}},
+        {"stage": "leak", "in": 5, "out": 5, "reasons": {}},
         {"stage": "trace", "in": 5, "out": 3, "reasons": {"other_trace": 2}},
         {"stage": "keep", "in": 3, "out": 3, "reasons": {}},
         {"stage": "replay", "in": 3, "out": 3, "reasons": {}},
