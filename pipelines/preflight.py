@@ -108,6 +108,8 @@ def _service_checks(config: Config, profile: Resources | None) -> Iterator[Check
     """Servers that a cluster's pods ask may be out of reach from here."""
     if config.generate.teacher.kind == "endpoint":
         yield "generate.teacher.base_url", partial(check_answers, config.generate.teacher.base_url)
+    if config.curate.judge:
+        yield "curate.judge.base_url", partial(check_answers, config.curate.judge.base_url)
     if judge := config.evaluate.judge:
         yield "evaluate.judge", partial(optional, partial(_judge, judge)) if profile else partial(_judge, judge)
 

@@ -139,12 +139,12 @@ class CurateConfig(Section):
     min_pass_rate: Fraction = 0.0
     """Drop problems that the teacher solves less often than this (too hard: a right answer may be luck)."""
     max_repeated: Fraction = 0.5
-    """Drop chains that go round in circles: more of their tokens than this repeat, and they shrink to an eighth. 1 keeps
-    them."""
+    """Drop chains that go round in circles: more of their tokens than this stood there before, and the text can be
+    compressed to an eighth. 1 keeps them."""
     drop_leaks: bool = True
     """Drop chains that speak of an answer they were told ("the standard answer given is 7")."""
     scripts: tuple[Script, ...] | None = None
-    """Keep only chains in these scripts, such as [Latin]; null takes any. Languages of one script are not told apart."""
+    """Keep only chains in these scripts, such as [Latin]; null takes any. Languages of one script are all one."""
     max_other_scripts: Fraction = 0.05
     """With `scripts`: so large a share of the letters may be of others."""
     length: LengthConfig | None = None
@@ -163,6 +163,6 @@ class CurateConfig(Section):
     def _rates_fit(self) -> Self:
         if self.min_pass_rate > self.max_pass_rate:
             raise ValueError(
-                f"min_pass_rate: {self.min_pass_rate:g} is above max_pass_rate, {self.max_pass_rate:g}; no problem is left"
+                f"min_pass_rate: {self.min_pass_rate:g} is above max_pass_rate, {self.max_pass_rate:g}; lower it"
             )
         return self

@@ -96,8 +96,8 @@ class Judge:
         said = f"the judge did not decide {self.failed} of {self.asked} pairs of answers (first: {self._first})"
         if self.failed > self._config.max_failed * self.asked:
             raise DataError(
-                f"curate.judge.max_failed: {said}, more than the share {self._config.max_failed:g}; take another judge, "
-                "or raise it"
+                f"curate.judge.max_failed: {said}, more than the share {self._config.max_failed:g}; take another "
+                "judge, or raise it"
             )
         logger.warning("curate.judge: %s; the rules' verdicts stand", said)
 

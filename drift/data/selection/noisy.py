@@ -1,4 +1,4 @@
-"""The paper's Tab. 7: chains that failed its two filters, mixed into those that passed to see what filtering is worth."""
+"""The paper's Tab. 7: chains that failed its two filters, mixed into those that passed, to see what they are worth."""
 
 from __future__ import annotations
 
