@@ -42,7 +42,7 @@ _TOLD = (
     r"(?:标准|参考)答案(?:是|为|给出)|根据(?:标准|参考|给定的?)答案(?!选项)|已知答案(?:是|为)",
 )
 _LEAK = re.compile("|".join(_TOLD), re.IGNORECASE)
-"""Words of one who was told the answer. `The answer is 7`, `the given answer choices`, `the expected answer` are none, as
+"""Words of one who was told the answer. `The answer is 7`, `the given answer choices`, `the expected answer` are none:
 who works it out says them too. Of 102,036 answers to MMLU-Pro and GSM8K two are caught, both wrong."""
 
 

@@ -84,11 +84,33 @@ def test_every_token_that_transformers_names_for_a_promised_family_is_found():
 
 @pytest.mark.parametrize(
     "token",
-    (
-        "<|im_end|> <|image_pad|> <｜end▁of▁sentence｜> <s> </s> <unk> <image> <img> <IMG_CONTEXT> <start_of_turn> "
-        "<end_of_image> <image_soft_token> <loc0123> <seg012> <unused7> <row_1_col_2> <global-img> <end_of_utterance> "
-        "[INST] [/INST] [IMG_BREAK] [gMASK] <sop> </box> <tool_call>"
-    ).split(),
+    [
+        "<|im_end|>",
+        "<|image_pad|>",
+        "<｜end▁of▁sentence｜>",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "<image>",
+        "<img>",
+        "<IMG_CONTEXT>",
+        "<start_of_turn>",
+        "<end_of_image>",
+        "<image_soft_token>",
+        "<loc0123>",
+        "<seg012>",
+        "<unused7>",
+        "<row_1_col_2>",
+        "<global-img>",
+        "<end_of_utterance>",
+        "[INST]",
+        "[/INST]",
+        "[IMG_BREAK]",
+        "[gMASK]",
+        "<sop>",
+        "</box>",
+        "<tool_call>",
+    ],
 )
 def test_a_control_token_of_any_family_is_found_in_the_middle_of_a_text(token):
     assert unfinished(candidate(f"<think> first{token}then </think> \\boxed{{1}}")) == "special_token"
