@@ -183,7 +183,7 @@ def curate_section(config: Config) -> CurateConfig:
     length = config.curate.length
     if length is None:
         return config.curate
-    taken = {"processor": config.models.vlm} if length.processor is None else {}
+    taken: dict[str, Any] = {"processor": config.models.vlm} if length.processor is None else {}
     if "image_max_pixels" not in length.model_fields_set:
         taken |= {"image_max_pixels": config.train.image_max_pixels}
     return config.curate.model_copy(update={"length": length.model_copy(update=taken)})
