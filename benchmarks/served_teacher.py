@@ -187,9 +187,8 @@ def rate() -> None:
             ended = finished(begin(folder, server, concurrency=32, samples=2))
             rates[faulty] = server.counts()["all"] / ended["seconds"]
             server.close()
-    print(
-        f"attempts a second: {rates[False]:.1f} without faults, {rates[True]:.1f} with: {rates[True] / rates[False]:.2f}"
-    )
+    print(f"attempts a second: {rates[False]:.1f} without faults, {rates[True]:.1f} with")
+    print(f"ratio {rates[True] / rates[False]:.2f}")
 
 
 def memory() -> None:

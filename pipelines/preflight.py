@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drift.config.chain import Config, checkpoint_paths
 from drift.config.data import IngestConfig
-from drift.config.plan import arm_steps, is_path
+from drift.config.plan import arm_steps, curate_section, is_path
 from drift.config.servers import JudgeConfig
 from drift.config.zero import check_deepspeed
 from drift.data.problems.sources import open_source
@@ -99,6 +99,9 @@ def _data_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     if replay:
         key = "curate.replay.source"
         yield _here(profile, key, replay.source, partial(_problems, ingest.elsewhere(replay.source), key))
+    if (length := curate_section(config).length) and length.processor:
+        key = "curate.length.processor"
+        yield _here(profile, key, length.processor, partial(check_model, key, length.processor))
     yield from _table_checks(config, profile)
 
 
@@ -107,6 +110,9 @@ def _service_checks(config: Config, profile: Resources | None) -> Iterator[Check
     if config.generate.teacher.kind == "endpoint":
         for url in config.generate.teacher.urls:
             yield "generate.teacher.base_url", partial(check_answers, url)
+    if config.curate.judge:
+        for url in config.curate.judge.urls:
+            yield "curate.judge.base_url", partial(check_answers, url)
     if judge := config.evaluate.judge:
         yield "evaluate.judge", partial(optional, partial(_judge, judge)) if profile else partial(_judge, judge)
 

@@ -192,6 +192,36 @@ class ReplayConfig(Section):
     """Share of the training set that is replay."""
 
 
+class LengthConfig(Section):
+    """The longest chain that is kept, counted as the student's training counts: chat, images and answer."""
+
+    max_tokens: Count
+    """Longer chains are left out before `keep` is drawn, so that `keep` is what a training sees."""
+    processor: str | None = None
+    """Directory or hub id of the student, for its processor; in a chain null is `models.vlm`."""
+    image_max_pixels: Count | None = 262144
+    """As `train.image_max_pixels`, whose value it has in a chain where it is not set."""
+
+
+class AnswerJudge(EndpointConfig):
+    """A served model that says whether an answer that is no number or formula means the same as the gold answer."""
+
+    model: str
+    temperature: float = Field(0.0, ge=0)
+    max_new_tokens: Count = 1024
+    """Room for a judge that reasons before it says `yes` or `no`."""
+    seed: int = 0
+    max_failed: Fraction = 0.01
+    """More answers that it did not decide than this share stop the run. They keep the verdict of the rules."""
+
+
+Stratum = Literal["source", "kind", "pass_rate"]
+Script = Literal[
+    "Latin", "Han", "Hiragana", "Katakana", "Hangul", "Cyrillic", "Arabic", "Hebrew", "Devanagari", "Bengali", "Tamil",
+    "Thai", "Georgian", "Armenian",
+]  # fmt: skip
+
+
 class CurateConfig(Section):
     """Generations in, training set out: the paper's two filters, then a selection."""
 
@@ -203,12 +233,33 @@ class CurateConfig(Section):
     """Keep only answers equal to the gold answer."""
     keep: Count | None = 4000
     """Number of chains kept, one per problem; null keeps all."""
+    keep_per: tuple[Stratum, ...] = ()
+    """Draw `keep` in equal shares, as far as they last, from each source, kind of answer or pass rate, or each
+    combination of these."""
+    noisy: Count | None = None
+    """Add so many chains that failed the filters `format` or `correct`, one per problem: the paper's Tab. 7 mixes 4,000
+    into its 4,000."""
     min_kept: Count = 1
     """Fewer chains than this stop the run."""
     trace: Literal["median", "shortest", "longest", "random"] = "median"
     """Which correct chain of a problem is kept, by length."""
     max_pass_rate: Fraction = 1.0
     """Drop problems that the teacher solves more often than this (too easy)."""
+    min_pass_rate: Fraction = 0.0
+    """Drop problems that the teacher solves less often than this (too hard: a right answer may be luck)."""
+    max_repeated: Fraction = 0.5
+    """Drop chains that go round in circles: more of their tokens than this stood there before, and the text can be
+    compressed to an eighth. 1 keeps them."""
+    drop_leaks: bool = True
+    """Drop chains that speak of an answer they were told ("the standard answer given is 7")."""
+    scripts: tuple[Script, ...] | None = None
+    """Keep only chains in these scripts, such as [Latin]; null takes any. Languages of one script are all one."""
+    max_other_scripts: Fraction = 0.05
+    """With `scripts`: so large a share of the letters may be of others."""
+    length: LengthConfig | None = None
+    """Leave out chains that are too long for the student; null leaves it to `train.cutoff_tokens`."""
+    judge: AnswerJudge | None = None
+    """Who decides where rules cannot: text answers in other words, and answers that are `undetermined`."""
     prompt: ProblemTemplate = "{problem}"
     """Template of the student's user turn."""
     replay: ReplayConfig | None = None
@@ -216,3 +267,11 @@ class CurateConfig(Section):
     max_undetermined: Fraction = 0.01
     """More answers than this share that could not be verified stop the run."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _rates_fit(self) -> Self:
+        if self.min_pass_rate > self.max_pass_rate:
+            raise ValueError(
+                f"min_pass_rate: {self.min_pass_rate:g} is above max_pass_rate, {self.max_pass_rate:g}; lower it"
+            )
+        return self

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.config.chain import Config
-from drift.config.data import IngestConfig, ReplayConfig, matches
+from drift.config.data import CurateConfig, IngestConfig, ReplayConfig, matches
 from drift.config.evaluate import EvaluateConfig
 from drift.config.gate import GateConfig
 from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
@@ -162,7 +162,7 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
         "inputs": parameter("inputs", outside, dict),
         "ingest": parameter("ingest", config.ingest, lambda: pool_inputs(config.ingest)),
         "generate": parameter("generate", config.generate, lambda: _teacher(config)),
-        "curate": parameter("curate", config.curate, lambda: replay_inputs(config.curate.replay)),
+        "curate": parameter("curate", curate_section(config), lambda: _curate_inputs(config)),
         "deltas": parameter("deltas", deltas, lambda: delta_inputs(deltas)),
         "evaluate_vlm": parameter(
             "evaluate_vlm", baseline, lambda: local_inputs("models.vlm", models.vlm) | _tables(config.evaluate)
@@ -177,6 +177,17 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     }
     arms = {step.name: parameter("arm", step, functools.partial(_arm_inputs, step)) for step in arm_steps(config)}
     return Plan(steps, arms)
+
+
+def curate_section(config: Config) -> CurateConfig:
+    """`curate` with what its `length` takes from the rest: the student, and how large it is shown images."""
+    length = config.curate.length
+    if length is None:
+        return config.curate
+    taken: dict[str, Any] = {"processor": config.models.vlm} if length.processor is None else {}
+    if "image_max_pixels" not in length.model_fields_set:
+        taken |= {"image_max_pixels": config.train.image_max_pixels}
+    return config.curate.model_copy(update={"length": length.model_copy(update=taken)})
 
 
 def arm_steps(config: Config) -> list[ArmStep]:
@@ -235,6 +246,12 @@ def _teacher(config: Config) -> Inputs:
 def replay_inputs(replay: ReplayConfig | None) -> Inputs:
     """The hash of the replay's questions."""
     return local_inputs("curate.replay.source", replay.source) if replay else {}
+
+
+def _curate_inputs(config: Config) -> Inputs:
+    length = curate_section(config).length
+    student = local_inputs("curate.length.processor", length.processor) if length and length.processor else {}
+    return replay_inputs(config.curate.replay) | student
 
 
 def delta_inputs(step: DeltasStep) -> Inputs:

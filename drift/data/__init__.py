@@ -4,6 +4,7 @@ problems   rows of a source, checked; every reject counted
 chains     a teacher over all problems, several samples each, resumable
 selection  the funnel that a chain passes, and perception replay
 tables     the columns of every file
+rows       chats of a training set, checked     processed  a row in the student's tokens
 """
 
 import lazy_loader as lazy

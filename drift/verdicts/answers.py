@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from drift.verdicts.declared import declared_answer, is_bare
-from drift.verdicts.extract import SPECIAL_TOKEN, boxes, split_thinking, unboxed
+from drift.verdicts.extract import MARKER, boxes, split_thinking, unboxed
 from drift.verdicts.letters import (
     is_contradictory,
     is_named_by_letters,
@@ -74,7 +74,7 @@ def extract_answer(text: str, form: AnswerForm, choices: Sequence[str]) -> Extra
     Thinking that never ends leaves no answer, since what stands in it is no answer yet.
     """
     thinking, rest, closed = split_thinking(text)
-    rest = SPECIAL_TOKEN.sub("", rest).replace("</s>", "").strip()
+    rest = MARKER.sub("", rest).replace("</s>", "").strip()
     if not closed or not rest:
         return Extracted(thinking, None, "none")
     content = _boxed(rest)

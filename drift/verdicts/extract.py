@@ -6,8 +6,21 @@ import re
 
 OPEN = re.compile(r"<\s*think\s*>", re.IGNORECASE)
 CLOSE = re.compile(r"<\s*/\s*think\s*>", re.IGNORECASE)
-SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,64}\|>")
-"""Control tokens such as `<|im_end|>`: a tokenizer reads them as such even in the middle of a text."""
+MARKER = re.compile(r"<\|[^<>|\s]{1,64}\|>")
+"""`<|im_end|>` and the like, in any family: what a server leaves at a reply's end is no part of an answer."""
+
+_TAGS = (
+    "s|/s|unk|pad|bos|eos|mask|image|video|img|/img|IMG_CONTEXT|(?:/?(?:quad|ref|box|tool_call|tool_response))|"
+    "(?:start|end)_of_(?:turn|image)|image_soft_token|fake_token_around_image|end_of_utterance|global-img|"
+    r"row_\d+_col_\d+|loc\d{4}|seg\d{3}|unused\d+|SPECIAL_\d+|FILL_ME|[se]op"
+)
+_BRACKETS = (
+    "/?INST|IMG|IMG_BREAK|IMG_END|/?AVAILABLE_TOOLS|/?TOOL_RESULTS|TOOL_CALLS|TOOL_CONTENT|/?SYSTEM_PROMPT|"
+    "PREFIX|MIDDLE|SUFFIX|[gs]?MASK|multimodal"
+)
+SPECIAL_TOKEN = re.compile(rf"{MARKER.pattern}|<｜[^<>｜\s]{{1,64}}｜>|<(?:{_TAGS})>|\[(?:{_BRACKETS})\]")
+"""Control tokens of the families in docs/families.md, and of DeepSeek's as a teacher: a tokenizer reads them as such
+even in the middle of a text. By their exact spelling, so that `a < s > b`, `[A]` and `<think>` are none."""
 
 BOXED = re.compile(r"\\f?boxed\s*\{")
 

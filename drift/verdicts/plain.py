@@ -6,7 +6,7 @@ import functools
 import re
 import unicodedata
 
-from drift.verdicts.extract import SPECIAL_TOKEN
+from drift.verdicts.extract import MARKER
 
 CACHED = 1 << 14
 """Texts of which each reading is kept: options and golds come again and again."""
@@ -50,9 +50,7 @@ def plain(text: str) -> str:
     ``$...$``, ``\\text{...}`` and spacing commands go; ``\\$`` and a lone ``$`` stay, as money. Superscripts become
     ``^{2}``, vulgar fractions `` 1/2``, and signs that have several names get one.
     """
-    text = _VULGAR.sub(
-        lambda match: " " + unicodedata.normalize("NFKC", match[0]), _scripts(SPECIAL_TOKEN.sub("", text))
-    )
+    text = _VULGAR.sub(lambda match: " " + unicodedata.normalize("NFKC", match[0]), _scripts(MARKER.sub("", text)))
     text = unicodedata.normalize("NFKC", text).replace("</s>", "")
     for dash in "−–—":
         text = text.replace(dash, "-")

@@ -48,12 +48,14 @@ DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "f
 
 _BITS = {"BF16": 16, "F16": 16, "F32": 32, "F64": 64, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
+_HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py"]
+_HUB_WEIGHTS = ["*.safetensors"]
 
 
-def resolve(reference: str) -> Path:
+def resolve(reference: str, *, weights: bool = True) -> Path:
     """The local directory of a checkpoint: `reference` itself, or the download of a hub id (`id` or `id@revision`).
 
+    Without ``weights`` a download has the small files alone, a processor's and the configuration.
     Raises MissingCheckpointError if it is neither, or the hub cannot be reached and has not been before, and
     CheckpointError for a file.
     """
@@ -67,8 +69,9 @@ def resolve(reference: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = reference.partition("@")
+    files = _HUB_FILES + _HUB_WEIGHTS * weights
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
     except Exception as error:  # huggingface_hub and httpx raise many kinds
         raise MissingCheckpointError(
             f"{reference}: no such directory, and no such model on the hub or the hub is out of reach "

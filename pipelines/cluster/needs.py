@@ -17,6 +17,7 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "curate.ready": ("inputs", "ingest"),
     "generate.teacher.model": ("generate",),
     "curate.replay.source": ("inputs", "curate"),
+    "curate.length.processor": ("curate",),
     "models": ("inputs", "deltas", "arm"),
     "models.vlm": ("inputs", "deltas", "evaluate_vlm", "arm"),
     "models.start": ("inputs", "arm"),
@@ -64,7 +65,8 @@ def claim_of(resources: Resources, key: str, path: str) -> str:
 
 def keys_of(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each variable that holds a key of a server, and the steps that need it."""
-    for section, steps in ((config.generate, ("generate",)), (config.evaluate, EVALUATIONS)):
+    asking = ((config.generate, ("generate",)), (config.curate, ("curate",)), (config.evaluate, EVALUATIONS))
+    for section, steps in asking:
         yield from ((name, steps) for name in sorted(key_variables(section)))
 
 

@@ -1,5 +1,8 @@
 """From chains to a training set.
 
-curation  verdicts, funnel, files     filters  the funnel's stages
-replay    questions about perception
+curation    the order, and the files     filters   of one chain, by its text and verdict
+candidates  what the filters look at     judging   a judge where rules cannot decide
+capping     which are kept, how many     lengths   of one chain, in the student's tokens
+funnel      what was left out, and why   noisy     the paper's Tab. 7
+replay      questions about perception
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,13 @@ from drift.config.data import CurateConfig
 from drift.data import tables
 from drift.data.chains.generations import full_text, read_generations
 from drift.data.chains.prompts import user_text
-from drift.data.selection.filters import (
-    Candidate,
-    Funnel,
-    at_most,
-    by_reason,
-    malformed,
-    normalised,
-    one_per_problem,
-    seeded_rank,
-    too_easy,
-    unfinished,
-    wrong,
-)
+from drift.data.selection.candidates import Candidate
+from drift.data.selection.capping import at_most, by_reason, one_per_problem, seeded_rank
+from drift.data.selection.filters import chain_filters, normalised
+from drift.data.selection.funnel import Funnel
+from drift.data.selection.judging import Judge
+from drift.data.selection.lengths import lengths
+from drift.data.selection.noisy import NOISY, NOISY_STAGES, noisy_chains
 from drift.data.selection.replay import replay_problems
 from drift.data.tables import Row
 from drift.ground.artifacts import staged, write_json, write_provenance
@@ -81,11 +75,12 @@ def curate(config: CurateConfig, problems: Path, generations: Path, out: Path) -
     candidates = _candidates(known, list(read_generations(generations)), config)
     funnel = Funnel()
     with staged(out) as folder:
-        chains = _select(config, candidates, funnel)
+        chains = _select(config, candidates, funnel, problems)
         _require_chains(config, chains, funnel)
-        replay = replay_problems(config, problems, len(chains))
-        funnel.note("replay", len(chains), len(chains) + len(replay))
-        _write(folder, config, problems, chains, replay, funnel)
+        noisy = _noisy(config, candidates, chains, funnel)
+        replay = replay_problems(config, problems, len(chains) + len(noisy))
+        funnel.note("replay", len(chains) + len(noisy), len(chains) + len(noisy) + len(replay))
+        _write(folder, config, problems, {"cot": chains, NOISY: noisy}, replay, funnel)
         inputs: dict[str, str | Path] = {"problems": problems, "generations": generations}
         if config.replay is not None:
             inputs["replay"] = config.replay.source
@@ -106,7 +101,7 @@ def curate(config: CurateConfig, problems: Path, generations: Path, out: Path) -
 
 def _known_problems(table: Path) -> dict[str, Row]:
     """All problems by id, without their images."""
-    columns = ["id", "source", "problem", "gold", "choices"]
+    columns = ["id", "source", "problem", "gold", "choices", "answer_kind"]
     known = {row["id"]: row for row in tables.read_rows(table, columns)}
     if not known:
         raise DataError(f"{table}: no problems; run `drift ingest` on a source that has some")
@@ -138,6 +133,7 @@ def _candidates(known: dict[str, Row], rows: list[Row], config: CurateConfig) ->
             teacher=row.get("model"),
             status=verdict.status,
             pass_rate=sum(solved[row["id"]]) / len(solved[row["id"]]),
+            **{name: known[row["id"]][name] for name in ("source", "answer_kind", "gold", "choices", "problem")},
         )
         for row, text, verdict in zip(rows, texts, verdicts, strict=True)
     ]
@@ -149,6 +145,10 @@ def _verdicts(known: dict[str, Row], rows: list[Row], texts: list[str], config: 
         for row, text in zip(rows, texts, strict=True)
     ]
     verdicts = verify_many(items, config.verify_timeout_seconds)
+    if config.judge:
+        judge = Judge(config.judge)
+        verdicts = judge.review([known[row["id"]]["problem"] for row in rows], items, verdicts)
+        judge.require_decided()
     undetermined = [(row, one) for row, one in zip(rows, verdicts, strict=True) if one.status == "undetermined"]
     if len(undetermined) > config.max_undetermined * len(rows):
         row, verdict = undetermined[0]
@@ -162,16 +162,44 @@ def _verdicts(known: dict[str, Row], rows: list[Row], texts: list[str], config: 
     return verdicts
 
 
-def _select(config: CurateConfig, candidates: list[Candidate], funnel: Funnel) -> list[Candidate]:
+def _select(config: CurateConfig, candidates: list[Candidate], funnel: Funnel, problems: Path) -> list[Candidate]:
     """The stages in their order; each is noted in ``funnel``."""
-    rest = funnel.pass_through("finish", candidates, by_reason(candidates, unfinished))
-    if config.require_format:
-        rest = funnel.pass_through("format", rest, by_reason(rest, malformed))
-    if config.require_correct:
-        rest = funnel.pass_through("correct", rest, by_reason(rest, wrong))
-    rest = funnel.pass_through("pass_rate", rest, by_reason(rest, too_easy(config.max_pass_rate)))
+    rest = candidates
+    for stage, reason in chain_filters(config):
+        rest = funnel.pass_through(stage, rest, by_reason(rest, reason))
+    rest = _short_enough(config, rest, funnel, problems)
     rest = funnel.pass_through("trace", rest, one_per_problem(rest, config.trace, config.seed))
-    return funnel.pass_through("keep", rest, at_most(rest, config.keep, config.seed))
+    return funnel.pass_through("keep", rest, at_most(rest, config.keep, config.seed, config.keep_per))
+
+
+def _short_enough(config: CurateConfig, rest: list[Candidate], funnel: Funnel, problems: Path) -> list[Candidate]:
+    counted = lengths(config)
+    if counted is None:
+        return rest
+    by_id: dict[str, list[Candidate]] = defaultdict(list)
+    for one in rest:
+        by_id[one.id].append(one)
+    reasons = {
+        (one.id, one.sample): counted.reason(_chain_row(problem, "cot", one, config))
+        for problem in _with_images(problems)
+        for one in by_id.get(problem["id"], [])
+    }
+    return funnel.pass_through("length", rest, by_reason(rest, lambda one: reasons[one.id, one.sample]))
+
+
+def _noisy(
+    config: CurateConfig, candidates: list[Candidate], chains: list[Candidate], funnel: Funnel
+) -> list[Candidate]:
+    failed = {(one["id"], one["sample"]) for one in funnel.rejects if one["stage"] in NOISY_STAGES}
+    drawn = noisy_chains(
+        (one for one in candidates if (one.id, one.sample) in failed),
+        {one.id for one in chains},
+        config.noisy,
+        config.seed,
+    )
+    if config.noisy:
+        funnel.note(NOISY, len(chains), len(chains) + len(drawn))
+    return drawn
 
 
 def _require_chains(config: CurateConfig, chains: list[Candidate], funnel: Funnel) -> None:
@@ -184,12 +212,16 @@ def _require_chains(config: CurateConfig, chains: list[Candidate], funnel: Funne
 
 
 def _write(
-    folder: Path, config: CurateConfig, problems: Path, chains: list[Candidate], replay: list[Row], funnel: Funnel
+    folder: Path,
+    config: CurateConfig,
+    problems: Path,
+    chains: dict[str, list[Candidate]],
+    replay: list[Row],
+    funnel: Funnel,
 ) -> None:
-    by_id = {chain.id: chain for chain in chains}
-    columns = ["id", "source", "problem", "gold", "choices", "images"]
-    sources = tqdm(tables.read_rows(problems / tables.PROBLEMS_FILE, columns), desc="curate", unit="problem")
-    rows = [_chain_row(problem, by_id[problem["id"]], config) for problem in sources if problem["id"] in by_id]
+    by_id = {chain.id: (kind, chain) for kind, those in chains.items() for chain in those}
+    sources = tqdm(_with_images(problems), desc="curate", unit="problem")
+    rows = [_chain_row(problem, *by_id[problem["id"]], config) for problem in sources if problem["id"] in by_id]
     rows += [_replay_row(problem, config) for problem in replay]
     rows.sort(key=lambda row: seeded_rank(config.seed, "order", row["kind"], row["id"]))
     tables.write_rows(folder / tables.TRAIN_FILE, rows, tables.TRAINING_SET)
@@ -197,8 +229,13 @@ def _write(
     write_json(folder / tables.FUNNEL_FILE, funnel.stages)
 
 
-def _chain_row(problem: Row, chain: Candidate, config: CurateConfig) -> Row:
-    return _row(problem, "cot", normalised(chain.text), config) | {
+def _with_images(problems: Path) -> Iterator[Row]:
+    columns = ["id", "source", "problem", "gold", "choices", "images"]
+    return tables.read_rows(problems / tables.PROBLEMS_FILE, columns)
+
+
+def _chain_row(problem: Row, kind: str, chain: Candidate, config: CurateConfig) -> Row:
+    return _row(problem, kind, normalised(chain.text), config) | {
         "pass_rate": chain.pass_rate,
         "n_tokens": chain.tokens,
         "teacher": chain.teacher,

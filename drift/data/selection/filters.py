@@ -1,81 +1,67 @@
-r"""The funnel: stages that let generations through, or reject them with a stage and a reason.
+r"""The filters of one chain: each looks at a candidate and says why it is rejected, or nothing.
 
-A stage is a function from candidates to ``(kept, rejected)``, where each rejected candidate has its reason.
+`chain_filters` is the list of those that a configuration asks for, in the order in which they are asked; the first
+reason is the one that is counted. docs/filters.md has a row for each.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Iterable
 
+from drift.config.data import CurateConfig
+from drift.data.selection.candidates import Candidate, Reason
 from drift.verdicts.extract import BOXED, CLOSE, OPEN, SPECIAL_TOKEN, boxes, final_answer, split_thinking
-from drift.verdicts.verdict import Status
 
-Trace = Literal["median", "shortest", "longest", "random"]
+LOOP_TOKENS = 20
+LOOP_COMPRESSION = 8.0
+"""Right answers of seven models to MMLU-Pro, 22,716 of 50 words and more: of those that came to an end none has half of
+its tokens in repeated runs of 20 and shrinks under zlib to an eighth as well; 133 that went round in circles have."""
 
+_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+|[^\w\s]")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_SHORT = re.compile(r"(?<![^\W\d_])[A-Za-z]{1,3}(?![^\W\d_])")
+_UNIFIED = {"CJK": "Han", "IDEOGRAPHIC": "Han"}
+_MATHEMATICS = {"Greek", "Mathematical", "Script", "Double-Struck", "Black-Letter"}
 
-@dataclass(frozen=True)
-class Candidate:
-    """One generation: full text with its tags, final answer, verdict, and how often its problem was solved."""
-
-    id: str
-    sample: int
-    text: str
-    finish_reason: str | None
-    tokens: int | None
-    teacher: str | None
-    status: Status
-    pass_rate: float
-
-
-Rejected = tuple[Candidate, str]
-Split = tuple[list[Candidate], list[Rejected]]
-Reason = Callable[[Candidate], str | None]
-
-
-@dataclass
-class Funnel:
-    """What each stage let through, for `funnel.json`, and every rejected candidate, for `rejects.parquet`."""
-
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
-
-    def pass_through(self, stage: str, candidates: list[Candidate], split: Split) -> list[Candidate]:
-        """Note the ``split`` of ``candidates`` under the name ``stage``; those kept."""
-        kept, rejected = split
-        self.note(stage, len(candidates), len(kept), Counter(reason for _, reason in rejected))
-        self.rejects += [
-            {"id": one.id, "sample": one.sample, "stage": stage, "reason": reason, "text": one.text}
-            for one, reason in rejected
-        ]
-        return kept
-
-    def note(self, stage: str, before: int, after: int, reasons: Counter[str] | None = None) -> None:
-        """One more stage, with the rejected by reason."""
-        self.stages.append(
-            {"stage": stage, "in": before, "out": after, "reasons": dict(sorted((reasons or {}).items()))}
-        )
+_VALUE = r"(?=[\s$(*\"'`:]*(?:\\[a-z]|-?\d|(?-i:[A-H])\b))"
+_TOLD = (
+    r"\b(?:standard|reference|gold(?:en)?|official|ground[- ]truth) answer (?:that (?:is|was) )?"
+    r"(?:given|provided|supplied)",
+    r"\b(?:reference|gold(?:en)?|official|ground[- ]truth) answer (?:is|was|says|states|gives|shows)\b",
+    r"\b(?:to|per|by|from|with|match|matches|matching) the (?:standard|reference|gold(?:en)?|official|ground[- ]truth|"
+    r"given|provided|supplied|known) answer\b(?! choice| option| format| set| list)",
+    rf"\bthe (?:given|provided|supplied) (?:correct |final )?answer (?:is|was|says|states|gives|shows){_VALUE}",
+    r"\banswer (?:is|was) (?:already )?known to be\b",
+    r"\b(?:to|per|from|with|match|matches) the (?:answer|solution) key\b",
+    r"\b(?:answer|solution) key (?:is|says|states|gives|shows)\b",
+    rf"\b(?:given|knowing|told|informed)(?: that)? the (?:correct |final |right |true )?answer is{_VALUE}",
+    r"(?:标准|参考)答案(?:是|为|给出)|根据(?:标准|参考|给定的?)答案(?!选项)|已知答案(?:是|为)",
+)
+_LEAK = re.compile("|".join(_TOLD), re.IGNORECASE)
+"""Words of one who was told the answer. `The answer is 7`, `the given answer choices`, `the expected answer` are none:
+who works it out says them too. Of 102,036 answers to MMLU-Pro and GSM8K two are caught, both wrong."""
 
 
-def by_reason(candidates: Iterable[Candidate], reason: Reason) -> Split:
-    """Keep the candidates for which ``reason`` finds none."""
-    kept: list[Candidate] = []
-    rejected: list[Rejected] = []
-    for candidate in candidates:
-        found = reason(candidate)
-        if found is None:
-            kept.append(candidate)
-        else:
-            rejected.append((candidate, found))
-    return kept, rejected
+def chain_filters(config: CurateConfig) -> list[tuple[str, Reason]]:
+    """The filters that ``config`` asks for, each with its stage in the funnel, in their order."""
+    asked: list[tuple[str, Reason, bool]] = [
+        ("finish", unfinished, True),
+        ("format", malformed, config.require_format),
+        ("correct", wrong, config.require_correct),
+        ("pass_rate", solved_outside(config.min_pass_rate, config.max_pass_rate), True),
+        ("repetition", repetitive(config.max_repeated), config.max_repeated < 1),
+        ("leak", leaking, config.drop_leaks),
+        ("language", in_other_scripts(config.scripts or (), config.max_other_scripts), config.scripts is not None),
+    ]
+    return [(stage, reason) for stage, reason, on in asked if on]
 
 
 def unfinished(candidate: Candidate) -> str | None:
-    """`truncated` at the token limit, `empty`, or with a `special_token` that training would read as control."""
+    """`truncated` at the token limit, `empty`, or with a `special_token` that a student would read as control."""
     if candidate.finish_reason == "length":
         return "truncated"
     if not candidate.text.strip():
@@ -108,30 +94,74 @@ def wrong(candidate: Candidate) -> str | None:
     return None if candidate.status == "correct" else candidate.status
 
 
-def too_easy(max_pass_rate: float) -> Reason:
-    """Problems that the teacher solves more often than ``max_pass_rate``."""
-    return lambda candidate: "too_easy" if candidate.pass_rate > max_pass_rate else None
+def solved_outside(lowest: float, highest: float) -> Reason:
+    """`too_easy`: the teacher solves the problem more often than ``highest``; `too_hard`: less than ``lowest``."""
+
+    def reason(candidate: Candidate) -> str | None:
+        if candidate.pass_rate > highest:
+            return "too_easy"
+        return "too_hard" if candidate.pass_rate < lowest else None
+
+    return reason
 
 
-def one_per_problem(candidates: list[Candidate], trace: Trace, seed: int) -> Split:
-    """One candidate of each problem, by the length of its text; of an even number, the shorter of the middle two."""
-    groups: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        groups[candidate.id].append(candidate)
-    chosen = {id: _chosen(group, trace, seed).sample for id, group in groups.items()}
-    return by_reason(candidates, lambda one: None if chosen[one.id] == one.sample else "other_trace")
+def repetitive(max_repeated: float) -> Reason:
+    """`loop`: more than ``max_repeated`` of the tokens repeat, and the text shrinks as only circles do."""
+
+    def reason(candidate: Candidate) -> str | None:
+        content = candidate.text.encode("utf-8", "replace")
+        if len(content) < LOOP_COMPRESSION * len(zlib.compress(content)):
+            return None
+        return "loop" if repeated_share(candidate.text) > max_repeated else None
+
+    return reason
 
 
-def at_most(candidates: list[Candidate], keep: int | None, seed: int) -> Split:
-    """At most ``keep`` candidates, drawn by a hash of seed and id: more problems do not reshuffle the others."""
-    ranked = sorted(candidates, key=lambda one: seeded_rank(seed, "keep", one.id))
-    drawn = {one.id for one in ranked[:keep]}
-    return by_reason(candidates, lambda one: None if one.id in drawn else "over_keep")
+def repeated_share(text: str) -> float:
+    """Share of the tokens that stand in a run of `LOOP_TOKENS` that stood before. A Han character is a token."""
+    tokens = _TOKEN.findall(text)
+    seen: set[int] = set()
+    repeated = bytearray(len(tokens))
+    for start in range(len(tokens) - LOOP_TOKENS + 1):
+        run = hash(tuple(tokens[start : start + LOOP_TOKENS]))
+        if run in seen:
+            repeated[start : start + LOOP_TOKENS] = b"\1" * LOOP_TOKENS
+        seen.add(run)
+    return sum(repeated) / max(1, len(tokens))
 
 
-def seeded_rank(seed: int, *parts: object) -> bytes:
-    """A sort key that is random in its parts and fixed for a seed."""
-    return hashlib.sha256("/".join(map(str, [seed, *parts])).encode()).digest()
+def leaking(candidate: Candidate) -> str | None:
+    """`gold_leak`: the text speaks of an answer that it was told, in words that its problem does not use."""
+    said = (" ".join(match[0].split()).casefold() for match in _LEAK.finditer(" ".join(candidate.text.split())))
+    asked = " ".join(candidate.problem.split()).casefold()
+    return "gold_leak" if any(words not in asked for words in said) else None
+
+
+def in_other_scripts(scripts: Iterable[str], most: float) -> Reason:
+    """`other_script`: more than the share ``most`` of the letters are of none of ``scripts``."""
+    allowed = set(scripts)
+
+    def reason(candidate: Candidate) -> str | None:
+        letters = script_counts(candidate.text)
+        others = sum(count for script, count in letters.items() if script not in allowed)
+        return "other_script" if others > most * letters.total() else None
+
+    return reason
+
+
+def script_counts(text: str) -> Counter[str]:
+    """Letters by Unicode script; without what mathematics writes in any language.
+
+    That is LaTeX's commands, Latin names of up to three letters (`x`, `ABC`, `sin`, `cm`), Greek letters.
+    """
+    text = _SHORT.sub(" ", _COMMAND.sub(" ", unicodedata.normalize("NFKC", text)))
+    return Counter(script for letter in text if letter.isalpha() and (script := script_of(letter)) not in _MATHEMATICS)
+
+
+def script_of(letter: str) -> str:
+    """`Latin`, `Han`, `Cyrillic`: the first word of a letter's Unicode name, which is its script's."""
+    name = unicodedata.name(letter, "UNKNOWN").partition(" ")[0]
+    return _UNIFIED.get(name, name.title())
 
 
 def normalised(text: str) -> str:
@@ -144,10 +174,3 @@ def normalised(text: str) -> str:
     if not thinking or not closed or answer is None:
         return text.strip()
     return f"<think>\n{thinking}\n</think>\n\n\\boxed{{{answer}}}"
-
-
-def _chosen(group: list[Candidate], trace: Trace, seed: int) -> Candidate:
-    if trace == "random":
-        return min(group, key=lambda one: seeded_rank(seed, "trace", one.id, one.sample))
-    ordered = sorted(group, key=lambda one: (len(one.text), one.sample))
-    return ordered[{"shortest": 0, "median": (len(ordered) - 1) // 2, "longest": -1}[trace]]

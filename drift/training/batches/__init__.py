@@ -1,6 +1,5 @@
 """From a training set to batches.
 
-rows     chats as people have them, checked     collate  rows → batches, loss on answers
-lengths  tokens of rows, counted once           order    which rows a rank takes, and when
-packing  batches without padding
+collate  rows (`drift.data.rows`) → batches, loss on answers     order    which rows a rank takes, and when
+lengths  tokens of rows, counted once                            packing  batches without padding
 """

@@ -11,10 +11,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from drift.config.train import TrainConfig
-from drift.ground.errors import DataError, cause
-from drift.inference.images import conversation, decode_image, limit_pixels
+from drift.data.processed import Batch, processed, shown
+from drift.data.rows import Chat, Piece, read_rows
+from drift.ground.errors import DataError
+from drift.inference.images import conversation
 from drift.training.batches.lengths import counts_key, token_counts
-from drift.training.batches.rows import Chat, Piece, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +23,9 @@ IGNORE = -100
 """Label of the tokens that the loss leaves out; torch's and transformers' convention."""
 STAND_IN_PIXELS = (56, 56)
 
-Batch = dict[str, torch.Tensor]
-
 
 class TrainingRows(Dataset[dict[str, Any]]):
-    """The rows of a training set that fit into `cutoff_tokens`: `{id, kind, turns, images}` (`batches.rows`).
+    """The rows of a training set that fit into `cutoff_tokens`: `{id, kind, turns, images}` (`drift.data.rows`).
 
     A row is rendered and its images are decoded when it is asked for. Each has gone through the processor once, so that
     what is wrong with it is known. `lengths` are the rows' tokens.
@@ -58,9 +57,7 @@ class TrainingRows(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.chat.rendered(self.rows[index])
-        images = [decode_image(image, f"row {row['id']}") for image in row["images"]]
-        return {**row, "images": [limit_pixels(image, self.max_pixels) for image in images]}
+        return shown(self.rows[index], self.chat, self.max_pixels)
 
     @property
     def pictured(self) -> bool:
@@ -83,7 +80,7 @@ class AnswerCollator:
         self.stand_in = _stand_in(processor) if stand_in else None
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        batch = _process(self.processor, rows)
+        batch = processed(self.processor, rows)
         batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
         for position, row in enumerate(rows):
             self._mark_answers(batch, position, row)
@@ -107,26 +104,8 @@ class AnswerCollator:
     def _tokens(self, piece: Piece, images: list[Image.Image], row: dict[str, Any]) -> list[int]:
         if images:
             alone = {"id": row["id"], "pieces": [piece], "images": images}
-            return [int(token) for token in _process(self.processor, [alone])["input_ids"][0]]
+            return [int(token) for token in processed(self.processor, [alone])["input_ids"][0]]
         return list(self.processor.tokenizer(piece.text, add_special_tokens=False)["input_ids"])
-
-
-def _process(processor: Any, rows: list[dict[str, Any]]) -> Batch:
-    images: list[list[Image.Image]] | None = [row["images"] for row in rows] if any(r["images"] for r in rows) else None
-    try:
-        return dict(
-            processor(
-                text=["".join(piece.text for piece in row["pieces"]) for row in rows],
-                images=images,
-                padding=True,
-                padding_side="right",
-                add_special_tokens=False,
-                return_tensors="pt",
-            )
-        )
-    except Exception as error:  # processors raise many kinds, of an image that is too narrow for example
-        named = ", ".join(str(row["id"]) for row in rows)
-        raise DataError(f"row {named}: the model's processor refuses it ({cause(error)})") from error
 
 
 def _stand_in(processor: Any) -> Batch:
@@ -134,7 +113,7 @@ def _stand_in(processor: Any) -> Batch:
     text = processor.apply_chat_template(conversation(".", 1), tokenize=False)
     image = Image.new("RGB", STAND_IN_PIXELS, "white")
     row = {"id": "stand-in", "pieces": [Piece(text, 1, learned=False)], "images": [image]}
-    return _process(processor, [row])
+    return processed(processor, [row])
 
 
 def _with_unseen(batch: Batch, unseen: Batch, pad: int) -> Batch:

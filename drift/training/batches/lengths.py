@@ -25,10 +25,10 @@ import torch.distributed as dist
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
+from drift.data.rows import require_sound
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError
 from drift.ground.fingerprint import code_fingerprint
-from drift.training.batches.rows import require_sound
 
 logger = logging.getLogger(__name__)
 

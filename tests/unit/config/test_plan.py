@@ -86,6 +86,23 @@ def test_an_arm_carries_everything_it_needs(raw: dict):
     assert merged.merge is not None and merged.merge.method == "ties" and merged.train is None
 
 
+def test_curate_counts_lengths_with_the_student_of_the_chain_and_reruns_when_it_changes(raw: dict, tmp_path: Path):
+    assert json.loads(plan(validate(Config, raw)).steps["curate"])["inputs"] == {}
+    with_length = raw | {"curate": {"length": {"max_tokens": 9}}, "train": {"image_max_pixels": 1000}}
+    planned = json.loads(plan(validate(Config, with_length)).steps["curate"])
+    assert planned["config"]["length"] == {
+        "max_tokens": 9, "processor": raw["models"]["vlm"], "image_max_pixels": 1000,
+    }  # fmt: skip
+    assert list(planned["inputs"]) == ["curate.length.processor"]
+    own = {"max_tokens": 9, "processor": f"{tmp_path}/base", "image_max_pixels": None}
+    assert (
+        json.loads(plan(validate(Config, raw | {"curate": {"length": own}})).steps["curate"])["config"]["length"] == own
+    )
+    before = plan(validate(Config, with_length)).steps["curate"]
+    (tmp_path / "vlm" / "config.json").write_text('"another"')
+    assert plan(validate(Config, with_length)).steps["curate"] != before
+
+
 def test_the_same_configuration_gives_the_same_parameters(raw: dict):
     assert changed(raw, raw) == set()
     assert plan(validate(Config, raw)).sha256() == plan(validate(Config, raw)).sha256()

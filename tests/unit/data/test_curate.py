@@ -9,8 +9,10 @@ import pytest
 from datasets import load_dataset
 
 from drift.config.data import CurateConfig, ReplayConfig
+from drift.data.selection.candidates import Candidate
+from drift.data.selection.capping import at_most, one_per_problem
 from drift.data.selection.curation import curate
-from drift.data.selection.filters import Candidate, at_most, malformed, normalised, one_per_problem, unfinished
+from drift.data.selection.filters import malformed, normalised, unfinished
 from drift.data.tables import TRAINING_SET, read_rows
 from drift.ground.artifacts import content_sha256, read_json
 from drift.ground.errors import DataError
@@ -65,6 +67,8 @@ def test_the_funnel_is_what_counting_by_hand_gives(tmp_path, data):
         {"stage": "format", "in": 11, "out": 8, "reasons": {"text_around_answer": 1, "think_tags": 2}},
         {"stage": "correct", "in": 8, "out": 5, "reasons": {"incorrect": 3}},
         {"stage": "pass_rate", "in": 5, "out": 5, "reasons": {}},
+        {"stage": "repetition", "in": 5, "out": 5, "reasons": {}},
+        {"stage": "leak", "in": 5, "out": 5, "reasons": {}},
         {"stage": "trace", "in": 5, "out": 3, "reasons": {"other_trace": 2}},
         {"stage": "keep", "in": 3, "out": 3, "reasons": {}},
         {"stage": "replay", "in": 3, "out": 3, "reasons": {}},
@@ -108,6 +112,46 @@ def test_reasoning_that_came_apart_from_the_text_is_put_inside_the_tags(tmp_path
     folder = generations(tmp_path / "generations", problems, [["\\boxed{1}"]], reasoning="one\n")
     curate(CurateConfig(), problems, folder, tmp_path / "out")
     assert rows_of(tmp_path / "out")[0]["messages"][1]["content"] == "<think>\none\n</think>\n\n\\boxed{1}"
+
+
+def test_faults_have_a_stage_each_and_a_reason_each(tmp_path):
+    problems = ingested(tmp_path, 6)
+    loop, leak = "we see that it is so. " * 200, "the standard answer given is 3, so"
+    folder = generations(
+        tmp_path / "generations",
+        problems,
+        [[cot(1)], [cot(2, loop)], [cot(3, leak)], [cot(4, "<image> shows")], [cot(5, "所以答案是这个数字")], [cot(6)]],
+    )
+    report = curate(CurateConfig(scripts=("Latin",)), problems, folder, tmp_path / "out")
+    assert {stage["stage"]: stage["reasons"] for stage in report.funnel if stage["reasons"]} == {
+        "finish": {"special_token": 1},
+        "repetition": {"loop": 1},
+        "leak": {"gold_leak": 1},
+        "language": {"other_script": 1},
+    }
+    assert report.kept == 2
+
+
+def test_keep_in_equal_shares_and_the_noisy_split_are_rows_of_their_own(tmp_path):
+    rows = [pool_row(n, source="a" if n < 12 else "b") for n in range(16)]
+    problems = ingested(tmp_path, rows)
+    texts = [[cot(n + 1)] if n % 4 != 3 else [cot("wrong"), "no format"] for n in range(16)]
+    folder = generations(tmp_path / "generations", problems, texts)
+    config = CurateConfig(keep=6, keep_per=("source",), noisy=3)
+    report = curate(config, problems, folder, tmp_path / "out")
+    kinds = Counter((row["kind"], row["source"]) for row in rows_of(tmp_path / "out"))
+    assert (kinds["cot", "a"], kinds["cot", "b"]) == (3, 3)
+    assert report.funnel[-2:] == [
+        {"stage": "noisy", "in": 6, "out": 9, "reasons": {}},
+        {"stage": "replay", "in": 9, "out": 9, "reasons": {}},
+    ]
+    noisy = [row for row in rows_of(tmp_path / "out") if row["kind"] == "noisy"]
+    assert len({row["id"] for row in noisy}) == 3
+    assert {row["messages"][1]["content"] for row in noisy} <= {
+        "no format",
+        "<think>\nbecause\n</think>\n\n\\boxed{wrong}",
+    }
+    assert len(list(read_rows(tmp_path / "out" / "rejects.parquet"))) + report.kept == 20
 
 
 @pytest.mark.parametrize(

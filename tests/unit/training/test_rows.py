@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from drift.config.train import TrainConfig
+from drift.data.rows import Chat, read_rows
 from drift.ground.errors import DataError
 from drift.inference.images import conversation
 from drift.training.batches.collate import IGNORE, AnswerCollator, TrainingRows
-from drift.training.batches.rows import Chat, read_rows
 from drift.training.fit import Job, fit
 from drift.weights.modeling import load_processor, load_vlm
 from tests.pool_rows import png

@@ -59,19 +59,26 @@ def read_rows(training_set: Path, processor: Any) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     faults: list[tuple[str, str]] = []
-    tokens = _media_tokens(processor)
+    tokens = media_tokens(processor)
     for number, raw in enumerate(_read(training_set / TRAIN_FILE)):
         name = str(raw.get("id") or f"number {number}")
         try:
-            images = _images(raw.get("images"), training_set)
-            turns = _placed(_turns(raw["messages"]), len(images))
-            _require_no_token(turns, tokens)
+            rows.append(read_row(raw, name, training_set, tokens))
         except ValueError as error:
             faults.append((name, str(error)))
-        else:
-            rows.append({"id": name, "kind": raw.get("kind"), "turns": turns, "images": images})
     require_sound(faults)
     return rows
+
+
+def read_row(raw: dict[str, Any], name: str, folder: Path, tokens: Sequence[str]) -> dict[str, Any]:
+    """One row as `{id, kind, turns, images}`; ``tokens`` (`media_tokens`) may not stand in its texts.
+
+    Raises ValueError: it cannot be used.
+    """
+    images = _images(raw.get("images"), folder)
+    turns = _placed(_turns(raw["messages"]), len(images))
+    _require_no_token(turns, tokens)
+    return {"id": name, "kind": raw.get("kind"), "turns": turns, "images": images}
 
 
 class Chat:
@@ -217,13 +224,13 @@ def _placed(turns: list[Turn], images: int) -> list[Turn]:
     return [*turns[:first], leading, *turns[first + 1 :]]
 
 
-def _media_tokens(processor: Any) -> list[str]:
+def media_tokens(processor: Any) -> list[str]:
     """What stands for an image, video or sound in this model's texts."""
     named = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio", "boi"))
     return [token for token in named if isinstance(token, str) and token]
 
 
-def _require_no_token(turns: list[Turn], tokens: list[str]) -> None:
+def _require_no_token(turns: list[Turn], tokens: Sequence[str]) -> None:
     for text in (text for turn in turns for text in turn.texts):
         for token in tokens:
             if token in text:
