@@ -100,6 +100,13 @@ class CurateConfig(Section):
     """Which correct chain of a problem is kept, by length."""
     max_pass_rate: Fraction = 1.0
     """Drop problems that the teacher solves more often than this (too easy)."""
+    near_duplicates: bool = False
+    """Keep one of the problems with near images, texts that ask the same and the same answer, and list those that
+    contradict each other. Replay that a chain asks in near words is left out too."""
+    decontaminate: bool = False
+    """Leave out problems and replay that a table of `evaluate` holds: its image, or a near image with a near text."""
+    against: tuple[str, ...] = ()
+    """More tables to leave out the questions of: TSV files in VLMEvalKit's format."""
     prompt: ProblemTemplate = "{problem}"
     """Template of the student's user turn."""
     replay: ReplayConfig | None = None

@@ -21,6 +21,10 @@ PROBLEMS_FILE = "problems.parquet"
 REJECTS_FILE = "rejects.parquet"
 TRAIN_FILE = "train.parquet"
 FUNNEL_FILE = "funnel.json"
+DUPLICATES_FILE = "duplicates.json"
+"""Of `drift curate` with `near_duplicates`: pairs of problems that are one, or that contradict each other."""
+CONTAMINATED_FILE = "contaminated.json"
+"""Problems and replay that `drift curate` found in a table it was to leave out, and in which row."""
 
 Row = dict[str, Any]
 

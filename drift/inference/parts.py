@@ -80,12 +80,17 @@ def _next_sequence(folder: Path) -> int:
 def read_part(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """Rows of one part. Raises DataError naming the line that is no reply."""
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            key_of(row, [*columns, "text"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: line {number} is no reply ({type(error).__name__}: {error})") from error
-        yield row
+        yield read_line(line, columns, path, number)
+
+
+def read_line(line: bytes, columns: Sequence[str], path: Path, number: int) -> Row:
+    """The row of one line. Raises DataError naming it if it is no reply."""
+    try:
+        row: Row = json.loads(line)
+        key_of(row, [*columns, "text"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: line {number} is no reply ({type(error).__name__}: {error})") from error
+    return row
 
 
 def truncate_torn_line(path: Path) -> None:

@@ -13,7 +13,12 @@ KEY = ("id", "sample")
 
 def read_generations(folder: Path) -> Iterator[Row]:
     """All rows of a complete folder. Raises DataError if there is none."""
-    if not part_files(folder):
-        raise DataError(f"{folder}: no part-*.jsonl; run `drift generate` first")
-    for path in part_files(folder):
+    for path in generation_files(folder):
         yield from read_part(path, KEY)
+
+
+def generation_files(folder: Path) -> list[Path]:
+    """The parts of a complete folder, in order. Raises DataError if there is none."""
+    if not (files := part_files(folder)):
+        raise DataError(f"{folder}: no part-*.jsonl; run `drift generate` first")
+    return files

@@ -1,43 +1,39 @@
-"""Generations in, training set out: the paper's two filters, one chain per problem, and perception replay.
+"""Generations in, training set out: chains that pass every filter, one per problem, and perception replay.
 
 DRIFT (appendix E) keeps a chain if it is written as ``<think>...</think> \\boxed{answer}`` and the answer is the gold
 answer. What the paper leaves open (samples per problem, which chain of several) is configured.
+
+The order, which is that of `funnel.json`: each chain alone (`filters.chain_filters`); one chain of a problem; all
+chains together (`_across`); replay. Texts and images stay on disk (`pool`, `writing`): in memory are a few thousand
+problems at a time, and of each chain that is left a record.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from drift.config.data import CurateConfig
 from drift.data import tables
-from drift.data.chains.generations import read_generations
-from drift.data.chains.prompts import user_text
-from drift.data.selection.filters import (
-    Candidate,
-    Funnel,
-    at_most,
-    by_reason,
-    malformed,
-    normalised,
-    one_per_problem,
-    seeded_rank,
-    too_easy,
-    unfinished,
-    wrong,
-)
-from drift.data.selection.replay import replay_problems
-from drift.data.tables import Row
+from drift.data.near import Table
+from drift.data.selection.candidates import Chain
+from drift.data.selection.decontamination import Held, find_held, held_by_reason, read_evaluated, require_tables
+from drift.data.selection.duplicates import Twin, find_twins, repeated
+from drift.data.selection.filters import at_most, chain_filters
+from drift.data.selection.funnel import Funnel, noted
+from drift.data.selection.pool import Pool
+from drift.data.selection.questions import questions_of
+from drift.data.selection.replay import Barred, draw_replay
+from drift.data.selection.screening import screen
+from drift.data.selection.writing import Spool, chain_row, replay_row, write_rejects, write_training_set
 from drift.ground.artifacts import staged, write_json, write_provenance
 from drift.ground.errors import DataError
-from drift.verdicts.verdict import Item, Verdict, final_answer, verify_many
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +47,8 @@ class CurateReport:
     kept: int
     replay: int
     undetermined: int
+    contradicting: int
+    """Pairs of problems that ask the same of one picture and have other answers; 0 without `near_duplicates`."""
     funnel: list[dict[str, Any]]
     pass_rates: dict[str, int]
     seconds: float
@@ -66,167 +64,129 @@ class CurateReport:
             "data/yield": self.kept / self.problems,
             "data/pass_rate": solved / max(1, sum(self.pass_rates.values())),
             "data/undetermined": self.undetermined / max(1, self.generations),
+            "data/contradicting": float(self.contradicting),
             "data/curate_seconds": self.seconds,
         }
 
 
-def curate(config: CurateConfig, problems: Path, generations: Path, out: Path) -> CurateReport:
+def curate(config: CurateConfig, problems: Path, generations: Path | Sequence[Path], out: Path) -> CurateReport:
     """Write the training set of the new folder ``out``: chains that pass the funnel, and replay; shuffled, seeded.
 
-    Raises DataError: generations of other problems, too many undetermined, fewer than ``min_kept`` chains, or too
-    few replay rows.
+    ``generations``: a folder, or several that hold them together; the same ones give the same bytes. Raises DataError:
+    generations of other problems or twice there, too many undetermined, fewer than ``min_kept`` chains, or too few
+    replay rows; ConfigError where a table of ``against`` is missing.
     """
     started = time.monotonic()
-    known = _known_problems(problems / tables.PROBLEMS_FILE)
-    candidates = _candidates(known, list(read_generations(generations)), config)
-    funnel = Funnel()
-    with staged(out) as folder:
-        chains = _select(config, candidates, funnel)
-        _require_chains(config, chains, funnel)
-        replay = replay_problems(config, problems, len(chains))
-        funnel.note("replay", len(chains), len(chains) + len(replay))
-        _write(folder, config, problems, chains, replay, funnel)
-        inputs: dict[str, str | Path] = {"problems": problems, "generations": generations}
-        if config.replay is not None:
-            inputs["replay"] = config.replay.source
-        write_provenance(folder, "curate", config=config.model_dump(mode="json"), inputs=inputs)
+    folders = [generations] if isinstance(generations, Path) else list(generations)
+    require_tables(config)
+    with contextlib.closing(Pool(problems, folders)) as pool, staged(out) as folder:
+        funnel = Funnel(len(pool))
+        screened = screen(config, chain_filters(config), pool, funnel)
+        found = _compared(config, pool, screened.chains)
+        chains = _across(config, found, screened.chains, funnel)
+        stages = funnel.stages()
+        _require_chains(config, chains, stages)
+        replay, barred = _write(folder, config, pool, problems, chains, found)
+        write_rejects(folder / tables.REJECTS_FILE, pool, funnel)
+        stages.append(noted("replay", len(chains), len(chains) + replay, barred.reasons))
+        write_json(folder / tables.FUNNEL_FILE, stages)
+        _write_found(folder, config, found, barred)
+        write_provenance(
+            folder, "curate", config=config.model_dump(mode="json"), inputs=_inputs(config, problems, folders)
+        )
     report = CurateReport(
-        problems=len(known),
-        generations=len(candidates),
+        problems=len(pool.places),
+        generations=len(pool),
         kept=len(chains),
-        replay=len(replay),
-        undetermined=sum(one.status == "undetermined" for one in candidates),
-        funnel=funnel.stages,
-        pass_rates=_pass_rates(candidates),
+        replay=replay,
+        undetermined=screened.undetermined,
+        contradicting=sum(twin.contradicts for twin in found.twins),
+        funnel=stages,
+        pass_rates=_by_rate(screened.pass_rates),
         seconds=round(time.monotonic() - started, 3),
     )
     logger.info("%s: %d chains of %d generations, %d replay rows", out, report.kept, report.generations, report.replay)
     return report
 
 
-def _known_problems(table: Path) -> dict[str, Row]:
-    """All problems by id, without their images."""
-    columns = ["id", "source", "problem", "gold", "choices"]
-    known = {row["id"]: row for row in tables.read_rows(table, columns)}
-    if not known:
-        raise DataError(f"{table}: no problems; run `drift ingest` on a source that has some")
-    return known
+@dataclass(frozen=True)
+class _Compared:
+    """What was found by comparing the chains' questions with each other and with what is evaluated."""
+
+    evaluated: list[Table] = field(default_factory=list)
+    questions: Table | None = None
+    """The chains'; None where nothing was to be compared with them."""
+    held: dict[str, Held] = field(default_factory=dict)
+    twins: list[Twin] = field(default_factory=list)
 
 
-def _candidates(known: dict[str, Row], rows: list[Row], config: CurateConfig) -> list[Candidate]:
-    """All generations with their verdicts, in the order of the problems. Raises DataError on a foreign one."""
-    foreign = [row["id"] for row in rows if row["id"] not in known]
-    if foreign:
-        raise DataError(
-            f"{len(foreign)} of {len(rows)} generations are of other problems (id '{foreign[0]}'); give the problems "
-            "that they were generated from"
-        )
-    place = {id: position for position, id in enumerate(known)}
-    rows = sorted(rows, key=lambda row: (place[row["id"]], row["sample"]))
-    texts = [_full_text(row) for row in rows]
-    verdicts = _verdicts(known, rows, texts, config)
-    solved: dict[str, list[bool]] = defaultdict(list)
-    for row, verdict in zip(rows, verdicts, strict=True):
-        solved[row["id"]].append(verdict.status == "correct")
-    return [
-        Candidate(
-            id=row["id"],
-            sample=row["sample"],
-            text=text,
-            finish_reason=row.get("finish_reason"),
-            tokens=(row.get("usage") or {}).get("completion_tokens"),
-            teacher=row.get("model"),
-            status=verdict.status,
-            pass_rate=sum(solved[row["id"]]) / len(solved[row["id"]]),
-        )
-        for row, text, verdict in zip(rows, texts, verdicts, strict=True)
-    ]
+def _compared(config: CurateConfig, pool: Pool, chains: list[Chain]) -> _Compared:
+    if not config.against and not config.near_duplicates:
+        return _Compared()
+    evaluated = read_evaluated(config)
+    asked = questions_of(pool, chains)
+    twins = find_twins(asked, config.verify_timeout_seconds) if config.near_duplicates else []
+    return _Compared(evaluated, asked.table, find_held(asked.table, evaluated), twins)
 
 
-def _full_text(row: Row) -> str:
-    """The text with its reasoning inside, also where a server parted the two."""
-    return f"<think>\n{row['reasoning'].strip()}\n</think>\n\n{row['text']}" if row.get("reasoning") else row["text"]
+def _across(config: CurateConfig, found: _Compared, chains: list[Chain], funnel: Funnel) -> list[Chain]:
+    """The stages that look at all chains together, in their order."""
+    stages: list[tuple[str, Callable[[list[Chain]], Mapping[int, str]]]] = []
+    if config.against:
+        stages.append(("contaminated", lambda left: held_by_reason(found.held, left)))
+    if config.near_duplicates:
+        stages.append(("near_duplicate", lambda left: repeated(found.twins, left, config.seed)))
+    stages.append(("keep", lambda left: {one.number: why for one, why in at_most(left, config.keep, config.seed)[1]}))
+    for stage, rejected in stages:
+        funnel.open(stage)
+        reasons = rejected(chains)
+        for number, reason in reasons.items():
+            funnel.reject(number, stage, reason)
+        chains = [chain for chain in chains if chain.number not in reasons]
+    return chains
 
 
-def _verdicts(known: dict[str, Row], rows: list[Row], texts: list[str], config: CurateConfig) -> list[Verdict]:
-    items = [
-        Item(final_answer(text), known[row["id"]]["gold"], choices=known[row["id"]]["choices"])
-        for row, text in zip(rows, texts, strict=True)
-    ]
-    verdicts = verify_many(items, config.verify_timeout_seconds)
-    undetermined = [(row, one) for row, one in zip(rows, verdicts, strict=True) if one.status == "undetermined"]
-    if len(undetermined) > config.max_undetermined * len(rows):
-        row, verdict = undetermined[0]
-        first = known[row["id"]]
-        raise DataError(
-            f"curate.max_undetermined: {len(undetermined)} of {len(rows)} answers could not be verified (first: "
-            f"problem '{first['id']}', gold '{first['gold']:.60}', answer '{verdict.extracted:.60}', by "
-            f"{verdict.method}), more than the share {config.max_undetermined:g}; raise it, or where the method is "
-            "'time limit' curate.verify_timeout_seconds"
-        )
-    return verdicts
-
-
-def _select(config: CurateConfig, candidates: list[Candidate], funnel: Funnel) -> list[Candidate]:
-    """The stages in their order; each is noted in ``funnel``."""
-    rest = funnel.pass_through("finish", candidates, by_reason(candidates, unfinished))
-    if config.require_format:
-        rest = funnel.pass_through("format", rest, by_reason(rest, malformed))
-    if config.require_correct:
-        rest = funnel.pass_through("correct", rest, by_reason(rest, wrong))
-    rest = funnel.pass_through("pass_rate", rest, by_reason(rest, too_easy(config.max_pass_rate)))
-    rest = funnel.pass_through("trace", rest, one_per_problem(rest, config.trace, config.seed))
-    return funnel.pass_through("keep", rest, at_most(rest, config.keep, config.seed))
-
-
-def _require_chains(config: CurateConfig, chains: list[Candidate], funnel: Funnel) -> None:
+def _require_chains(config: CurateConfig, chains: list[Chain], stages: list[dict[str, Any]]) -> None:
     if len(chains) < config.min_kept:
-        passed = ", ".join(f"{stage['stage']} {stage['out']}" for stage in funnel.stages)
+        passed = ", ".join(f"{stage['stage']} {stage['out']}" for stage in stages)
         raise DataError(
-            f"curate.min_kept: {len(chains)} chains left, fewer than {config.min_kept} (of {funnel.stages[0]['in']} "
+            f"curate.min_kept: {len(chains)} chains left, fewer than {config.min_kept} (of {stages[0]['in']} "
             f"generations passed: {passed}); see where they were lost, or lower curate.min_kept"
         )
 
 
 def _write(
-    folder: Path, config: CurateConfig, problems: Path, chains: list[Candidate], replay: list[Row], funnel: Funnel
-) -> None:
+    folder: Path, config: CurateConfig, pool: Pool, problems: Path, chains: list[Chain], found: _Compared
+) -> tuple[int, Barred]:
+    """The training set; the number of its replay rows, and what replay was not to ask."""
     by_id = {chain.id: chain for chain in chains}
-    columns = ["id", "source", "problem", "gold", "choices", "images"]
-    sources = tqdm(tables.read_rows(problems / tables.PROBLEMS_FILE, columns), desc="curate", unit="problem")
-    rows = [_chain_row(problem, by_id[problem["id"]], config) for problem in sources if problem["id"] in by_id]
-    rows += [_replay_row(problem, config) for problem in replay]
-    rows.sort(key=lambda row: seeded_rank(config.seed, "order", row["kind"], row["id"]))
-    tables.write_rows(folder / tables.TRAIN_FILE, rows, tables.TRAINING_SET)
-    tables.write_rows(folder / tables.REJECTS_FILE, funnel.rejects, tables.GENERATION_REJECTS)
-    write_json(folder / tables.FUNNEL_FILE, funnel.stages)
+    barred = Barred(set(by_id), found.questions if config.near_duplicates else None, found.evaluated)
+    with Spool(folder) as spool:
+        rows = [
+            spool.add(chain_row(problem, pool.generation(chain.number), chain.pass_rate, config))
+            for problem in pool.problems(["id", "source", "problem", "gold", "choices", "images"])
+            if (chain := by_id.get(problem["id"]))
+        ]
+        replay = draw_replay(config, problems, len(chains), barred, lambda row: spool.add(replay_row(row, config)))
+        write_training_set(folder / tables.TRAIN_FILE, spool, rows + replay, config.seed)
+    return len(replay), barred
 
 
-def _chain_row(problem: Row, chain: Candidate, config: CurateConfig) -> Row:
-    return _row(problem, "cot", normalised(chain.text), config) | {
-        "pass_rate": chain.pass_rate,
-        "n_tokens": chain.tokens,
-        "teacher": chain.teacher,
-    }
+def _write_found(folder: Path, config: CurateConfig, found: _Compared, barred: Barred) -> None:
+    """What people will want to look at."""
+    if config.near_duplicates:
+        write_json(folder / tables.DUPLICATES_FILE, [asdict(twin) for twin in found.twins])
+    if config.against:
+        write_json(folder / tables.CONTAMINATED_FILE, [asdict(one) for one in (*found.held.values(), *barred.held)])
 
 
-def _replay_row(problem: Row, config: CurateConfig) -> Row:
-    return _row(problem, "direct", problem["gold"], config) | {"pass_rate": None, "n_tokens": None, "teacher": None}
+def _inputs(config: CurateConfig, problems: Path, folders: list[Path]) -> dict[str, str | Path]:
+    inputs: dict[str, str | Path] = {"problems": problems, "generations": folders[0]}
+    inputs |= {f"generations {number}": folder for number, folder in enumerate(folders[1:], start=2)}
+    inputs |= {f"against {path}": Path(path) for path in config.against}
+    return inputs if config.replay is None else inputs | {"replay": config.replay.source}
 
 
-def _row(problem: Row, kind: str, answer_text: str, config: CurateConfig) -> Row:
-    question = user_text(config.prompt, problem)
-    return {
-        "id": problem["id"],
-        "kind": kind,
-        "images": problem["images"],
-        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer_text}],
-        "answer": problem["gold"],
-        "source": problem["source"],
-    }
-
-
-def _pass_rates(candidates: Iterable[Candidate]) -> dict[str, int]:
+def _by_rate(pass_rates: Counter[float]) -> dict[str, int]:
     """How many problems were solved how often: `{"0.5": 12, ...}`."""
-    rates = {one.id: one.pass_rate for one in candidates}
-    return {f"{rate:g}": count for rate, count in sorted(Counter(rates.values()).items())}
+    return {f"{rate:g}": count for rate, count in sorted(pass_rates.items())}

@@ -1,70 +1,54 @@
-r"""The funnel: stages that let generations through, or reject them with a stage and a reason.
+r"""What is asked of one chain, and of the chains of one problem.
 
-A stage is a function from candidates to ``(kept, rejected)``, where each rejected candidate has its reason.
+Of one: a function from a candidate to the reason why it is left out, or None. Of several: a function from candidates
+to ``(kept, rejected)``, where each rejected one has its reason.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, Protocol, TypeVar
 
+from drift.config.data import CurateConfig
+from drift.data.selection.candidates import Candidate, Reason
 from drift.verdicts.extract import BOXED, CLOSE, OPEN, SPECIAL_TOKEN, boxes, final_answer, split_thinking
-from drift.verdicts.verdict import Status
 
 Trace = Literal["median", "shortest", "longest", "random"]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One generation: full text with its tags, final answer, verdict, and how often its problem was solved."""
+class HasId(Protocol):
+    """A chain, whole or its record."""
 
-    id: str
-    sample: int
-    text: str
-    finish_reason: str | None
-    tokens: int | None
-    teacher: str | None
-    status: Status
-    pass_rate: float
+    @property
+    def id(self) -> str:
+        """Of its problem."""
+        ...
 
 
-Rejected = tuple[Candidate, str]
-Split = tuple[list[Candidate], list[Rejected]]
-Reason = Callable[[Candidate], str | None]
+One = TypeVar("One", bound=HasId)
 
 
-@dataclass
-class Funnel:
-    """What each stage let through, for `funnel.json`, and every rejected candidate, for `rejects.parquet`."""
-
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
-
-    def pass_through(self, stage: str, candidates: list[Candidate], split: Split) -> list[Candidate]:
-        """Note the ``split`` of ``candidates`` under the name ``stage``; those kept."""
-        kept, rejected = split
-        self.note(stage, len(candidates), len(kept), Counter(reason for _, reason in rejected))
-        self.rejects += [
-            {"id": one.id, "sample": one.sample, "stage": stage, "reason": reason, "text": one.text}
-            for one, reason in rejected
-        ]
-        return kept
-
-    def note(self, stage: str, before: int, after: int, reasons: Counter[str] | None = None) -> None:
-        """One more stage, with the rejected by reason."""
-        self.stages.append(
-            {"stage": stage, "in": before, "out": after, "reasons": dict(sorted((reasons or {}).items()))}
-        )
+Rejected = tuple[One, str]
+Split = tuple[list[One], list[Rejected[One]]]
 
 
-def by_reason(candidates: Iterable[Candidate], reason: Reason) -> Split:
+def chain_filters(config: CurateConfig) -> list[tuple[str, Reason]]:
+    """The stages that look at one chain alone, in their order: a name, and why a chain is left out there."""
+    stages: list[tuple[str, Reason]] = [("finish", unfinished)]
+    if config.require_format:
+        stages.append(("format", malformed))
+    if config.require_correct:
+        stages.append(("correct", wrong))
+    return [*stages, ("pass_rate", too_easy(config.max_pass_rate))]
+
+
+def by_reason(candidates: Iterable[One], reason: Callable[[One], str | None]) -> Split[One]:
     """Keep the candidates for which ``reason`` finds none."""
-    kept: list[Candidate] = []
-    rejected: list[Rejected] = []
+    kept: list[One] = []
+    rejected: list[Rejected[One]] = []
     for candidate in candidates:
         found = reason(candidate)
         if found is None:
@@ -113,7 +97,7 @@ def too_easy(max_pass_rate: float) -> Reason:
     return lambda candidate: "too_easy" if candidate.pass_rate > max_pass_rate else None
 
 
-def one_per_problem(candidates: list[Candidate], trace: Trace, seed: int) -> Split:
+def one_per_problem(candidates: list[Candidate], trace: Trace, seed: int) -> Split[Candidate]:
     """One candidate of each problem, by the length of its text; of an even number, the shorter of the middle two."""
     groups: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
@@ -122,7 +106,7 @@ def one_per_problem(candidates: list[Candidate], trace: Trace, seed: int) -> Spl
     return by_reason(candidates, lambda one: None if chosen[one.id] == one.sample else "other_trace")
 
 
-def at_most(candidates: list[Candidate], keep: int | None, seed: int) -> Split:
+def at_most(candidates: list[One], keep: int | None, seed: int) -> Split[One]:
     """At most ``keep`` candidates, drawn by a hash of seed and id: more problems do not reshuffle the others."""
     ranked = sorted(candidates, key=lambda one: seeded_rank(seed, "keep", one.id))
     drawn = {one.id for one in ranked[:keep]}
