@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drift.config.chain import Config
-from drift.config.data import IngestConfig, ReplayConfig
+from drift.config.data import CurateConfig, IngestConfig, ReplayConfig
 from drift.config.evaluate import EvaluateConfig
 from drift.config.gate import GateConfig
 from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
@@ -62,6 +62,8 @@ class InputsStep(Section):
 
     ingest: IngestConfig
     replay: ReplayConfig | None
+    against: tuple[str, ...] = ()
+    """Tables whose questions are left out of the training set."""
     deltas: DeltasStep
     start: str | None
     hashed: bool
@@ -154,14 +156,17 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     unpublished = config.evaluate.model_copy(update={"published": None})  # that row is the unmodified VLM's
     deltas = DeltasStep(models=models.without_start(), deltas=config.deltas)
     start = None if models.start_at_champion else models.start
-    outside = InputsStep(ingest=config.ingest, replay=config.curate.replay, deltas=deltas, start=start, hashed=local)
+    curate = curate_step(config)
+    outside = InputsStep(
+        ingest=config.ingest, replay=curate.replay, against=curate.against, deltas=deltas, start=start, hashed=local
+    )
     asked = ChampionStep(model=config.register_.model, starts=models.start_at_champion)
     decided = GateStep(model=config.register_.model, **config.gate.model_dump())
     steps = {
         "inputs": parameter("inputs", outside, dict),
         "ingest": parameter("ingest", config.ingest, lambda: local_inputs("ingest.source", config.ingest.source)),
         "generate": parameter("generate", config.generate, lambda: _teacher(config)),
-        "curate": parameter("curate", config.curate, lambda: replay_inputs(config.curate.replay)),
+        "curate": parameter("curate", curate, lambda: curate_inputs(curate.replay, curate.against)),
         "deltas": parameter("deltas", deltas, lambda: delta_inputs(deltas)),
         "evaluate_vlm": parameter(
             "evaluate_vlm", baseline, lambda: local_inputs("models.vlm", models.vlm) | _tables(config.evaluate)
@@ -222,9 +227,20 @@ def _teacher(config: Config) -> Inputs:
     return local_inputs("generate.teacher.model", teacher.model) if teacher.kind == "local" else {}
 
 
-def replay_inputs(replay: ReplayConfig | None) -> Inputs:
-    """The hash of the replay's questions."""
-    return local_inputs("curate.replay.source", replay.source) if replay else {}
+def curate_step(config: Config) -> CurateConfig:
+    """The section `curate`, which with `decontaminate` names the tables of `evaluate` too."""
+    if not config.curate.decontaminate:
+        return config.curate
+    tables = (str(config.evaluate.table(name)) for name in config.evaluate.benchmarks)
+    return config.curate.model_copy(update={"against": tuple(dict.fromkeys([*config.curate.against, *tables]))})
+
+
+def curate_inputs(replay: ReplayConfig | None, against: Iterable[str]) -> Inputs:
+    """The hashes of the replay's questions and of the tables that are not to be trained on."""
+    inputs = local_inputs("curate.replay.source", replay.source) if replay else {}
+    for path in against:
+        inputs |= local_inputs(f"curate.against {path}", path)
+    return inputs
 
 
 def delta_inputs(step: DeltasStep) -> Inputs:

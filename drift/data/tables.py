@@ -91,7 +91,7 @@ def count_rows(path: Path) -> int:
 
 def open_parquet(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, pre_buffer=False)  # else all that was read stays in memory until the end
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, pa.ArrowException) as error:

@@ -16,6 +16,7 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "ingest.source": ("inputs", "ingest"),
     "generate.teacher.model": ("generate",),
     "curate.replay.source": ("inputs", "curate"),
+    "curate.against": ("inputs", "curate"),
     "models": ("inputs", "deltas", "arm"),
     "models.vlm": ("inputs", "deltas", "evaluate_vlm", "arm"),
     "models.start": ("inputs", "arm"),

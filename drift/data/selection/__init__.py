@@ -1,5 +1,10 @@
 """From chains to a training set.
 
-curation  verdicts, funnel, files     filters  the funnel's stages
-replay    questions about perception
+curation    the order of the stages           funnel      what each left out, and why
+pool        problems and generations on disk  verdicts    right, wrong, or nobody knows
+screening   each chain alone, then one of     filters     what is asked of a chain
+            each problem                      questions   what is compared between problems
+duplicates  two problems that are one         decontamination  what is evaluated
+replay      questions about perception        writing     the rows, shuffled on disk
+candidates  a generation as filters see it
 """

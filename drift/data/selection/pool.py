@@ -22,7 +22,7 @@ from drift.ground.errors import DataError
 from drift.inference.parts import read_line
 
 GENERATIONS_AT_ONCE = 32768
-CHARACTERS_AT_ONCE = 1 << 25
+CHARACTERS_AT_ONCE = 1 << 24
 """So many generations are judged together: processes are started once for all of them."""
 OPEN_FILES = 32
 
@@ -85,6 +85,7 @@ class Pool:
         if len(twice):
             first, second = (self._lines.paths[self._file[number]] for number in (twice[0], twice[0] + 1))
             row = self.generation(int(twice[0]))
+            self.close()
             raise DataError(
                 f"generations: problem '{row['id']}', sample {row['sample']} is there twice ({first}, {second}), and "
                 f"{len(twice)} in all; give each folder once, or take one of them out"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 
@@ -26,43 +26,33 @@ Spooled = tuple[str, str, int]
 
 
 class Spool:
-    """Rows in a file of the folder, which is gone at the end: added one after another, then read by their numbers."""
+    """Rows in a file of the folder, which is gone at the end: added one after another, read by their numbers."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / SPOOL_FILE
-        self._file: Any = pa.OSFile(str(self._path), "wb")
-        self._writer: Any = pa.ipc.new_file(self._file, SCHEMA)
-        self._rows = 0
+        self._file = self._path.open("w+b")
+        self._ends = array("q", [0])
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._finish()
+    def __exit__(self, *raised: object) -> None:
         self._path.unlink()
+        self._file.close()
 
     def add(self, row: Row) -> Spooled:
         """One more row."""
-        self._writer.write_batch(pa.RecordBatch.from_pylist([row], schema=SCHEMA))
-        self._rows += 1
-        return row["kind"], row["id"], self._rows - 1
+        written = self._file.write(pa.RecordBatch.from_pylist([row], schema=SCHEMA).serialize())
+        self._ends.append(self._ends[-1] + written)
+        return row["kind"], row["id"], len(self._ends) - 2
 
     def read(self, numbers: Iterable[int]) -> Iterator[Row]:
-        """The rows of these numbers, in this order; nothing can be added after."""
-        self._finish()
-        with pa.OSFile(str(self._path)) as file:
-            rows = pa.ipc.open_file(file)
-            for number in numbers:
-                yield rows.get_batch(number).to_pylist()[0]
-
-    def _finish(self) -> None:
-        if not self._file.closed:
-            try:
-                self._writer.close()
-            finally:
-                self._file.close()
+        """The rows of these numbers, in this order."""
+        for number in numbers:
+            self._file.seek(self._ends[number])
+            message = self._file.read(self._ends[number + 1] - self._ends[number])
+            yield pa.ipc.read_record_batch(message, SCHEMA).to_pylist()[0]
+        self._file.seek(self._ends[-1])
 
 
 def write_training_set(path: Path, spool: Spool, rows: Iterable[Spooled], seed: int) -> None:
