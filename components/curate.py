@@ -15,7 +15,7 @@ def curate(
     metrics: Output[Metrics],
     inputs: str = "",
 ) -> None:
-    """The chains with the right format and the right answer become the training set. `inputs`: the replay's hash."""
+    """The chains with the right format and the right answer become the training set. `inputs`: hashes of the rest."""
     from pathlib import Path
 
     from drift.config.data import CurateConfig

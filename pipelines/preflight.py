@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drift.config.chain import Config, checkpoint_paths
 from drift.config.data import IngestConfig
-from drift.config.plan import arm_steps, curate_section, is_path
+from drift.config.plan import arm_steps, curate_step, is_path
 from drift.config.servers import JudgeConfig
 from drift.config.zero import check_deepspeed
 from drift.data.problems.sources import open_source
@@ -99,9 +99,12 @@ def _data_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     if replay:
         key = "curate.replay.source"
         yield _here(profile, key, replay.source, partial(_problems, ingest.elsewhere(replay.source), key))
-    if (length := curate_section(config).length) and length.processor:
+    curate = curate_step(config)
+    if (length := curate.length) and length.processor:
         key = "curate.length.processor"
         yield _here(profile, key, length.processor, partial(check_model, key, length.processor))
+    for path in curate.against:
+        yield _here(profile, "curate.against", path, partial(_table, path))
     yield from _table_checks(config, profile)
 
 
@@ -167,6 +170,11 @@ def _problems(ingest: IngestConfig, key: str) -> None:
     else:
         revision = f"@{ingest.revision}" if ingest.revision else ""
         on_hub(key, f"{ingest.source}{revision}", "dataset")
+
+
+def _table(path: str) -> None:
+    if not Path(path).is_file():
+        raise ConfigError(f"curate.against: '{path}' does not exist; give TSV files in VLMEvalKit's format")
 
 
 def _table_checks(config: Config, profile: Resources | None) -> Iterator[Check]:

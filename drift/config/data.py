@@ -260,6 +260,13 @@ class CurateConfig(Section):
     """Leave out chains that are too long for the student; null leaves it to `train.cutoff_tokens`."""
     judge: AnswerJudge | None = None
     """Who decides where rules cannot: text answers in other words, and answers that are `undetermined`."""
+    near_duplicates: bool = False
+    """Keep one of the problems with near images, texts that ask the same and the same answer, and list those that
+    contradict each other. Replay that a chain asks in near words is left out too."""
+    decontaminate: bool = False
+    """Leave out problems and replay that a table of `evaluate` holds: its image, or a near image with a near text."""
+    against: tuple[str, ...] = ()
+    """More tables to leave out the questions of: TSV files in VLMEvalKit's format."""
     prompt: ProblemTemplate = "{problem}"
     """Template of the student's user turn."""
     replay: ReplayConfig | None = None

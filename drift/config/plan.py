@@ -11,13 +11,13 @@ import functools
 import glob
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drift.config.chain import Config
-from drift.config.data import CurateConfig, IngestConfig, ReplayConfig, matches
+from drift.config.data import CurateConfig, IngestConfig, LengthConfig, ReplayConfig, matches
 from drift.config.evaluate import EvaluateConfig
 from drift.config.gate import GateConfig
 from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
@@ -63,6 +63,8 @@ class InputsStep(Section):
 
     ingest: IngestConfig
     replay: ReplayConfig | None
+    against: tuple[str, ...] = ()
+    """Tables whose questions are left out of the training set."""
     deltas: DeltasStep
     start: str | None
     hashed: bool
@@ -155,14 +157,17 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     unpublished = config.evaluate.model_copy(update={"published": None})  # that row is the unmodified VLM's
     deltas = DeltasStep(models=models.without_start(), deltas=config.deltas)
     start = None if models.start_at_champion else models.start
-    outside = InputsStep(ingest=config.ingest, replay=config.curate.replay, deltas=deltas, start=start, hashed=local)
+    curate = curate_step(config)
+    outside = InputsStep(
+        ingest=config.ingest, replay=curate.replay, against=curate.against, deltas=deltas, start=start, hashed=local
+    )
     asked = ChampionStep(model=config.register_.model, starts=models.start_at_champion)
     decided = GateStep(model=config.register_.model, **config.gate.model_dump())
     steps = {
         "inputs": parameter("inputs", outside, dict),
         "ingest": parameter("ingest", config.ingest, lambda: pool_inputs(config.ingest)),
         "generate": parameter("generate", config.generate, lambda: _teacher(config)),
-        "curate": parameter("curate", curate_section(config), lambda: _curate_inputs(config)),
+        "curate": parameter("curate", curate, lambda: curate_inputs(curate)),
         "deltas": parameter("deltas", deltas, lambda: delta_inputs(deltas)),
         "evaluate_vlm": parameter(
             "evaluate_vlm", baseline, lambda: local_inputs("models.vlm", models.vlm) | _tables(config.evaluate)
@@ -177,17 +182,6 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     }
     arms = {step.name: parameter("arm", step, functools.partial(_arm_inputs, step)) for step in arm_steps(config)}
     return Plan(steps, arms)
-
-
-def curate_section(config: Config) -> CurateConfig:
-    """`curate` with what its `length` takes from the rest: the student, and how large it is shown images."""
-    length = config.curate.length
-    if length is None:
-        return config.curate
-    taken: dict[str, Any] = {"processor": config.models.vlm} if length.processor is None else {}
-    if "image_max_pixels" not in length.model_fields_set:
-        taken |= {"image_max_pixels": config.train.image_max_pixels}
-    return config.curate.model_copy(update={"length": length.model_copy(update=taken)})
 
 
 def arm_steps(config: Config) -> list[ArmStep]:
@@ -243,15 +237,38 @@ def _teacher(config: Config) -> Inputs:
     return local_inputs("generate.teacher.model", teacher.model) if teacher.kind != "endpoint" else {}
 
 
-def replay_inputs(replay: ReplayConfig | None) -> Inputs:
-    """The hash of the replay's questions."""
-    return local_inputs("curate.replay.source", replay.source) if replay else {}
+def curate_step(config: Config) -> CurateConfig:
+    """The section `curate` with what it takes from the rest: the student for `length`, `evaluate`'s tables."""
+    curate = config.curate
+    if curate.length is not None:
+        curate = curate.model_copy(update={"length": _students(curate.length, config)})
+    if not curate.decontaminate:
+        return curate
+    tables = (str(config.evaluate.table(name)) for name in config.evaluate.benchmarks)
+    return curate.model_copy(update={"against": tuple(dict.fromkeys([*curate.against, *tables]))})
 
 
-def _curate_inputs(config: Config) -> Inputs:
-    length = curate_section(config).length
+def _students(length: LengthConfig, config: Config) -> LengthConfig:
+    """`length` by the processor of φ_VL, and for images as large as it is shown them, where nothing else is said."""
+    taken: dict[str, Any] = {"processor": config.models.vlm} if length.processor is None else {}
+    if "image_max_pixels" not in length.model_fields_set:
+        taken |= {"image_max_pixels": config.train.image_max_pixels}
+    return length.model_copy(update=taken)
+
+
+def curate_inputs(curate: CurateConfig) -> Inputs:
+    """The hashes of all that it reads besides problems and generations."""
+    length = curate.length
     student = local_inputs("curate.length.processor", length.processor) if length and length.processor else {}
-    return replay_inputs(config.curate.replay) | student
+    return student | question_inputs(curate.replay, curate.against)
+
+
+def question_inputs(replay: ReplayConfig | None, against: Iterable[str]) -> Inputs:
+    """The hashes of the replay's questions and of the tables that are not to be trained on."""
+    inputs = local_inputs("curate.replay.source", replay.source) if replay else {}
+    for path in against:
+        inputs |= local_inputs(f"curate.against {path}", path)
+    return inputs
 
 
 def delta_inputs(step: DeltasStep) -> Inputs:

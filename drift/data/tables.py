@@ -24,6 +24,10 @@ CHAINS_FILE = "chains.jsonl"
 REJECTS_FILE = "rejects.parquet"
 TRAIN_FILE = "train.parquet"
 FUNNEL_FILE = "funnel.json"
+DUPLICATES_FILE = "duplicates.json"
+"""Of `drift curate` with `near_duplicates`: pairs of problems that are one, or that contradict each other."""
+CONTAMINATED_FILE = "contaminated.json"
+"""Problems and replay that `drift curate` found in a table it was to leave out, and in which row."""
 
 Row = dict[str, Any]
 
@@ -90,7 +94,7 @@ def count_rows(path: Path) -> int:
 
 def open_parquet(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, pre_buffer=False)  # else all that was read stays in memory until the end
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, pa.ArrowException) as error:

@@ -96,13 +96,18 @@ def _placed(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
     """Each row with the byte at which its line begins."""
     place = 0
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        try:
-            row = json.loads(line)
-            key_of(row, [*columns, "text"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: line {number} is no reply ({type(error).__name__}: {error})") from error
-        yield place, row
+        yield place, read_line(line, columns, path, number)
         place += len(line)
+
+
+def read_line(line: bytes, columns: Sequence[str], path: Path, number: int) -> Row:
+    """The row of one line. Raises DataError naming it if it is no reply."""
+    try:
+        row: Row = json.loads(line)
+        key_of(row, [*columns, "text"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: line {number} is no reply ({type(error).__name__}: {error})") from error
+    return row
 
 
 def truncate_torn_line(path: Path) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from drift.config.plan import Inputs, InputsStep, delta_inputs, local_inputs, pool_inputs, replay_inputs
+from drift.config.plan import Inputs, InputsStep, delta_inputs, local_inputs, pool_inputs, question_inputs
 
 
 @dataclass(frozen=True)
 class InputsReport:
-    """Hashes of the pool of problems, the replay and the models, as JSON; '' for what the hub or the parameters say."""
+    """Hashes of the pool of problems, of what else curate reads, and of the models, as JSON; '' for what the hub or the
+    parameters say."""
 
     pool: str = ""
     replay: str = ""
@@ -33,7 +34,7 @@ def look(step: InputsStep) -> InputsReport:
     if step.hashed:
         return InputsReport()
     pool = pool_inputs(step.ingest)
-    return InputsReport(*map(_told, (pool, replay_inputs(step.replay), _models(step))))
+    return InputsReport(*map(_told, (pool, question_inputs(step.replay, step.against), _models(step))))
 
 
 def _models(step: InputsStep) -> Inputs:

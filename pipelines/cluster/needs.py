@@ -18,6 +18,7 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "generate.teacher.model": ("generate",),
     "curate.replay.source": ("inputs", "curate"),
     "curate.length.processor": ("curate",),
+    "curate.against": ("inputs", "curate"),
     "models": ("inputs", "deltas", "arm"),
     "models.vlm": ("inputs", "deltas", "evaluate_vlm", "arm"),
     "models.start": ("inputs", "arm"),

@@ -159,11 +159,11 @@ def _fingerprint(config: GenerateConfig, table: Path) -> str:
         settings |= {"batch_size": config.teacher.batch_size}
     if isinstance(config.teacher, VllmTeacher):
         settings |= {"vllm": config.teacher.deciding()}
-    if not isinstance(config.teacher, EndpointTeacher):
+    if isinstance(config.teacher, LocalTeacher | VllmTeacher):
         settings |= {"dtype": config.teacher.dtype}
         path = Path(config.teacher.model)
         settings["weights"] = content_sha256(path) if path.exists() else None
-    else:
+    if isinstance(config.teacher, EndpointTeacher):
         settings |= config.teacher.deciding()
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -13,12 +13,18 @@ KEY = ("id", "sample")
 
 def read_generations(folder: Path) -> Iterator[Row]:
     """All rows of a complete folder. Raises DataError if there is none."""
-    if not part_files(folder):
-        raise DataError(f"{folder}: no part-*.jsonl; run `drift generate` first")
-    for path in part_files(folder):
+    for path in generation_files(folder):
         yield from read_part(path, KEY)
 
 
+def generation_files(folder: Path) -> list[Path]:
+    """The parts of a complete folder, in order. Raises DataError if there is none."""
+    if not (files := part_files(folder)):
+        raise DataError(f"{folder}: no part-*.jsonl; run `drift generate` first")
+    return files
+
+
 def full_text(row: Row) -> str:
-    """The text with its reasoning inside, also where a server parted the two."""
-    return f"<think>\n{row['reasoning'].strip()}\n</think>\n\n{row['text']}" if row.get("reasoning") else row["text"]
+    """The text with its reasoning inside, also where a server parted the two; what is no Unicode becomes `?`."""
+    text = f"<think>\n{row['reasoning'].strip()}\n</think>\n\n{row['text']}" if row.get("reasoning") else row["text"]
+    return text if text.isascii() else text.encode(errors="replace").decode()

@@ -1,8 +1,12 @@
 """From chains to a training set.
 
-curation    the order, and the files     filters   of one chain, by its text and verdict
-candidates  what the filters look at     judging   a judge where rules cannot decide
-capping     which are kept, how many     lengths   of one chain, in the student's tokens
-funnel      what was left out, and why   noisy     the paper's Tab. 7
-replay      questions about perception
+curation    the order of the stages           funnel      what each left out, and why
+pool        problems and generations on disk  verdicts    right, wrong, or nobody knows
+screening   each chain alone, then one of     filters     what is asked of a chain
+            each problem                      lengths     in the student's tokens
+questions   what is compared between problems judging     a judge where rules cannot decide
+duplicates  two problems that are one         decontamination  what is evaluated
+capping     which are kept, how many          noisy       the paper's Tab. 7
+replay      questions about perception        writing     the rows, shuffled on disk
+candidates  a generation as filters see it
 """

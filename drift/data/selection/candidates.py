@@ -38,6 +38,5 @@ class Chain:
     number: int
     id: str
     source: str
-    kind: str
-    """Of the answer."""
+    answer_kind: str
     pass_rate: float

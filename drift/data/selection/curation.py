@@ -1,37 +1,42 @@
-"""Generations in, training set out: the paper's two filters, one chain per problem, and perception replay.
+"""Generations in, training set out: chains that pass every filter, one per problem, and perception replay.
 
 DRIFT (appendix E) keeps a chain if it is written as ``<think>...</think> \\boxed{answer}`` and the answer is the gold
 answer. What the paper leaves open (samples per problem, which chain of several) is configured.
+
+The order, which is that of `funnel.json`: each chain alone (`filters.chain_filters`); one chain of a problem; all
+chains together (`_across`); replay. Texts and images stay on disk (`pool`, `writing`): in memory are a few thousand
+problems at a time, and of each chain that is left a record.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from drift.config.data import CurateConfig
 from drift.data import tables
-from drift.data.chains.generations import full_text, read_generations
-from drift.data.chains.prompts import user_text
-from drift.data.selection.candidates import Candidate
-from drift.data.selection.capping import at_most, by_reason, one_per_problem, seeded_rank
-from drift.data.selection.filters import chain_filters, normalised
-from drift.data.selection.funnel import Funnel
-from drift.data.selection.judging import Judge
-from drift.data.selection.lengths import lengths
+from drift.data.near import Table
+from drift.data.selection.candidates import Chain
+from drift.data.selection.capping import drawn
+from drift.data.selection.decontamination import Held, find_held, held_by_reason, read_evaluated, require_tables
+from drift.data.selection.duplicates import Twin, find_twins, repeated
+from drift.data.selection.filters import chain_filters
+from drift.data.selection.funnel import Funnel, noted
 from drift.data.selection.noisy import NOISY, NOISY_STAGES, noisy_chains
-from drift.data.selection.replay import replay_problems
-from drift.data.tables import Row
+from drift.data.selection.pool import Pool
+from drift.data.selection.questions import questions_of
+from drift.data.selection.replay import Barred, draw_replay
+from drift.data.selection.screening import Screened, screen
+from drift.data.selection.writing import ROW_COLUMNS, Spool, chain_row, replay_row, write_rejects, write_training_set
 from drift.ground.artifacts import staged, write_json, write_provenance
 from drift.ground.errors import DataError
-from drift.verdicts.verdict import Item, Verdict, final_answer, verify_many
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +50,8 @@ class CurateReport:
     kept: int
     replay: int
     undetermined: int
+    contradicting: int
+    """Pairs of problems that ask the same of one picture and have other answers; 0 without `near_duplicates`."""
     funnel: list[dict[str, Any]]
     pass_rates: dict[str, int]
     seconds: float
@@ -60,205 +67,159 @@ class CurateReport:
             "data/yield": self.kept / self.problems,
             "data/pass_rate": solved / max(1, sum(self.pass_rates.values())),
             "data/undetermined": self.undetermined / max(1, self.generations),
+            "data/contradicting": float(self.contradicting),
             "data/curate_seconds": self.seconds,
         }
 
 
-def curate(config: CurateConfig, problems: Path, generations: Path, out: Path) -> CurateReport:
+def curate(config: CurateConfig, problems: Path, generations: Path | Sequence[Path], out: Path) -> CurateReport:
     """Write the training set of the new folder ``out``: chains that pass the funnel, and replay; shuffled, seeded.
 
-    Raises DataError: generations of other problems, too many undetermined, fewer than ``min_kept`` chains, or too
-    few replay rows.
+    ``generations``: a folder, or several that hold them together; the same ones give the same bytes. Raises DataError:
+    generations of other problems or twice there, too many undetermined, fewer than ``min_kept`` chains, or too few
+    replay rows; ConfigError where a table of ``against`` is missing.
     """
     started = time.monotonic()
-    known = _known_problems(problems / tables.PROBLEMS_FILE)
-    candidates = _candidates(known, list(read_generations(generations)), config)
-    funnel = Funnel()
-    with staged(out) as folder:
-        chains = _select(config, candidates, funnel, problems)
-        _require_chains(config, chains, funnel)
-        noisy = _noisy(config, candidates, chains, funnel)
-        replay = replay_problems(config, problems, len(chains) + len(noisy))
-        funnel.note("replay", len(chains) + len(noisy), len(chains) + len(noisy) + len(replay))
-        _write(folder, config, problems, {"cot": chains, NOISY: noisy}, replay, funnel)
-        inputs: dict[str, str | Path] = {"problems": problems, "generations": generations}
-        if config.replay is not None:
-            inputs["replay"] = config.replay.source
-        write_provenance(folder, "curate", config=config.model_dump(mode="json"), inputs=inputs)
+    folders = [generations] if isinstance(generations, Path) else list(generations)
+    require_tables(config)
+    with contextlib.closing(Pool(problems, folders)) as pool, staged(out) as folder:
+        funnel = Funnel(len(pool))
+        screened = screen(config, chain_filters(config), pool, funnel)
+        found = _compared(config, pool, screened.chains)
+        chains = _across(config, found, screened.chains, funnel)
+        stages = funnel.stages()
+        _require_chains(config, chains, stages)
+        noisy = _noisy(config, pool, screened, chains, funnel)
+        taught = len(chains) + len(noisy)
+        replay, barred = _write(folder, config, pool, problems, {"cot": chains, NOISY: noisy}, found)
+        write_rejects(folder / tables.REJECTS_FILE, pool, funnel)
+        stages += [noted(NOISY, len(chains), taught, {})] if noisy else []
+        stages.append(noted("replay", taught, taught + replay, barred.reasons))
+        write_json(folder / tables.FUNNEL_FILE, stages)
+        _write_found(folder, config, found, barred)
+        write_provenance(
+            folder, "curate", config=config.model_dump(mode="json"), inputs=_inputs(config, problems, folders)
+        )
     report = CurateReport(
-        problems=len(known),
-        generations=len(candidates),
+        problems=len(pool.places),
+        generations=len(pool),
         kept=len(chains),
-        replay=len(replay),
-        undetermined=sum(one.status == "undetermined" for one in candidates),
-        funnel=funnel.stages,
-        pass_rates=_pass_rates(candidates),
+        replay=replay,
+        undetermined=screened.undetermined,
+        contradicting=sum(twin.contradicts for twin in found.twins),
+        funnel=stages,
+        pass_rates=_by_rate(screened.pass_rates),
         seconds=round(time.monotonic() - started, 3),
     )
     logger.info("%s: %d chains of %d generations, %d replay rows", out, report.kept, report.generations, report.replay)
     return report
 
 
-def _known_problems(table: Path) -> dict[str, Row]:
-    """All problems by id, without their images."""
-    columns = ["id", "source", "problem", "gold", "choices", "answer_kind"]
-    known = {row["id"]: row for row in tables.read_rows(table, columns)}
-    if not known:
-        raise DataError(f"{table}: no problems; run `drift ingest` on a source that has some")
-    return known
+@dataclass(frozen=True)
+class _Compared:
+    """What was found by comparing the chains' questions with each other and with what is evaluated."""
+
+    evaluated: list[Table] = field(default_factory=list)
+    questions: Table | None = None
+    """The chains'; None where nothing was to be compared with them."""
+    held: dict[str, Held] = field(default_factory=dict)
+    twins: list[Twin] = field(default_factory=list)
 
 
-def _candidates(known: dict[str, Row], rows: list[Row], config: CurateConfig) -> list[Candidate]:
-    """All generations with their verdicts, in the order of the problems. Raises DataError on a foreign one."""
-    foreign = [row["id"] for row in rows if row["id"] not in known]
-    if foreign:
-        raise DataError(
-            f"{len(foreign)} of {len(rows)} generations are of other problems (id '{foreign[0]}'); give the problems "
-            "that they were generated from"
-        )
-    place = {id: position for position, id in enumerate(known)}
-    rows = sorted(rows, key=lambda row: (place[row["id"]], row["sample"]))
-    texts = [full_text(row) for row in rows]
-    verdicts = _verdicts(known, rows, texts, config)
-    solved: dict[str, list[bool]] = defaultdict(list)
-    for row, verdict in zip(rows, verdicts, strict=True):
-        solved[row["id"]].append(verdict.status == "correct")
-    return [
-        Candidate(
-            id=row["id"],
-            sample=row["sample"],
-            text=text,
-            finish_reason=row.get("finish_reason"),
-            tokens=(row.get("usage") or {}).get("completion_tokens"),
-            teacher=row.get("model"),
-            status=verdict.status,
-            pass_rate=sum(solved[row["id"]]) / len(solved[row["id"]]),
-            **{name: known[row["id"]][name] for name in ("source", "answer_kind", "gold", "choices", "problem")},
-        )
-        for row, text, verdict in zip(rows, texts, verdicts, strict=True)
-    ]
+def _compared(config: CurateConfig, pool: Pool, chains: list[Chain]) -> _Compared:
+    if not config.against and not config.near_duplicates:
+        return _Compared()
+    evaluated = read_evaluated(config)
+    asked = questions_of(pool, chains)
+    twins = find_twins(asked, config.verify_timeout_seconds) if config.near_duplicates else []
+    return _Compared(evaluated, asked.table, find_held(asked.table, evaluated), twins)
 
 
-def _verdicts(known: dict[str, Row], rows: list[Row], texts: list[str], config: CurateConfig) -> list[Verdict]:
-    items = [
-        Item(final_answer(text), known[row["id"]]["gold"], choices=known[row["id"]]["choices"])
-        for row, text in zip(rows, texts, strict=True)
-    ]
-    verdicts = verify_many(items, config.verify_timeout_seconds)
-    if config.judge:
-        judge = Judge(config.judge)
-        verdicts = judge.review([known[row["id"]]["problem"] for row in rows], items, verdicts)
-        judge.require_decided()
-    undetermined = [(row, one) for row, one in zip(rows, verdicts, strict=True) if one.status == "undetermined"]
-    if len(undetermined) > config.max_undetermined * len(rows):
-        row, verdict = undetermined[0]
-        first = known[row["id"]]
-        raise DataError(
-            f"curate.max_undetermined: {len(undetermined)} of {len(rows)} answers could not be verified (first: "
-            f"problem '{first['id']}', gold '{first['gold']:.60}', answer '{verdict.extracted:.60}', by "
-            f"{verdict.method}), more than the share {config.max_undetermined:g}; raise it, or where the method is "
-            "'time limit' curate.verify_timeout_seconds"
-        )
-    return verdicts
+def _across(config: CurateConfig, found: _Compared, chains: list[Chain], funnel: Funnel) -> list[Chain]:
+    """The stages that look at all chains together, in their order."""
+    stages: list[tuple[str, Callable[[list[Chain]], Mapping[int, str]]]] = []
+    if config.against:
+        stages.append(("contaminated", lambda left: held_by_reason(found.held, left)))
+    if config.near_duplicates:
+        stages.append(("near_duplicate", lambda left: repeated(found.twins, left, config.seed)))
+    stages.append(("keep", lambda left: _over(config, left)))
+    for stage, rejected in stages:
+        funnel.open(stage)
+        reasons = rejected(chains)
+        for number, reason in reasons.items():
+            funnel.reject(number, stage, reason)
+        chains = [chain for chain in chains if chain.number not in reasons]
+    return chains
 
 
-def _select(config: CurateConfig, candidates: list[Candidate], funnel: Funnel, problems: Path) -> list[Candidate]:
-    """The stages in their order; each is noted in ``funnel``."""
-    rest = candidates
-    for stage, reason in chain_filters(config):
-        rest = funnel.pass_through(stage, rest, by_reason(rest, reason))
-    rest = _short_enough(config, rest, funnel, problems)
-    rest = funnel.pass_through("trace", rest, one_per_problem(rest, config.trace, config.seed))
-    return funnel.pass_through("keep", rest, at_most(rest, config.keep, config.seed, config.keep_per))
+def _over(config: CurateConfig, chains: list[Chain]) -> dict[int, str]:
+    kept = drawn(chains, config.keep, config.seed, config.keep_per)
+    return {chain.number: "over_keep" for chain in chains if chain.id not in kept}
 
 
-def _short_enough(config: CurateConfig, rest: list[Candidate], funnel: Funnel, problems: Path) -> list[Candidate]:
-    counted = lengths(config)
-    if counted is None:
-        return rest
-    by_id: dict[str, list[Candidate]] = defaultdict(list)
-    for one in rest:
-        by_id[one.id].append(one)
-    reasons = {
-        (one.id, one.sample): counted.reason(_chain_row(problem, "cot", one, config))
-        for problem in _with_images(problems)
-        for one in by_id.get(problem["id"], [])
-    }
-    return funnel.pass_through("length", rest, by_reason(rest, lambda one: reasons[one.id, one.sample]))
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A generation that a filter left out."""
+
+    number: int
+    id: str
+    sample: int
 
 
-def _noisy(
-    config: CurateConfig, candidates: list[Candidate], chains: list[Candidate], funnel: Funnel
-) -> list[Candidate]:
-    failed = {(one["id"], one["sample"]) for one in funnel.rejects if one["stage"] in NOISY_STAGES}
-    drawn = noisy_chains(
-        (one for one in candidates if (one.id, one.sample) in failed),
-        {one.id for one in chains},
-        config.noisy,
-        config.seed,
-    )
-    if config.noisy:
-        funnel.note(NOISY, len(chains), len(chains) + len(drawn))
-    return drawn
+def _noisy(config: CurateConfig, pool: Pool, screened: Screened, chains: list[Chain], funnel: Funnel) -> list[Chain]:
+    """The chains of the paper's Tab. 7, which are in the training set although they were left out."""
+    if config.noisy is None:
+        return []
+    failed = (number for number, (stage, _) in funnel.rejected() if stage in NOISY_STAGES)
+    rows = ((number, pool.generation(number)) for number in failed)
+    samples = (_Failed(number, row["id"], row["sample"]) for number, row in rows)
+    chosen = noisy_chains(samples, {chain.id for chain in chains}, config.noisy, config.seed)
+    return [Chain(one.number, one.id, "", "", screened.pass_rates[pool.places[one.id]]) for one in chosen]
 
 
-def _require_chains(config: CurateConfig, chains: list[Candidate], funnel: Funnel) -> None:
+def _require_chains(config: CurateConfig, chains: list[Chain], stages: list[dict[str, Any]]) -> None:
     if len(chains) < config.min_kept:
-        passed = ", ".join(f"{stage['stage']} {stage['out']}" for stage in funnel.stages)
+        passed = ", ".join(f"{stage['stage']} {stage['out']}" for stage in stages)
         raise DataError(
-            f"curate.min_kept: {len(chains)} chains left, fewer than {config.min_kept} (of {funnel.stages[0]['in']} "
+            f"curate.min_kept: {len(chains)} chains left, fewer than {config.min_kept} (of {stages[0]['in']} "
             f"generations passed: {passed}); see where they were lost, or lower curate.min_kept"
         )
 
 
 def _write(
-    folder: Path,
-    config: CurateConfig,
-    problems: Path,
-    chains: dict[str, list[Candidate]],
-    replay: list[Row],
-    funnel: Funnel,
-) -> None:
+    folder: Path, config: CurateConfig, pool: Pool, problems: Path, chains: dict[str, list[Chain]], found: _Compared
+) -> tuple[int, Barred]:
+    """The training set; the number of its replay rows, and what replay was not to ask. ``chains``: by their kind."""
     by_id = {chain.id: (kind, chain) for kind, those in chains.items() for chain in those}
-    sources = tqdm(_with_images(problems), desc="curate", unit="problem")
-    rows = [_chain_row(problem, *by_id[problem["id"]], config) for problem in sources if problem["id"] in by_id]
-    rows += [_replay_row(problem, config) for problem in replay]
-    rows.sort(key=lambda row: seeded_rank(config.seed, "order", row["kind"], row["id"]))
-    tables.write_rows(folder / tables.TRAIN_FILE, rows, tables.TRAINING_SET)
-    tables.write_rows(folder / tables.REJECTS_FILE, funnel.rejects, tables.GENERATION_REJECTS)
-    write_json(folder / tables.FUNNEL_FILE, funnel.stages)
+    barred = Barred(set(by_id), found.questions if config.near_duplicates else None, found.evaluated)
+    with Spool(folder) as spool:
+        rows = []
+        for problem in pool.problems(ROW_COLUMNS):
+            if problem["id"] in by_id:
+                kind, chain = by_id[problem["id"]]
+                row = chain_row(problem, pool.generation(chain.number), chain.pass_rate, config, kind)
+                rows.append(spool.add(row))
+        replay = draw_replay(config, problems, len(by_id), barred, lambda row: spool.add(replay_row(row, config)))
+        write_training_set(folder / tables.TRAIN_FILE, spool, rows + replay, config.seed)
+    return len(replay), barred
 
 
-def _with_images(problems: Path) -> Iterator[Row]:
-    columns = ["id", "source", "problem", "gold", "choices", "images"]
-    return tables.read_rows(problems / tables.PROBLEMS_FILE, columns)
+def _write_found(folder: Path, config: CurateConfig, found: _Compared, barred: Barred) -> None:
+    """What people will want to look at."""
+    if config.near_duplicates:
+        write_json(folder / tables.DUPLICATES_FILE, [asdict(twin) for twin in found.twins])
+    if config.against:
+        write_json(folder / tables.CONTAMINATED_FILE, [asdict(one) for one in (*found.held.values(), *barred.held)])
 
 
-def _chain_row(problem: Row, kind: str, chain: Candidate, config: CurateConfig) -> Row:
-    return _row(problem, kind, normalised(chain.text), config) | {
-        "pass_rate": chain.pass_rate,
-        "n_tokens": chain.tokens,
-        "teacher": chain.teacher,
-    }
+def _inputs(config: CurateConfig, problems: Path, folders: list[Path]) -> dict[str, str | Path]:
+    inputs: dict[str, str | Path] = {"problems": problems, "generations": folders[0]}
+    inputs |= {f"generations {number}": folder for number, folder in enumerate(folders[1:], start=2)}
+    inputs |= {f"against {path}": Path(path) for path in config.against}
+    return inputs if config.replay is None else inputs | {"replay": config.replay.source}
 
 
-def _replay_row(problem: Row, config: CurateConfig) -> Row:
-    return _row(problem, "direct", problem["gold"], config) | {"pass_rate": None, "n_tokens": None, "teacher": None}
-
-
-def _row(problem: Row, kind: str, answer_text: str, config: CurateConfig) -> Row:
-    question = user_text(config.prompt, problem)
-    return {
-        "id": problem["id"],
-        "kind": kind,
-        "images": problem["images"],
-        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer_text}],
-        "answer": problem["gold"],
-        "source": problem["source"],
-    }
-
-
-def _pass_rates(candidates: Iterable[Candidate]) -> dict[str, int]:
+def _by_rate(pass_rates: Iterable[float]) -> dict[str, int]:
     """How many problems were solved how often: `{"0.5": 12, ...}`."""
-    rates = {one.id: one.pass_rate for one in candidates}
-    return {f"{rate:g}": count for rate, count in sorted(Counter(rates.values()).items())}
+    counts = Counter(rate for rate in pass_rates if not math.isnan(rate))
+    return {f"{rate:g}": count for rate, count in sorted(counts.items())}

@@ -162,6 +162,21 @@ def test_a_deepspeed_configuration_that_contradicts_is_refused_before_anything_s
     plan(config, local=False)
 
 
+def test_to_decontaminate_curate_is_given_the_tables_that_are_evaluated_with_their_hashes(raw: dict, tmp_path: Path):
+    (tmp_path / "Mine.tsv").write_text("mine")
+    raw["curate"] = {"decontaminate": True, "against": [str(tmp_path / "Mine.tsv")]}
+    before = plan(validate(Config, raw))
+    step = json.loads(before.steps["curate"])
+    tables = [str(tmp_path / f"{name}.tsv") for name in ("Mine", *raw["evaluate"]["benchmarks"])]
+    assert step["config"]["against"] == tables
+    assert list(step["inputs"]) == sorted(f"curate.against {table}" for table in tables)
+    (tmp_path / "Reason.tsv").write_text("other")
+    assert plan(validate(Config, raw)).steps["curate"] != before.steps["curate"]
+    (tmp_path / "Mine.tsv").unlink()
+    with pytest.raises(ConfigError, match=r"^curate\.against .*Mine\.tsv: '.*Mine\.tsv' does not exist"):
+        plan(validate(Config, raw))
+
+
 def test_a_missing_benchmark_file_is_named_before_anything_starts(raw: dict, tmp_path: Path):
     (tmp_path / "Perceive.tsv").unlink()
     with pytest.raises(ConfigError, match=r"evaluate\.benchmarks\.Perceive: .*Perceive\.tsv does not exist"):

@@ -16,7 +16,7 @@ def there(tmp_path: Path) -> Path:
     for name in ("vlm", "expert", "base", "own", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
-    for name in ("pool.jsonl", "replay.jsonl"):
+    for name in ("pool.jsonl", "replay.jsonl", "Bench.tsv"):
         (tmp_path / name).write_text("{}\n")
     return tmp_path
 
@@ -26,6 +26,7 @@ def outside(at: Path, *, hashed: bool = False, start: str | None = None, source:
     return InputsStep(
         ingest=IngestConfig(source=source or str(at / "pool.jsonl")),
         replay=ReplayConfig(source=str(at / "replay.jsonl")),
+        against=(str(at / "Bench.tsv"),),
         deltas=DeltasStep(
             models=ModelsConfig(vlm=str(at / "vlm"), expert=str(at / "expert"), base=str(at / "base")),
             deltas={"paper": DeltaConfig(), "own": own},
@@ -40,6 +41,7 @@ def outside(at: Path, *, hashed: bool = False, start: str | None = None, source:
     [
         ("pool.jsonl", "pool"),
         ("replay.jsonl", "replay"),
+        ("Bench.tsv", "replay"),
         ("vlm/config.json", "models"),
         ("expert/config.json", "models"),
         ("base/config.json", "models"),
