@@ -25,7 +25,7 @@ FUNNEL_FILE = "funnel.json"
 Row = dict[str, Any]
 
 _TEXT = Value("string")
-_MESSAGES = List({"role": _TEXT, "content": _TEXT})
+MESSAGES = List({"role": _TEXT, "content": _TEXT})
 
 PROBLEMS = Features(
     {
@@ -47,7 +47,7 @@ TRAINING_SET = Features(
         "id": _TEXT,
         "kind": _TEXT,
         "images": List(Image()),
-        "messages": _MESSAGES,
+        "messages": MESSAGES,
         "answer": _TEXT,
         "source": _TEXT,
         "pass_rate": Value("float64"),

@@ -20,6 +20,7 @@ from drift.config.data import CurateConfig
 from drift.data import tables
 from drift.data.chains.generations import read_generations
 from drift.data.chains.prompts import user_text
+from drift.data.exports.card import write_card
 from drift.data.selection.filters import (
     Candidate,
     Funnel,
@@ -90,6 +91,7 @@ def curate(config: CurateConfig, problems: Path, generations: Path, out: Path) -
         if config.replay is not None:
             inputs["replay"] = config.replay.source
         write_provenance(folder, "curate", config=config.model_dump(mode="json"), inputs=inputs)
+        write_card(folder, problems, generations)
     report = CurateReport(
         problems=len(known),
         generations=len(candidates),
