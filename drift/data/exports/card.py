@@ -103,8 +103,8 @@ def _what(facts: list[Row]) -> Iterator[str]:
     direct = sum(row["kind"] == "direct" for row in facts)
     teachers = _named(facts, "teacher")
     yield f"# Chains of thought over {_named(facts, 'source') or 'images'}\n"
-    yield f"{len(facts):,} rows for supervised fine-tuning of a vision-language model: {len(facts) - direct:,} chains of"
-    yield f"thought in the form `<think>…</think> \\boxed{{…}}`{f', written by {teachers}' if teachers else ''}" + (
+    yield f"{len(facts):,} rows for supervised fine-tuning of a vision-language model: {len(facts) - direct:,} chains"
+    yield f"of thought in the form `<think>…</think> \\boxed{{…}}`{f', written by {teachers}' if teachers else ''}" + (
         f", and {direct:,} questions about perception with direct answers." if direct else "."
     )
     yield "Made with DRIFT ([arXiv 2510.15050](https://arxiv.org/abs/2510.15050)).\n"
@@ -152,15 +152,10 @@ def _funnel(folder: Path) -> Iterator[str]:
 
 
 def _histograms(folder: Path, facts: list[Row]) -> Iterator[str]:
-    drawn = {
-        "pass_rate": ("share of the teacher's samples that were right", (0.0, 1.0)),
-        "n_tokens": ("tokens of a chain", None),
-    }
     shown = []
-    for column, (label, limits) in drawn.items():
-        if values := [float(row[column]) for row in facts if row[column] is not None]:
-            write_text(folder / PICTURES / f"{column}.svg", plots.histogram(values, label, limits))
-            shown.append(f"![{label}]({PICTURES}/{column}.svg)")
+    for column, picture in plots.of_chains(facts):
+        write_text(folder / PICTURES / f"{column}.svg", picture)
+        shown.append(f"![{plots.LABELS[column]}]({PICTURES}/{column}.svg)")
     if shown:
         yield "## Difficulty and length\n"
         yield " ".join(shown)
