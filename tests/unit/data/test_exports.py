@@ -162,7 +162,8 @@ def test_images_can_be_scaled_down_as_the_training_does(tmp_path):
         ({"text": "what is a <video>?"}, "'<video>' in the user's text"),
         ({"images": [b"no image"]}, "does not decode"),
         ({"messages": [{"role": "user", "content": "?"}]}, "the last must be the assistant's"),
-        ({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "<image>"}]}, "assistant's text"),
+        ({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "<image>"}]},
+         "assistant's text"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("to", TRAINERS)
