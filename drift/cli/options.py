@@ -29,7 +29,7 @@ EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
 DEFAULT_CONFIG = Path("configs/miniature.yaml")
 
-CHAIN, RUNS, STEPS, CLUSTER = "Whole chain", "Past runs", "Steps", "Cluster"
+CHAIN, RUNS, STEPS, DATA, CLUSTER = "Whole chain", "Past runs", "Steps", "Data", "Cluster"
 REGISTRY, OTHER = "Registry", "Other"
 
 app = typer.Typer(

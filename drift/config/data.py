@@ -273,6 +273,8 @@ class CurateConfig(Section):
     verify_timeout_seconds: Positive = 10
     max_undetermined: Fraction = 0.01
     """More answers than this share that could not be verified stop the run."""
+    license: str | None = None
+    """Licence of the training set as Hugging Face names it, such as cc-by-4.0; its card says so."""
     seed: int = 0
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ CONTAMINATED_FILE = "contaminated.json"
 Row = dict[str, Any]
 
 _TEXT = Value("string")
-_MESSAGES = List({"role": _TEXT, "content": _TEXT})
+MESSAGES = List({"role": _TEXT, "content": _TEXT})
 
 PROBLEMS = Features(
     {
@@ -54,7 +54,7 @@ TRAINING_SET = Features(
         "id": _TEXT,
         "kind": _TEXT,
         "images": List(Image()),
-        "messages": _MESSAGES,
+        "messages": MESSAGES,
         "answer": _TEXT,
         "source": _TEXT,
         "pass_rate": Value("float64"),

@@ -71,11 +71,15 @@ def layers(modules: LayerValues) -> str:
     return svg(draw, width=9.0, height=3.4, panels=2)
 
 
-def svg(draw: Callable[..., None], width: float, height: float, panels: int = 1) -> str:
-    """What ``draw`` draws on its axes, one for each of the ``panels`` side by side; sizes in inches."""
+def svg(draw: Callable[..., None], width: float, height: float, panels: int = 1, background: str | None = None) -> str:
+    """What ``draw`` draws on its axes, one for each of the ``panels`` side by side; sizes in inches.
+
+    Transparent without a ``background``.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(*np.atleast_1d(figure.subplots(1, panels)))
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+        filled: Any = {"facecolor": background} if background else {"transparent": True}
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, **filled)
     return buffer.getvalue()

@@ -22,6 +22,7 @@ from typing import Any
 
 from drift.config.data import CurateConfig
 from drift.data import tables
+from drift.data.exports.card import write_card
 from drift.data.near import Table
 from drift.data.selection.candidates import Chain
 from drift.data.selection.capping import drawn
@@ -100,6 +101,7 @@ def curate(config: CurateConfig, problems: Path, generations: Path | Sequence[Pa
         write_provenance(
             folder, "curate", config=config.model_dump(mode="json"), inputs=_inputs(config, problems, folders)
         )
+        write_card(folder, problems, *folders)
     report = CurateReport(
         problems=len(pool.places),
         generations=len(pool),
