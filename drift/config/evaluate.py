@@ -80,6 +80,8 @@ class EvaluateConfig(Section):
     confidence: float = Field(0.95, gt=0, lt=1)
     processes: Count | None = None
     """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it."""
+    shards: Count = 1
+    """Steps that the questions to a model are asked in, each on a machine of its own; scores do not depend on it."""
     checkpoints: str | None = None
     """Path where replies outlive the process or pod, such as a claim, until all are there: none is paid for twice. Null
     keeps them beside the output alone."""

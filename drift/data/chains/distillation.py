@@ -16,9 +16,10 @@ from typing import Any
 
 from drift.config.data import GenerateConfig, LocalTeacher
 from drift.data import tables
-from drift.data.chains.generations import KEY
+from drift.data.chains.generations import KEY, SUMMARY_FILE
 from drift.data.chains.prompts import user_text
 from drift.data.chains.requests import Request, sample_seed
+from drift.data.chains.shards import WHOLE, Shard, require_own
 from drift.data.chains.teacher import open_teacher
 from drift.ground.artifacts import content_sha256, write_json, write_provenance
 from drift.ground.claim import replies_folder, work_folder
@@ -28,8 +29,6 @@ from drift.inference.reply import Reply, for_now
 from drift.tracking.telling.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-SUMMARY_FILE = "generations.json"
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class GenerateReport:
         return counts | {"data/generate_seconds": self.seconds}
 
 
-def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateReport:
-    """Draw ``config.samples`` chains for each problem into the new folder ``out``.
+def generate(config: GenerateConfig, problems: Path, out: Path, shard: Shard = WHOLE) -> GenerateReport:
+    """Draw ``config.samples`` chains for each problem of the ``shard`` into the new folder ``out``.
 
     Work goes on in ``<out>.partial``, or below `checkpoints`; a key ``(id, sample)`` that is there is not drawn again.
     Raises DataError (no problems, or a partial folder of other settings), ServiceError (more failed than
@@ -61,17 +60,19 @@ def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateRepor
     """
     started = time.monotonic()
     table = problems / tables.PROBLEMS_FILE
-    keys = _keys(table, config)
+    keys = _keys(table, config, shard)
     fingerprint = _fingerprint(config, table)
-    kept = replies_folder(config.checkpoints, "generations", {"fingerprint": fingerprint})
+    kept = replies_folder(config.checkpoints, "generations", {"fingerprint": fingerprint} | shard.address())
     with work_folder(kept, out) as folder:
         parts = Parts(folder, fingerprint, KEY)
+        require_own(folder, parts.done, keys, shard)
         resumed = len(parts.done)
         errors = _draw(config, table, keys, parts, fingerprint)
         sort_parts(folder, KEY, keys.__getitem__)
         summary = _summary(list(parts.rows()), len(keys), errors) | {
             "fingerprint": fingerprint,
             "model": config.teacher.model,
+            **shard.address(),
         }
         write_json(folder / SUMMARY_FILE, summary)
         seconds = round(time.monotonic() - started, 3)
@@ -79,23 +80,27 @@ def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateRepor
         write_provenance(
             folder, "generate", config=config.model_dump(mode="json"), inputs=inputs, seconds=seconds, resumed=resumed
         )
-    counts = {name: summary[name] for name in summary if name not in {"fingerprint", "model", "errors"}}
+    counts = {name: summary[name] for name in summary if name not in {"fingerprint", "model", "shard", "errors"}}
     report = GenerateReport(**counts, resumed=resumed, seconds=seconds)
     logger.info("%s: %d of %d samples, %d truncated", out, report.generated, report.requested, report.truncated)
     return report
 
 
-def _keys(table: Path, config: GenerateConfig) -> dict[Key, int]:
-    """Every ``(id, sample)`` with its place: the problems in their order, each with all its samples."""
+def _keys(table: Path, config: GenerateConfig, shard: Shard) -> dict[Key, int]:
+    """Every ``(id, sample)`` of the shard with its place: the problems in their order, each with all its samples."""
     ids = [row["id"] for row in tables.read_rows(table, ["id"])]
     if not ids:
         raise DataError(f"{table}: no problems; run `drift ingest` on a source that has some")
-    return {key: place for place, key in enumerate((id, sample) for id in ids for sample in range(config.samples))}
+    every = [(id, sample) for id in ids for sample in range(config.samples)]
+    size = config.teacher.batch_size if isinstance(config.teacher, LocalTeacher) else 1
+    batches = (every[start : start + size] for start in range(0, len(every), size))
+    mine = (key for batch in batches if shard.holds(batch[0][0]) for key in batch)
+    return {key: place for place, key in enumerate(mine)}
 
 
 def _fingerprint(config: GenerateConfig, table: Path) -> str:
     """16 hex digits of SHA-256 over everything that decides what is drawn, and nothing else."""
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "max_failed", "checkpoints"})
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "max_failed", "checkpoints", "shards"})
     settings |= {"model": config.teacher.model, "problems": content_sha256(table)}
     if isinstance(config.teacher, LocalTeacher):
         settings |= {"batch_size": config.teacher.batch_size, "dtype": config.teacher.dtype}
@@ -110,7 +115,7 @@ def _draw(config: GenerateConfig, table: Path, keys: dict[Key, int], parts: Part
     if len(parts.done) == len(keys):
         return errors
     teacher = open_teacher(config)
-    requests = _requests(config, table, parts.done.copy(), teacher.batch_size)
+    requests = _requests(config, table, keys.keys() - parts.done, teacher.batch_size)
     progress = Progress("generate", len(keys), done=len(parts.done), unit="sample")
     with progress, contextlib.closing(teacher.sample(requests)) as replies:
         for request, reply in replies:
@@ -126,7 +131,7 @@ def _draw(config: GenerateConfig, table: Path, keys: dict[Key, int], parts: Part
     return errors
 
 
-def _requests(config: GenerateConfig, table: Path, done: set[Key], batch_size: int) -> Iterator[Request]:
+def _requests(config: GenerateConfig, table: Path, missing: set[Key], batch_size: int) -> Iterator[Request]:
     """Requests in batches of the same composition whatever is done: one with anything missing comes whole."""
     every = (
         Request(
@@ -140,7 +145,7 @@ def _requests(config: GenerateConfig, table: Path, done: set[Key], batch_size: i
         for sample in range(config.samples)
     )
     while batch := list(islice(every, batch_size)):
-        if any((request.id, request.sample) not in done for request in batch):
+        if any((request.id, request.sample) in missing for request in batch):
             yield from batch
 
 

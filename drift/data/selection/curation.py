@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from drift.config.data import CurateConfig
 from drift.data import tables
 from drift.data.chains.generations import read_generations
 from drift.data.chains.prompts import user_text
+from drift.data.chains.shards import named
 from drift.data.selection.filters import (
     Candidate,
     Funnel,
@@ -70,15 +71,17 @@ class CurateReport:
         }
 
 
-def curate(config: CurateConfig, problems: Path, generations: Path, out: Path) -> CurateReport:
+def curate(config: CurateConfig, problems: Path, generations: Path | Sequence[Path], out: Path) -> CurateReport:
     """Write the training set of the new folder ``out``: chains that pass the funnel, and replay; shuffled, seeded.
 
+    ``generations``: the teacher's folder, or those of all shards.
     Raises DataError: generations of other problems, too many undetermined, fewer than ``min_kept`` chains, or too
     few replay rows.
     """
     started = time.monotonic()
     known = _known_problems(problems / tables.PROBLEMS_FILE)
-    candidates = _candidates(known, list(read_generations(generations)), config)
+    shards = [generations] if isinstance(generations, Path) else list(generations)
+    candidates = _candidates(known, list(read_generations(*shards)), config)
     funnel = Funnel()
     with staged(out) as folder:
         chains = _select(config, candidates, funnel)
@@ -86,7 +89,8 @@ def curate(config: CurateConfig, problems: Path, generations: Path, out: Path) -
         replay = replay_problems(config, problems, len(chains))
         funnel.note("replay", len(chains), len(chains) + len(replay))
         _write(folder, config, problems, chains, replay, funnel)
-        inputs: dict[str, str | Path] = {"problems": problems, "generations": generations}
+        inputs: dict[str, str | Path] = {"problems": problems}
+        inputs |= named("generations", shards)
         if config.replay is not None:
             inputs["replay"] = config.replay.source
         write_provenance(folder, "curate", config=config.model_dump(mode="json"), inputs=inputs)
