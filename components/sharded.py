@@ -1,7 +1,8 @@
 """Doors of the steps that share their work in shards, and of those that take all shards' outputs together.
 
 `shard` is an item of a loop, such as `1/2`. Into the loop over an arm's shards goes no item of the loop around it:
-Kubeflow's local runner would replace it by the inner one (`pipelines.check`), so the arm's record says whose model that is.
+Kubeflow's local runner would replace it by the inner one (`pipelines.check`), so the arm's record says whose model it
+is.
 """
 
 from kfp import dsl
@@ -96,9 +97,7 @@ def answer_vlm(
 
 
 @dsl.component(base_image=image("evaluate_vlm"), install_kfp_package=False)
-def evaluate_vlm(
-    step: str, answers: Input[list[Artifact]], scores: Output[Artifact], metrics: Output[Metrics]
-) -> None:
+def evaluate_vlm(step: str, answers: Input[list[Artifact]], scores: Output[Artifact], metrics: Output[Metrics]) -> None:
     """Scores of the unmodified VLM, from its replies of all shards."""
     from pathlib import Path
 

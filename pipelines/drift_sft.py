@@ -50,7 +50,7 @@ from components.sharded import curate as curate_shards_step
 from components.sharded import evaluate_arm as score_arm_step
 from components.sharded import evaluate_vlm as score_vlm_step
 from components.sharded import generate as generate_shard_step
-from drift.config.places import Shards
+from drift.config.places import ONE, Shards
 from pipelines.placement import NOTHING, Resources, place, without_gpus
 from pipelines.tracked import tracked
 
@@ -62,7 +62,7 @@ Placed = Callable[[dsl.PipelineTask], dsl.PipelineTask]
 """Gives a task its pod's resources, its caching and its run in MLflow."""
 
 
-def pipeline(resources: Resources, *, caching: bool = True, shards: Shards = Shards()) -> Any:
+def pipeline(resources: Resources, *, caching: bool = True, shards: Shards = ONE) -> Any:
     """The pipeline, each step's pod with what `resources` gives it. The same arguments compile to the same bytes.
 
     Without `caching` every step runs; Kubeflow's own switch at submission does not reach into loops and exit handlers.
@@ -115,9 +115,7 @@ def pipeline(resources: Resources, *, caching: bool = True, shards: Shards = Sha
     return drift_sft
 
 
-def distilled(
-    placed: Placed, shards: Shards, seen: Mapping[str, Any], ingest: str, generate: str, curate: str
-) -> Any:
+def distilled(placed: Placed, shards: Shards, seen: Mapping[str, Any], ingest: str, generate: str, curate: str) -> Any:
     """The training set: problems, a teacher's chains of thought on them, and what of these passes."""
     problems = placed(ingest_step(step=ingest, inputs=seen["pool"])).outputs["problems"]
     given = {"step": curate, "problems": problems, "inputs": seen["replay"]}

@@ -233,7 +233,7 @@ def without_gpus(resources: Resources, steps: Iterable[str]) -> Resources:
 
 def gpus_of(resources: Resources) -> dict[str, int]:
     """GPUs of training and evaluation, of all nodes, by step."""
-    placements = {step: resources.of(step) for step in (TRAINED, "evaluate_arm")}
+    placements = {step: resources.of(step) for step in (TRAINED, "evaluate_arm", "answer_arm")}
     return {step: placement.gpus * placement.nodes for step, placement in placements.items()}
 
 

@@ -30,12 +30,15 @@ class Shards:
         return tuple(f"{number}/{of}" for number in range(1, of + 1))
 
 
+ONE = Shards()
+
+
 @dataclass(frozen=True)
 class Places:
     """The tasks of every step: by the names of the arms, and the numbers of shards."""
 
     arms: tuple[str, ...] = ()
-    shards: Shards = Shards()
+    shards: Shards = ONE
 
     def every(self, step: str) -> list[str]:
         """The places of a step's tasks, in order; none if the step is left out."""
@@ -48,8 +51,9 @@ class Places:
 
     def of(self, step: str, iterations: Sequence[int]) -> str:
         """The place of a step's task; the number of an iteration where what it goes through is not known."""
-        around = zip_longest(self._loops(step) if iterations else (), iterations, fillvalue=())
-        return place(*(_name(names, number) for names, number in around if number != ()))
+        loops = self._loops(step) if iterations else []
+        around = zip_longest(loops[: len(iterations)], iterations, fillvalue=())
+        return place(*(names[number] if number < len(names) else f"#{number + 1}" for names, number in around))
 
     def iterations(self, step: str, place: str) -> tuple[int, ...]:
         """The numbers of the iterations of a task; none of one that is not known."""
@@ -66,7 +70,3 @@ class Places:
 def place(*names: str) -> str:
     """The place of a task by the names of what its loops go through: `drift 1/2`."""
     return " ".join(filter(None, names))
-
-
-def _name(names: Sequence[str], number: int) -> str:
-    return names[number] if number < len(names) else f"#{number + 1}"

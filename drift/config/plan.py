@@ -20,7 +20,7 @@ from drift.config.data import IngestConfig, ReplayConfig
 from drift.config.evaluate import EvaluateConfig
 from drift.config.gate import GateConfig
 from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
-from drift.config.places import ASKS_FOR, Places, Shards
+from drift.config.places import ASKS_FOR, ONE, Places, Shards
 from drift.config.section import Name, Section
 from drift.config.train import TrainConfig
 from drift.config.zero import check_deepspeed
@@ -49,7 +49,6 @@ MODULES = {
     "report": "drift.gate.report.page",
 }
 """The library module behind each step, in the order of the chain."""
-
 
 
 class DeltasStep(Section):
@@ -116,7 +115,7 @@ class Plan:
 
     steps: Mapping[str, str]
     arms: Mapping[str, str]
-    shards: Shards = Shards()
+    shards: Shards = ONE
 
     @property
     def places(self) -> Places:

@@ -46,7 +46,8 @@ _ITERATION = re.compile(r"for-loop-\d+-iteration-(\d+)")
 
 @dataclass(frozen=True)
 class StepEvent:
-    """A step starts, or has ended. `arm` is its place (`drift.config.places`), "" outside loops; `seconds` is 0 at the start; what it warned of."""
+    """A step starts, or has ended. `arm` is its place (`drift.config.places`), "" outside loops; `seconds` is 0 at the
+    start; what it warned of."""
 
     step: str
     arm: str

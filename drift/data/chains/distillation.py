@@ -100,7 +100,8 @@ def _keys(table: Path, config: GenerateConfig, shard: Shard) -> dict[Key, int]:
 
 def _fingerprint(config: GenerateConfig, table: Path) -> str:
     """16 hex digits of SHA-256 over everything that decides what is drawn, and nothing else."""
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "max_failed", "checkpoints", "shards"})
+    apart = {"teacher", "max_failed", "checkpoints", "shards"}
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude=apart)
     settings |= {"model": config.teacher.model, "problems": content_sha256(table)}
     if isinstance(config.teacher, LocalTeacher):
         settings |= {"batch_size": config.teacher.batch_size, "dtype": config.teacher.dtype}

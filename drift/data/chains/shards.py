@@ -47,7 +47,7 @@ WHOLE = Shard()
 
 
 def named(what: str, folders: Sequence[Path]) -> dict[str, Path]:
-    """Folders that are read together by the names of inputs: `what`, or of several `what 1`, `what 2` in their order."""
+    """Folders that are read together by the names of inputs: `what`, or of several `what 1`, `what 2` and so on."""
     if len(folders) == 1:
         return {what: folders[0]}
     return {f"{what} {number}": folder for number, folder in enumerate(folders, start=1)}
