@@ -80,7 +80,7 @@ def require_all(shards: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
             raise DataError(f"{folder}: shard {shard} is given twice, in {known[shard]} too; give each shard once")
         known[shard] = folder
         if shard.of != next(iter(known)).of:
-            raise DataError(f"{folder}: shard {shard} fits not to shard {next(iter(known))} in {first}; cut alike")
+            raise DataError(f"{folder}: shard {shard} does not fit shard {next(iter(known))} in {first}; cut alike")
     _require_none_missing(known)
 
 
@@ -88,5 +88,5 @@ def _require_none_missing(known: Mapping[Shard, Path]) -> None:
     of = next(iter(known)).of
     missing = [str(shard) for number in range(1, of + 1) if (shard := Shard(number, of)) not in known]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
         raise DataError(f"{next(iter(known.values()))}: shard {missing[0]}{more} missing; give the folders of all {of}")
