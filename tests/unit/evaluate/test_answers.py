@@ -117,9 +117,9 @@ def test_a_killed_shard_goes_on_alone(tmp_path: Path, data: Path) -> None:
 
 
 def test_more_failures_than_allowed_stop_where_all_are_counted(tmp_path: Path, data: Path) -> None:
-    with Refusing(1, 3, 5, 7) as server:
-        folders = answered(settings(data, server.url, max_failed=0.6), tmp_path)
+    with Refusing(3, 4, 5, 7) as server:
         config = settings(data, server.url, max_failed=0.4)
+        folders = answered(config, tmp_path)
         with pytest.raises(ServiceError, match=r"evaluate\.max_failed: Sums: 4 requests failed"):
             score_answers(config, answers=folders, out=tmp_path / "scores")
     assert not (tmp_path / "scores").exists()
