@@ -93,9 +93,8 @@ def test_the_item_of_a_loop_does_not_go_into_a_loop_in_it():
 
     @dsl.pipeline(name="nested")
     def nested(names: list[str]):
-        with dsl.ParallelFor(names) as name:
-            with dsl.ParallelFor(["1", "2"]) as number:
-                say(text=name, more=number)
+        with dsl.ParallelFor(names) as name, dsl.ParallelFor(["1", "2"]) as number:
+            say(text=name, more=number)
 
     with pytest.raises(PipelineError, match="takes the item .* of the loop around it into a loop"):
         require_honest(json_format.MessageToDict(nested.pipeline_spec))

@@ -90,7 +90,9 @@ def test_shards_of_a_server_give_the_bytes_of_one_also_where_some_are_empty(tmp_
 def test_shards_of_a_sampled_checkpoint_give_the_draws_of_one_since_no_batch_is_parted(tmp_path: Path):
     models.save_vlm(models.new_vlm(models.new_text_model().state_dict()), tmp_path / "teacher")
     teacher = LocalTeacher(kind="local", model=str(tmp_path / "teacher"), batch_size=4)
-    config = GenerateConfig(teacher=teacher, samples=3, max_new_tokens=6, prompt="{problem}")  # a problem in two batches
+    config = GenerateConfig(
+        teacher=teacher, samples=3, max_new_tokens=6, prompt="{problem}"
+    )  # a problem in two batches
     problems = ingested(tmp_path, 9)
     (whole,) = drawn(config, problems, tmp_path, 1)
     folders = drawn(config, problems, tmp_path, 2)
