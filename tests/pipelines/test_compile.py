@@ -96,7 +96,7 @@ def test_the_item_of_a_loop_does_not_go_into_a_loop_in_it():
         with dsl.ParallelFor(names) as name, dsl.ParallelFor(["1", "2"]) as number:
             say(text=name, more=number)
 
-    with pytest.raises(PipelineError, match="takes the item .* of the loop around it into a loop"):
+    with pytest.raises(PipelineError, match=r"takes the item .* of the loop around it into a loop"):
         require_honest(json_format.MessageToDict(nested.pipeline_spec))
 
 

@@ -1,16 +1,16 @@
-"""Loops over shards on this machine: real step processes of real doors, in the loop over the arms too; one is killed."""
+"""Loops over shards on this machine: real step processes of real doors, in the arms' loop too; one fails."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from kfp import dsl
 
 from components import curate, generate, ingest, sharded
 from drift.config.places import Places, Shards
+from drift.data.chains.shards import Shard
 from drift.ground.errors import PipelineError
 from pipelines.cluster.graph import iterations, moved
 from pipelines.cluster.states import places_of
@@ -127,15 +127,25 @@ def test_the_shards_of_each_arm_are_asked_its_own_model_and_collected_in_its_ite
     assert written == [", ".join(f"{name} {shard}" for shard in ("1/3", "2/3", "3/3")) for name in PLACES.arms]
 
 
-@contextlib.contextmanager
-def teacher(refuses: bool = False) -> Iterator[OpenAIServer]:
-    """Always right; or refuses what is not of the first shard."""
+class Teacher(OpenAIServer):
+    """Always right, but refuses the problems of these numbers."""
 
-    def right(body: Body) -> Body:
-        return {"content": f"<think> seed {body['seed']} </think>\n\\boxed{{{int(question(body).split()[1]) + 1}}}"}
+    def __init__(self) -> None:
+        super().__init__(right)
+        self.refused: set[int] = set()
 
-    with OpenAIServer(right) as server:
-        yield server
+    def complete(self, body: Body, headers: dict[str, str]) -> tuple[int, Body | str]:
+        if number_of(body) in self.refused:
+            return 400, {"error": {"message": "too long"}}
+        return super().complete(body, headers)
+
+
+def number_of(body: Body) -> int:
+    return int(question(body).split()[1])
+
+
+def right(body: Body) -> Body:
+    return {"content": f"<think> seed {body['seed']} </think>\n\\boxed{{{number_of(body) + 1}}}"}
 
 
 def parameters(folder: Path, url: str) -> dict[str, str]:
@@ -150,23 +160,23 @@ def parameters(folder: Path, url: str) -> dict[str, str]:
 
 
 def test_a_shard_that_fails_goes_on_alone_and_the_training_set_is_that_of_one_step(tmp_path: Path, server: ForkServer):
-    with teacher() as asked:
+    with Teacher() as asked:
         given = parameters(tmp_path, asked.url)
         one = Run(tmp_path / "one", server)
         one.go(alone, **given)
-        assert len(asked.requests) == 32
-        asked.status = lambda number: 200 if number <= 32 + 20 else 400
+        assert len(asked.requests) == 2 * 16
+        rows = pq.read_table(next(one.folder.glob("tasks/ingest/problems/problems.parquet"))).to_pylist()
+        mine = [int(row["problem"].split()[1]) for row in rows if Shard(2, 2).holds(row["id"])]
+        asked.refused = {mine[-1]}  # the last of the second shard
         first = Run(tmp_path / "shards", server)
-        with pytest.raises(PipelineError, match=r"^step generate of shard '[12]/2': generate\.max_failed"):
+        with pytest.raises(PipelineError, match=r"^step generate of shard '2/2': generate\.max_failed"):
             first.go(together, **given)
-        asked.status = lambda number: 200
+        asked.refused = set()
         again = Run(tmp_path / "shards", server)
         again.go(together, **given)
-    drawn = {(one.record["arm"], one.cached) for one in again.chain.done if one.record["step"] == "generate"}
-    ended = {place for step, place, state in first.told if (step, state) == ("generate", "finished")}
-    assert drawn == {("1/2", "1/2" in ended), ("2/2", "2/2" in ended)}
-    refused = len(asked.requests) - 32 - 32
-    assert refused <= 2, "what was drawn before the failure is not drawn again"
+    drawn = {(done.record["arm"], done.cached) for done in again.chain.done if done.record["step"] == "generate"}
+    assert ("generate", "1/2", "finished") in first.told and drawn == {("1/2", True), ("2/2", False)}
+    assert len(asked.requests) == 2 * (2 * 16), "what was drawn before the failure is not drawn again"
     sets = [next(run.folder.glob("tasks/curate/training_set/train.parquet")) for run in (one, again)]
     assert sets[0].read_bytes() == sets[1].read_bytes()
 

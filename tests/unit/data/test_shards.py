@@ -90,9 +90,7 @@ def test_shards_of_a_server_give_the_bytes_of_one_also_where_some_are_empty(tmp_
 def test_shards_of_a_sampled_checkpoint_give_the_draws_of_one_since_no_batch_is_parted(tmp_path: Path):
     models.save_vlm(models.new_vlm(models.new_text_model().state_dict()), tmp_path / "teacher")
     teacher = LocalTeacher(kind="local", model=str(tmp_path / "teacher"), batch_size=4)
-    config = GenerateConfig(
-        teacher=teacher, samples=3, max_new_tokens=6, prompt="{problem}"
-    )  # a problem in two batches
+    config = GenerateConfig(teacher=teacher, samples=3, max_new_tokens=6, prompt="{problem}")  # in two batches
     problems = ingested(tmp_path, 9)
     (whole,) = drawn(config, problems, tmp_path, 1)
     folders = drawn(config, problems, tmp_path, 2)
@@ -169,7 +167,7 @@ def test_a_shard_is_a_command_by_itself(tmp_path: Path, capsys: pytest.CaptureFi
         for number in "12":
             teacher = ["--model", "served", "--endpoint", server.url, "teacher.api_key_env=null"]
             out = ["--problems", str(problems), "--out", str(tmp_path / number), "--json"]
-            with pytest.raises(SystemExit, match="^0$"):
+            with pytest.raises(SystemExit, match=r"^0$"):
                 main(["generate", *teacher, *out, "--shard", f"{number}/2", "samples=2"])
     counts = re.findall(r'"data/generate/generated": (\d+)', capsys.readouterr().out)
     assert sum(map(int, counts)) == 12 and len(counts) == 2
