@@ -19,6 +19,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from drift.config.chain import Config, checkpoint_paths, key_variables
+from drift.config.places import ONE
 from drift.config.plan import MODULES, Plan, arm_steps, plan
 from drift.ground.artifacts import read_json, write_text
 from drift.ground.errors import DriftError, PipelineError, ServiceError
@@ -34,7 +35,7 @@ from drift.tracking.steps import RUN_DIR, flatten, parameter_sha256
 from drift.tracking.telling.delivery import Relay
 from drift.tracking.telling.journal import Event, append, make_event
 from pipelines.check import require_honest
-from pipelines.drift_sft import pipeline
+from pipelines.drift_sft import drift_sft, pipeline
 from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, store_of, unfinished_runs
 from pipelines.local.kubeflow import LOG, run_pipeline
 from pipelines.local.past import link_outputs
@@ -160,7 +161,8 @@ def _fork_server(uri: str, runner: Runner) -> Iterator[ForkServer | None]:
 def _spec(planned: Plan) -> PipelineSpec:
     """The pipeline, checked; with one GPU arms and shards cannot share it, so they go one after the other."""
     spec = PipelineSpec()
-    spec.CopyFrom(pipeline(NOTHING, shards=planned.shards).pipeline_spec)
+    chain = drift_sft if planned.shards == ONE else pipeline(NOTHING, shards=planned.shards)
+    spec.CopyFrom(chain.pipeline_spec)
     require_honest(json_format.MessageToDict(spec))
     if GPU.exists():
         for component in spec.components.values():
