@@ -7,6 +7,8 @@ ELSEWHERE = {
     "evaluate_vlm": "evaluate",
     "evaluate_arm": "evaluate",
     "evaluate_champion": "champion",
+    "answer_vlm": "sharded",
+    "answer_arm": "sharded",
     "start": "champion",
 }
 """Modules of steps that do not have one of their own name."""

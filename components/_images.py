@@ -16,6 +16,8 @@ IMAGES = {
 """`pipeline` needs no accelerator; `train` and `evaluate` hold a model."""
 HOLD_A_MODEL = {
     "generate": "evaluate",
+    "answer_vlm": "evaluate",
+    "answer_arm": "evaluate",
     "evaluate_vlm": "evaluate",
     "evaluate_champion": "evaluate",
     "evaluate_arm": "evaluate",

@@ -1,7 +1,8 @@
 """What a compiled pipeline must satisfy: Kubeflow's schema, whole references, and nothing a local run does silently.
 
-`require_honest` closes two traps of Kubeflow's local runner, which reports success in both: a condition on a named
-output is taken for false, and another task's parameter inside a loop is replaced by the loop's item.
+`require_honest` closes three traps of Kubeflow's local runner, which reports success in all: a condition on a named
+output is taken for false, and another task's parameter inside a loop is replaced by the loop's item, as is the item of
+a loop around it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from drift.ground.errors import PipelineError
 
 Spec = Mapping[str, Any]
+
+ITEM = "-loop-item"
+"""The end of an item's name, of a loop over a parameter."""
 
 _IN_CONDITION = re.compile(r"inputs\.parameter_values\['([^']+)'\]")
 
@@ -59,6 +63,11 @@ def _require_own_parameters(where: str, task: Spec) -> None:
             raise PipelineError(
                 f"{where}: takes the parameter {name} of task {producer} into a loop; a local run would silently "
                 "replace it by the loop's item. Pass an artifact, or put the value into the item"
+            )
+        if name != items and source.get("componentInputParameter", "").endswith(ITEM):
+            raise PipelineError(
+                f"{where}: takes the item {name} of the loop around it into a loop; a local run would silently replace "
+                "it by the inner loop's item. Pass an artifact"
             )
 
 

@@ -6,6 +6,14 @@
     champion ─→ start (if training starts from it) ─→ for each arm
              └→ evaluate ──────────────────────────────────────────────────→ gate
 
+With shards (`drift.config.places.Shards`) the teacher's and the models' questions are asked in loops over them:
+
+    for each shard: generate ─→ curate        deltas ─→ for each shard: answer(VLM) ─→ evaluate(VLM)
+    for each arm: arm → for each shard: answer ─→ evaluate
+
+The replies of the VLM depend on what lies on the volumes now. Into a loop goes no parameter that says so, but an
+artifact that is another one then: the statistics of the Δ, which is made of the same models.
+
 Two steps are never cached, since no parameter says what they ask: what lies on the volumes, who is champion.
 Their answers are parameters on which the steps after them are cached. `report` is not either: it says of this run that
 it came to its end, and what the gate decided, also where the gate's answer is from the cache.
@@ -36,21 +44,32 @@ from components.ingest import ingest as ingest_step
 from components.inputs import inputs as inputs_step
 from components.register import register as register_step
 from components.report import report as report_step
-from pipelines.placement import NOTHING, Resources, place
+from components.sharded import answer_arm as answer_arm_step
+from components.sharded import answer_vlm as answer_vlm_step
+from components.sharded import curate as curate_shards_step
+from components.sharded import evaluate_arm as score_arm_step
+from components.sharded import evaluate_vlm as score_vlm_step
+from components.sharded import generate as generate_shard_step
+from drift.config.places import ONE, Shards
+from pipelines.placement import NOTHING, Resources, place, without_gpus
 from pipelines.tracked import tracked
 
 NAME = "drift-sft"
 
-
+SCORERS = ("evaluate_vlm", "evaluate_arm")
+"""With shards they score what others have asked, and hold no model."""
 Placed = Callable[[dsl.PipelineTask], dsl.PipelineTask]
 """Gives a task its pod's resources, its caching and its run in MLflow."""
 
 
-def pipeline(resources: Resources, *, caching: bool = True) -> Any:
-    """The pipeline, each step's pod with what `resources` gives it. The same resources compile to the same bytes.
+def pipeline(resources: Resources, *, caching: bool = True, shards: Shards = ONE) -> Any:
+    """The pipeline, each step's pod with what `resources` gives it. The same arguments compile to the same bytes.
 
     Without `caching` every step runs; Kubeflow's own switch at submission does not reach into loops and exit handlers.
     """
+
+    if shards.evaluate > 1:
+        resources = without_gpus(resources, SCORERS)
 
     def placed(task: dsl.PipelineTask) -> dsl.PipelineTask:
         return place(tracked(task), resources).set_caching_options(caching)
@@ -75,13 +94,13 @@ def pipeline(resources: Resources, *, caching: bool = True) -> Any:
         """Distil, fine-tune every arm, measure, decide, register."""
         with dsl.ExitHandler(placed(finalize()).set_caching_options(False)):
             seen = placed(inputs_step(step=inputs)).set_caching_options(False).outputs
-            data = distilled(placed, seen, ingest, generate, curate)
+            data = distilled(placed, shards, seen, ingest, generate, curate)
             priors = placed(deltas_step(step=deltas, inputs=seen["models"])).outputs
-            measured = placed(evaluate_vlm_step(step=evaluate_vlm, inputs=seen["models"]))
+            measured = evaluated_vlm(placed, shards, seen, priors["statistics"], evaluate_vlm)
             begin, reigning = champions(placed, champion, start, evaluate_champion)
             with dsl.ParallelFor(arms) as item:
                 made = placed(arm(step=item, training_set=data, deltas=priors["deltas"], start=begin)).after(measured)
-                scored = placed(evaluate_arm_step(step=evaluate_arm, arm=item, model=made.outputs["model"]))
+                scored = evaluated_arm(placed, shards, item, made, evaluate_arm)
             baseline = measured.outputs["scores"]
             decided = placed(
                 gate_step(step=gate, baseline=baseline, champion=reigning, **results(scored, made))
@@ -96,12 +115,39 @@ def pipeline(resources: Resources, *, caching: bool = True) -> Any:
     return drift_sft
 
 
-def distilled(placed: Placed, seen: Mapping[str, Any], ingest: str, generate: str, curate: str) -> Any:
+def distilled(placed: Placed, shards: Shards, seen: Mapping[str, Any], ingest: str, generate: str, curate: str) -> Any:
     """The training set: problems, a teacher's chains of thought on them, and what of these passes."""
     problems = placed(ingest_step(step=ingest, inputs=seen["pool"])).outputs["problems"]
-    generations = placed(generate_step(step=generate, problems=problems)).outputs["generations"]
-    curated = curate_step(step=curate, problems=problems, generations=generations, inputs=seen["replay"])
-    return placed(curated).outputs["training_set"]
+    given = {"step": curate, "problems": problems, "inputs": seen["replay"]}
+    if shards.generate == 1:
+        generations = placed(generate_step(step=generate, problems=problems)).outputs["generations"]
+        return placed(curate_step(generations=generations, **given)).outputs["training_set"]
+    with dsl.ParallelFor(list(shards.names("generate"))) as shard:
+        drawn = placed(generate_shard_step(step=generate, shard=shard, problems=problems)).outputs["generations"]
+    return placed(curate_shards_step(generations=dsl.Collected(drawn), **given)).outputs["training_set"]
+
+
+def evaluated_vlm(
+    placed: Placed, shards: Shards, seen: Mapping[str, Any], statistics: Any, evaluate_vlm: str
+) -> dsl.PipelineTask:
+    """The scores of the unmodified VLM."""
+    if shards.evaluate == 1:
+        return placed(evaluate_vlm_step(step=evaluate_vlm, inputs=seen["models"]))
+    with dsl.ParallelFor(list(shards.names("answer_vlm"))) as shard:
+        asked = placed(answer_vlm_step(step=evaluate_vlm, shard=shard, statistics=statistics))
+    return placed(score_vlm_step(step=evaluate_vlm, answers=dsl.Collected(asked.outputs["answers"])))
+
+
+def evaluated_arm(
+    placed: Placed, shards: Shards, item: Any, made: dsl.PipelineTask, evaluate_arm: str
+) -> dsl.PipelineTask:
+    """The scores of an arm's model: in the loop over the arms, with a loop over the shards in it."""
+    model, record = made.outputs["model"], made.outputs["record"]
+    if shards.evaluate == 1:
+        return placed(evaluate_arm_step(step=evaluate_arm, arm=item, model=model))
+    with dsl.ParallelFor(list(shards.names("answer_arm"))) as shard:
+        asked = placed(answer_arm_step(step=evaluate_arm, shard=shard, model=model, record=record))
+    return placed(score_arm_step(step=evaluate_arm, arm=item, answers=dsl.Collected(asked.outputs["answers"])))
 
 
 def champions(placed: Placed, champion: str, start: str, evaluate_champion: str) -> tuple[Any, Any]:

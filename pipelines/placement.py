@@ -6,6 +6,7 @@ secret is named here and stays in the cluster; its value is in no file of ours.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -224,9 +225,15 @@ def read_resources(path: Path | None) -> Resources:
     return validate(Resources, OmegaConf.to_container(read_yaml(path)), where=str(path)) if path else NOTHING
 
 
+def without_gpus(resources: Resources, steps: Iterable[str]) -> Resources:
+    """The same cluster, where these steps get no GPU."""
+    none = {step: {**resources.steps.get(step, {}), "gpus": 0} for step in steps}
+    return resources.model_copy(update={"steps": {**resources.steps, **none}})
+
+
 def gpus_of(resources: Resources) -> dict[str, int]:
     """GPUs of training and evaluation, of all nodes, by step."""
-    placements = {step: resources.of(step) for step in (TRAINED, "evaluate_arm")}
+    placements = {step: resources.of(step) for step in (TRAINED, "evaluate_arm", "answer_arm")}
     return {step: placement.gpus * placement.nodes for step, placement in placements.items()}
 
 

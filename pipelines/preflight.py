@@ -78,33 +78,33 @@ def _config_checks(config: Config, profile: Resources | None) -> Iterator[Check]
     yield from _model_checks(config, profile)
     yield from _data_checks(config, profile)
     if config.train.deepspeed:
-        yield _here(profile, "train.deepspeed", config.train.deepspeed, partial(_deepspeed, config))
+        yield _here(config, profile, "train.deepspeed", config.train.deepspeed, partial(_deepspeed, config))
     for key, path in checkpoint_paths(config).items():
-        yield key, partial(_on_claim, profile, key, path) if profile else partial(_writable, key, Path(path))
+        yield key, partial(_on_claim, config, profile, key, path) if profile else partial(_writable, key, Path(path))
     if (held_out := config.train.held_out) and held_out.table:
         key = "train.held_out.table"
-        yield _here(profile, key, held_out.table, partial(_rows_held_out, key, held_out.table))
+        yield _here(config, profile, key, held_out.table, partial(_rows_held_out, key, held_out.table))
 
 
 def _model_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     yield "models", partial(_fit_together, config)
     for key, reference in models_of(config):
-        yield _here(profile, key, reference, partial(check_model, key, reference))
+        yield _here(config, profile, key, reference, partial(check_model, key, reference))
 
 
 def _data_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     ingest, replay = config.ingest, config.curate.replay
     for key, one in ingest.each():
-        yield _here(profile, key, one.source, partial(_problems, one, key))
+        yield _here(config, profile, key, one.source, partial(_problems, one, key))
     if replay:
         key = "curate.replay.source"
-        yield _here(profile, key, replay.source, partial(_problems, ingest.elsewhere(replay.source), key))
+        yield _here(config, profile, key, replay.source, partial(_problems, ingest.elsewhere(replay.source), key))
     curate = curate_step(config)
     if (length := curate.length) and length.processor:
         key = "curate.length.processor"
-        yield _here(profile, key, length.processor, partial(check_model, key, length.processor))
+        yield _here(config, profile, key, length.processor, partial(check_model, key, length.processor))
     for path in curate.against:
-        yield _here(profile, "curate.against", path, partial(_table, path))
+        yield _here(config, profile, "curate.against", path, partial(_table, path))
     yield from _table_checks(config, profile)
 
 
@@ -127,15 +127,15 @@ def _profile(resources: Path) -> Resources | None:
     return None
 
 
-def _here(profile: Resources | None, key: str, reference: str, look: Callable[[], str | None]) -> Check:
+def _here(config: Config, profile: Resources | None, key: str, reference: str, look: Callable[[], str | None]) -> Check:
     """The check; for a cluster, where what the key names is no id of the hub, whether the pods will see it."""
-    return key, partial(_on_claim, profile, key, reference) if profile and is_path(reference) else look
+    return key, partial(_on_claim, config, profile, key, reference) if profile and is_path(reference) else look
 
 
-def _on_claim(profile: Resources, key: str, path: str) -> None:
+def _on_claim(config: Config, profile: Resources, key: str, path: str) -> None:
     if Path(path).is_relative_to(IN_IMAGES):
         raise Noted(f"{path} lies in the images, not here")
-    raise Noted(f"{path} lies on the claim '{claim_of(profile, key, path)}', not here")
+    raise Noted(f"{path} lies on the claim '{claim_of(config, profile, key, path)}', not here")
 
 
 def _writable(key: str, path: Path) -> None:
@@ -180,7 +180,7 @@ def _table(path: str) -> None:
 def _table_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     data = config.evaluate.data
     if profile:
-        yield "evaluate.data", partial(_on_claim, profile, "evaluate.data", data)
+        yield "evaluate.data", partial(_on_claim, config, profile, "evaluate.data", data)
     elif not Path(data).is_dir():
         yield "evaluate.data", partial(_no_folder, data)
     else:

@@ -85,6 +85,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
 SectionFile = Annotated[Path | None, typer.Option("--config", "-c", help="Take this step's section from a file.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist.")]
+ShardName = Annotated[str | None, typer.Option("--shard", help="Only this part, such as 1/4; the others elsewhere.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, from the headers; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]

@@ -10,6 +10,7 @@ gate        `gate`, `register`                           chain      the whole
 file        YAML, `extends`, dotted overrides            zero       DeepSpeed's file against `train`
 plan        a parameter per step                         catalog    the published benchmarks
 published   the paper's numbers                      nodes      what a training's nodes get
+places      where a task stands in a run's loops
 """
 
 import lazy_loader as lazy

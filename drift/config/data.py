@@ -172,6 +172,8 @@ class GenerateConfig(Section):
     seed: int = 0
     max_failed: Fraction = 0.05
     """More failed requests than this share stop the run."""
+    shards: Count = 1
+    """Steps that the problems are asked in, each on a machine of its own; what is drawn does not depend on it."""
     checkpoints: str | None = None
     """Path where replies outlive the process or pod, such as a claim, until all are there: none is paid for twice. Null
     keeps them beside the output alone."""

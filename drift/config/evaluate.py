@@ -86,6 +86,8 @@ class EvaluateConfig(Section):
     processes: Count | None = None
     """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it. vLLM has
     `vllm.data_parallel` instead."""
+    shards: Count = 1
+    """Steps that the questions to a model are asked in, each on a machine of its own; scores do not depend on it."""
     checkpoints: str | None = None
     """Path where replies outlive the process or pod, such as a claim, until all are there: none is paid for twice. Null
     keeps them beside the output alone."""

@@ -21,6 +21,7 @@ from drift.config.data import CurateConfig, IngestConfig, LengthConfig, ReplayCo
 from drift.config.evaluate import EvaluateConfig
 from drift.config.gate import GateConfig
 from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
+from drift.config.places import ASKS_FOR, ONE, Places, Shards
 from drift.config.section import Name, Section
 from drift.config.train import TrainConfig
 from drift.config.zero import check_deepspeed
@@ -36,19 +37,19 @@ MODULES = {
     "generate": "drift.data.chains.distillation",
     "curate": "drift.data.selection.curation",
     "deltas": "drift.weights.deltas",
+    "answer_vlm": "drift.evaluate.shards",
     "evaluate_vlm": "drift.evaluate.evaluation",
     "champion": "drift.gate.champion",
     "start": "drift.training.start",
     "evaluate_champion": "drift.gate.champion",
     "arm": "drift.training.arm",
+    "answer_arm": "drift.evaluate.shards",
     "evaluate_arm": "drift.evaluate.evaluation",
     "gate": "drift.gate.decision",
     "register": "drift.tracking.models.registration",
     "report": "drift.gate.report.page",
 }
 """The library module behind each step, in the order of the chain."""
-
-PER_ARM = ("arm", "evaluate_arm")
 
 
 class DeltasStep(Section):
@@ -117,6 +118,12 @@ class Plan:
 
     steps: Mapping[str, str]
     arms: Mapping[str, str]
+    shards: Shards = ONE
+
+    @property
+    def places(self) -> Places:
+        """The tasks of every step."""
+        return Places(tuple(self.arms), self.shards)
 
     def arguments(self) -> dict[str, str | list[str]]:
         """The arguments of the pipeline function."""
@@ -127,15 +134,13 @@ class Plan:
         return hashlib.sha256(json.dumps(self.arguments(), sort_keys=True).encode()).hexdigest()
 
     def tasks(self, *, registers: bool) -> list[tuple[str, str]]:
-        """(step, arm) of every task that must run or come from the cache; `arm` is "" outside the loop."""
-        singles = [step for step in MODULES if step not in PER_ARM and (registers or step != "register")]
-        position = singles.index("gate")
-        loop = [(step, arm) for arm in self.arms for step in PER_ARM]
-        return [*((step, "") for step in singles[:position]), *loop, *((step, "") for step in singles[position:])]
+        """(step, place) of every task that must run or come from the cache; its place is "" outside loops."""
+        steps = [step for step in MODULES if registers or step != "register"]
+        return [(step, place) for step in steps for place in self.places.every(step)]
 
-    def parameter(self, step: str, arm: str) -> str:
-        """The parameter the task of `step` and `arm` must have been given."""
-        return self.arms[arm] if step == "arm" else self.steps[step]
+    def parameter(self, step: str, place: str) -> str:
+        """The parameter the task of `step` and `place` must have been given."""
+        return self.arms[place] if step == "arm" else self.steps[ASKS_FOR.get(step, step)]
 
 
 def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[str, str] | None = None) -> Plan:
@@ -149,9 +154,12 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
 
     def parameter(step: str, section: Section, read: Callable[[], Inputs]) -> str:
         inputs = read() if local else {}
-        code = "" if not local else codes[step] if codes else code_fingerprint(MODULES[step])
+        behind = askers.get(step, step)
+        code = "" if not local else codes[behind] if codes else code_fingerprint(MODULES[behind])
         return _json({"config": section.model_dump(mode="json", by_alias=True), "code": code, "inputs": inputs})
 
+    shards = Shards(config.generate.shards, config.evaluate.shards)
+    askers = {step: asker for asker, step in ASKS_FOR.items()} if shards.evaluate > 1 else {}
     models = config.models
     baseline = BaselineStep(evaluate=config.evaluate, vlm=models.vlm)
     unpublished = config.evaluate.model_copy(update={"published": None})  # that row is the unmodified VLM's
@@ -181,7 +189,7 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
         "report": parameter("report", ReportStep(name=config.name, model=config.register_.model), dict),
     }
     arms = {step.name: parameter("arm", step, functools.partial(_arm_inputs, step)) for step in arm_steps(config)}
-    return Plan(steps, arms)
+    return Plan(steps, arms, shards)
 
 
 def arm_steps(config: Config) -> list[ArmStep]:

@@ -7,17 +7,19 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from drift.config.evaluate import EvaluateConfig
+from drift.data.chains.shards import WHOLE, Shard, require_own
 from drift.evaluate.benchmarks import Benchmark
 from drift.evaluate.questions import Question, batches, questions
-from drift.ground.artifacts import content_sha256
-from drift.ground.errors import ServiceError, UnavailableError
-from drift.inference.parts import Parts, Row
+from drift.ground.artifacts import content_sha256, write_text
+from drift.ground.errors import DataError, ServiceError, UnavailableError
+from drift.inference.index import Key
+from drift.inference.parts import Parts, Row, key_of, read_part
 from drift.inference.reply import Reply, for_now
 from drift.tracking.telling.progress import Progress
 
@@ -27,41 +29,71 @@ KEY = ("benchmark", "index", "sample")
 
 Replies = dict[str, list[dict[str, Reply]]]
 """By the benchmark's name, for each of the samples: by the item's index."""
+ByKey = dict[Key, Reply]
+"""By benchmark, index and number of the sample."""
 Answers = Generator[tuple[Question, Reply], None, None]
 
 
-def collect(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, folder: Path) -> Replies:
-    """A reply to every question: of the directory ``model``, or of the server's model of that name.
+def collect(
+    config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, folder: Path, shard: Shard = WHOLE
+) -> ByKey:
+    """A reply to every question of the shard: of the directory ``model``, or of the server's model of that name.
 
     Replies are appended to ``folder``, and those that are there are not asked for again. A batch holds one benchmark,
     so short answers do not wait for long ones, and is the same whatever is there already. Raises CheckpointError,
     ConfigError, ServiceError (no such server, or more failed requests than `max_failed`), DataError (replies of
-    another model or protocol in ``folder``).
+    another model or protocol in ``folder``, or of another shard).
     """
-    asked = [questions(benchmark) for benchmark in benchmarks]
-    every = _batches(config, asked)
-    parts = Parts(folder, same := _fingerprint(config, benchmarks, model, every), KEY)
-    missing = [batch for batch in every if any(question.key not in parts.done for question in batch)]
+    every = _batches(config, benchmarks)
+    mine = [batch for batch in every if shard.holds("/".join(batch[0].key[:2]))]
+    parts = Parts(folder, same := _fingerprint(config, benchmarks, identity(config, model), every), KEY)
+    own = sum(question.key in parts.done for batch in mine for question in batch)
+    require_own(folder, len(parts.done) - own, shard)
+    missing = [batch for batch in mine if any(question.key not in parts.done for question in batch)]
     failures = _ask(config, benchmarks, model, missing, parts, same)
-    replies = {tuple(row[name] for name in KEY): _reply(row) for row in parts.rows()} | failures
+    return _by_key(parts.rows()) | failures
+
+
+def by_benchmark(benchmarks: Sequence[Benchmark], replies: Mapping[Key, Reply]) -> Replies:
+    """Replies in the order of the questions. Raises DataError if one has none."""
+    asked = {benchmark.name: questions(benchmark) for benchmark in benchmarks}
+    if missing := [question.key for mine in asked.values() for question in mine if question.key not in replies]:
+        name, index, _ = missing[0]
+        raise DataError(f"{name} index {index}: no reply, as of {len(missing)} questions; ask the model again")
     return {
         benchmark.name: [
-            {question.index: replies[question.key] for question in mine if question.sample == sample}
+            {one.index: replies[one.key] for one in asked[benchmark.name] if one.sample == sample}
             for sample in range(benchmark.samples)
         ]
-        for benchmark, mine in zip(benchmarks, asked, strict=True)
+        for benchmark in benchmarks
     }
 
 
-def fingerprint(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str) -> str:
+def write_failed(path: Path, replies: Mapping[Key, Reply]) -> int:
+    """Write the requests that failed, which are not among the kept replies, as such lines to ``path``; their number."""
+    failed = [dict(zip(KEY, key, strict=True)) | asdict(reply) for key, reply in replies.items() if reply.error]
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed))
+    return len(failed)
+
+
+def read_replies(paths: Iterable[Path]) -> ByKey:
+    """The replies in parts, and the requests that failed. Raises DataError."""
+    return _by_key(row for path in paths for row in read_part(path, KEY))
+
+
+def identity(config: EvaluateConfig, model: str) -> str:
+    """Which model that is: the contents of a directory, or a served model's name."""
+    return model if config.endpoint else content_sha256(Path(model))
+
+
+def fingerprint(config: EvaluateConfig, benchmarks: Sequence[Benchmark], identity: str) -> str:
     """16 hex digits of SHA-256 over everything that decides the replies, which `collect` holds kept ones against."""
-    asked = [questions(benchmark) for benchmark in benchmarks]
-    return _fingerprint(config, benchmarks, model, _batches(config, asked))
+    return _fingerprint(config, benchmarks, identity, _batches(config, benchmarks))
 
 
-def _batches(config: EvaluateConfig, asked: Iterable[list[Question]]) -> list[list[Question]]:
+def _batches(config: EvaluateConfig, benchmarks: Iterable[Benchmark]) -> list[list[Question]]:
     size = config.batch_size if config.inference == "local" else 1
-    return [batch for mine in asked for batch in batches(mine, size)]
+    return [batch for benchmark in benchmarks for batch in batches(questions(benchmark), size)]
 
 
 def _ask(
@@ -86,7 +118,7 @@ def _ask(
             progress.update(tokens=reply.completion_tokens, failed=reply.error is not None)
             if reply.error is not None:
                 failures[question.key] = reply
-                _require_few_failed(config, benchmarks, failures)
+                require_few_failed(config, benchmarks, failures)
             elif question.key not in parts.done:
                 parts.append(_row(question, reply, fingerprint))
     return failures
@@ -119,7 +151,7 @@ def _served(config: EvaluateConfig, model: str, asked: Iterable[Question], parts
 
 
 def _fingerprint(
-    config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, every: list[list[Question]]
+    config: EvaluateConfig, benchmarks: Sequence[Benchmark], identity: str, every: list[list[Question]]
 ) -> str:
     """16 hex digits of SHA-256 over everything that decides a reply: model, questions, batches and limits."""
     limits = {"max_new_tokens", "image_max_pixels", "image_min_pixels"}
@@ -127,10 +159,10 @@ def _fingerprint(
     settings |= {"data": [benchmark.sha256 for benchmark in benchmarks]}
     settings |= {"batches": [[_asked(question) for question in batch] for batch in every]}
     if config.endpoint:
-        settings |= {"server": config.endpoint.base_url, "neutral": config.endpoint.neutral, "model": model}
+        settings |= {"server": config.endpoint.base_url, "neutral": config.endpoint.neutral, "model": identity}
         settings |= config.endpoint.deciding()
     else:
-        settings |= {"dtype": config.dtype, "model": content_sha256(Path(model))}
+        settings |= {"dtype": config.dtype, "model": identity}
     if config.inference == "vllm":
         settings |= {"vllm": config.vllm.deciding()}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -141,8 +173,8 @@ def _asked(question: Question) -> list[Any]:
     return [*question.key, question.text, *drawn]
 
 
-def _require_few_failed(config: EvaluateConfig, benchmarks: Sequence[Benchmark], failures: dict[Any, Reply]) -> None:
-    """Rows that could not be asked count too, as they do in the scores."""
+def require_few_failed(config: EvaluateConfig, benchmarks: Sequence[Benchmark], failures: Mapping[Any, Reply]) -> None:
+    """Raise past `max_failed`. Rows that could not be asked count too, as they do in the scores."""
     failed = Counter(name for name, *_ in failures)
     for benchmark in benchmarks:
         count = failed[benchmark.name]
@@ -157,6 +189,10 @@ def _require_few_failed(config: EvaluateConfig, benchmarks: Sequence[Benchmark],
 
 def _row(question: Question, reply: Reply, fingerprint: str) -> Row:
     return dict(zip(KEY, question.key, strict=True)) | asdict(reply) | {"fingerprint": fingerprint}
+
+
+def _by_key(rows: Iterable[Row]) -> ByKey:
+    return {key_of(row, KEY): _reply(row) for row in rows}
 
 
 def _reply(row: Row) -> Reply:

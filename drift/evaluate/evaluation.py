@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.config.evaluate import EvaluateConfig
+from drift.data.chains.shards import WHOLE, Shard
 from drift.evaluate import overlaps
 from drift.evaluate.benchmarks import Benchmark, examples, read_benchmarks
 from drift.evaluate.samples import Sample, write_samples
@@ -95,17 +96,17 @@ def evaluate(
     many truncated answers (`max_truncated`) or a partial folder of other settings, CheckpointError for a model that
     does not load, ServiceError for a server that does not answer.
     """
-    from drift.evaluate.collect import collect
+    from drift.evaluate.collect import by_benchmark, collect
     from drift.weights.checkpoints import resolve
 
     started = time.monotonic()
     benchmarks, protocol = read_benchmarks(config), protocol_of(config)
     place = model if config.endpoint else str(resolve(model))
-    kept = _kept(config, benchmarks, place, label)
+    kept = kept_replies(config, benchmarks, place, label)
     with work_folder(kept, out, leave=["part-*.jsonl"]) as folder:  # the table of samples holds the replies at the end
         found = overlaps.find_overlaps(benchmarks, training_set)
         overlaps.check_overlaps(config, benchmarks, found, folder)
-        replies = collect(config, benchmarks, place, folder)
+        replies = by_benchmark(benchmarks, collect(config, benchmarks, place, folder))
         contents = "" if config.endpoint else content_sha256(Path(place))
         asked = f"{', '.join(config.endpoint.urls)} {model}" if config.endpoint else place
         origin = Origin(label, contents, {"model": asked, **({"training set": training_set} if training_set else {})})
@@ -113,15 +114,16 @@ def evaluate(
     return EvaluateReport(scores, time.monotonic() - started)
 
 
-def _kept(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, label: str) -> Path | None:
+def kept_replies(
+    config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, label: str, shard: Shard = WHOLE
+) -> Path | None:
     """Where the replies are kept below `checkpoints`: two labels may be asked for at once, though the model is one."""
     if config.checkpoints is None:
         return None
-    from drift.evaluate.collect import fingerprint
+    from drift.evaluate.collect import fingerprint, identity
 
-    return replies_folder(
-        config.checkpoints, "evaluations", {"replies": fingerprint(config, benchmarks, model), "label": label}
-    )
+    replies = fingerprint(config, benchmarks, identity(config, model))
+    return replies_folder(config.checkpoints, "evaluations", {"replies": replies, "label": label} | shard.address())
 
 
 def score(

@@ -78,8 +78,8 @@ def cost(
     """The teacher, each training, and the evaluation of φ_VL and every arm; Δ, merges and a champion are not counted.
 
     ``models``: φ_VL and the expert, None where they cannot be read. ``samples``: rows of the training set. ``gpus``: of
-    the machine of a step (`arm`, `evaluate_arm`); default: those torch sees here. ``last``: hours of the last run's
-    phases. Raises ConfigError and DataError for data that cannot be used.
+    the machine of a step (`arm`, `evaluate_arm`, with shards `answer_arm`); default: those torch sees here. ``last``:
+    hours of the last run's phases. Raises ConfigError and DataError for data that cannot be used.
     """
     gpus = gpus or {}
     trainings = {name: train for name in config.arms if (train := config.arm_train(name))}
@@ -87,7 +87,7 @@ def cost(
     phases = [
         _teacher(config, assumed, gpus.get("generate")),
         *(_training(name, train, rows, assumed, models, gpus.get("arm")) for name, train in trainings.items()),
-        _evaluation(config, assumed, gpus.get("evaluate_arm")),
+        _evaluation(config, assumed, gpus.get("answer_arm" if config.evaluate.shards > 1 else "evaluate_arm")),
     ]
     return [replace(phase, last_hours=(last or {}).get(phase.phase)) for phase in phases]
 
@@ -112,7 +112,8 @@ def _teacher(config: Config, assumed: Assumptions, gpus: int | None) -> Phase:
     asked, problems = config.generate, count_problems(config.ingest)
     if asked.teacher.kind == "ready":
         return Phase("generate", f"{_counted(problems)} ready chains", 0, False, 0, 0.0)
-    what = f"{_counted(problems)} problems × {'up to ' if asked.adaptive else ''}{asked.samples}"
+    each = f"{'up to ' if asked.adaptive else ''}{asked.samples}"
+    what = f"{_counted(problems)} problems × {each}{_in_shards(asked.shards)}"
     answers = None if problems is None else problems * asked.samples
     teacher = asked.teacher
     works = int(teacher.kind == "local")
@@ -128,7 +129,7 @@ def _evaluation(config: Config, assumed: Assumptions, gpus: int | None) -> Phase
     asked, models = config.evaluate, 1 + len(config.arms)
     counts = [count_questions(name, asked) for name in asked.benchmarks]
     questions = None if None in counts else sum(filter(None, counts))
-    what = f"{_counted(questions)} questions × {models}"
+    what = f"{_counted(questions)} questions × {models}{_in_shards(asked.shards)}"
     answers = None if questions is None else questions * models
     served = asked.inference == "vllm"
     works = asked.vllm.gpus(processes_of(None, gpus)) if served else processes_of(asked.processes, gpus)
@@ -156,6 +157,11 @@ def _training(
 def _length(bound: int, mean: int | None) -> tuple[int, bool]:
     """Tokens that are counted, and whether they are the bound."""
     return min(bound, mean or bound), mean is None or mean >= bound
+
+
+def _in_shards(shards: int) -> str:
+    """Shards change where answers are written, and so when, not how many; each has a machine of this size."""
+    return f" in {shards} shards" if shards > 1 else ""
 
 
 def _counted(number: int | None) -> str:

@@ -201,6 +201,11 @@ def arm_of(parameter: str) -> str:
     return str(json.loads(parameter)["config"]["name"])
 
 
+def recorded_arm(record: str | Path) -> str:
+    """The name of the arm that wrote the record."""
+    return str(read_json(Path(record) / "arm.json")["arm"])
+
+
 def labelled(folders: Iterable[str | Path], file: str, key: str) -> dict[str, Path]:
     """Collected folders by the name each says it has, such as `label` in `scores.json`."""
     return {str(read_json(Path(folder) / file)[key]): Path(folder) for folder in folders}

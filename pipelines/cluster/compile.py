@@ -39,8 +39,9 @@ def compile_pipeline(config: Config, out: Path, resources: Resources = NOTHING, 
     aside = out.with_name(own_name(out).name + out.suffix)
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
-        arguments = plan(with_ranks(config, resources), local=False).arguments()
-        compiler.Compiler().compile(pipeline(resources, caching=caching), str(aside), pipeline_parameters=arguments)
+        planned = plan(with_ranks(config, resources), local=False)
+        chain, arguments = pipeline(resources, caching=caching, shards=planned.shards), planned.arguments()
+        compiler.Compiler().compile(chain, str(aside), pipeline_parameters=arguments)
         require_short(check_file(aside)["root"], arguments)
         aside.replace(out)
     except OSError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NoReturn
 
+from drift.config.places import Places
 from drift.ground.errors import DriftError, PipelineError, ServiceError
 from drift.ground.findings import Noted
 from drift.tracking.runs.records import Records, RunRecord, latest
@@ -23,10 +24,10 @@ from pipelines.cluster.states import (
     DRIVER,
     Seen,
     State,
-    arms_of,
     ended,
     last_change,
     nodes_of,
+    places_of,
     stands_still_since,
     steps_of,
 )
@@ -91,7 +92,7 @@ class Follower:
     def __post_init__(self) -> None:
         self._server, self._board, self._graph = Server(self.target), Board(self.on_event), Graph()
         self._said: set[str] = set()
-        self._arms: tuple[str, ...] | None = None
+        self._places: Places | None = None
         self._records, self._pods = self._open_records(), Pods.open(self.target.namespace, self.run_id)
         self._record: RunRecord | None = None
         self._behind: tuple[Any, float] | None = None
@@ -109,9 +110,9 @@ class Follower:
     def _look(self) -> dict[str, Any]:
         """One round over all sources."""
         run = self._run()
-        if self._arms is None:
-            self._arms = run_arms(self._server, run)
-        kubeflow = steps_of(nodes_of(run), self._graph, self._arms)
+        if self._places is None:
+            self._places = run_places(self._server, run)
+        kubeflow = steps_of(nodes_of(run), self._graph, self._places)
         mlflow = self._from_mlflow()
         self._watch_the_list(run, kubeflow, mlflow)
         over = ended(run) is not None
@@ -190,7 +191,7 @@ class Follower:
         if self._pods is None:
             return {}
         try:
-            pods = self._pods.read(self._arms or ())
+            pods = self._pods.read(self._places or Places())
             for pod in pods:
                 if pod.phase == "Pending" and (why := self._pods.cause(pod)):
                     what = " ".join(filter(None, (pod.step, pod.arm, "driver" if pod.driver else "")))
@@ -267,7 +268,7 @@ class Follower:
         if self._pods is None:
             return ""
         try:
-            pods = [pod for pod in self._pods.read(self._arms or ()) if (pod.step, pod.arm) == key]
+            pods = [pod for pod in self._pods.read(self._places or Places()) if (pod.step, pod.arm) == key]
             return self._pods.cause(pods[-1]) if pods else ""
         except Noted:
             return ""
@@ -278,8 +279,8 @@ def follow(target: Target, run_id: str, **how: Any) -> ClusterRun:
     return Follower(target, run_id, **how).to_the_end()
 
 
-def run_arms(server: Server, run: Mapping[str, Any]) -> tuple[str, ...]:
-    """The arms' names by iteration; none where the pipeline cannot be read."""
+def run_places(server: Server, run: Mapping[str, Any]) -> Places:
+    """What the run's loops go through; nothing where the pipeline cannot be read."""
     spec = run.get("pipeline_spec") or {}
     version = run.get("pipeline_version_reference") or {}
     if not spec and version.get("pipeline_version_id"):
@@ -287,8 +288,8 @@ def run_arms(server: Server, run: Mapping[str, Any]) -> tuple[str, ...]:
         try:
             spec = server.ask("GET", place).get("pipeline_spec") or {}
         except DriftError:
-            return ()
-    return arms_of(spec, run.get("runtime_config") or {})
+            return Places()
+    return places_of(spec, run.get("runtime_config") or {})
 
 
 def _told(record: Any) -> Seen:

@@ -10,7 +10,7 @@ fnv  FNV-1a with 32 bits, which goes on from any prefix
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 OFFSET, PRIME, BITS = 0x811C9DC5, 0x01000193, 0xFFFFFFFF
@@ -73,10 +73,20 @@ class Graph:
         return best[1] if best[0] else ""
 
 
-def iteration(path: str) -> int | None:
-    """The number of the loop's iteration in which the node stands."""
-    found = _ITERATION.search(path)
-    return int(found[1]) if found else None
+def iterations(path: str) -> tuple[int, ...]:
+    """The numbers of the loops' iterations in which the node stands, the outermost first."""
+    return tuple(int(number) for number in _ITERATION.findall(path))
+
+
+def moved(path: str, numbers: Sequence[int]) -> str:
+    """The same place in other iterations."""
+    others = list(numbers)
+
+    def other(found: re.Match[str]) -> str:
+        number = others.pop(0) if others else found[1]
+        return f"({number}:{number})"
+
+    return _ITERATION.sub(other, path)
 
 
 def _children(node: Mapping[str, Any]) -> set[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from components._images import role
 from drift.config.chain import Config, key_variables
+from drift.config.places import ASKS_FOR
 from drift.config.plan import MODULES
 from drift.ground.errors import ConfigError
 from pipelines.placement import TRAINED, Resources
@@ -49,19 +50,26 @@ def together(steps: Iterable[str]) -> bool:
     return not any(set(steps) <= chain for chain in ONE_AFTER_ANOTHER)
 
 
-def claim_of(resources: Resources, key: str, path: str) -> str:
+def claim_of(config: Config, resources: Resources, key: str, path: str) -> str:
     """The claim that the path lies on. Raises ConfigError unless every step that reads the key mounts it."""
     mounted = {step: claim for step in MODULES if (claim := _mounted(resources, step, path))}
     if not mounted:
         raise ConfigError(f"{key}: {path} lies on no claim of the profile, and pods see no other folder; add a volume")
     claim = next(iter(mounted.values()))
-    for step in READERS.get(key) or READERS[key.partition(".")[0]]:
+    for step in _readers(config, key):
         if step not in mounted:
             raise ConfigError(
                 f"{key}: {path} lies on the claim '{claim}', which the step '{step}' does not mount; "
                 f"give the volume to roles.{role(step)} or steps.{step}"
             )
     return claim
+
+
+def _readers(config: Config, key: str) -> list[str]:
+    """The steps that read what the key names; with shards, those too that ask for them."""
+    steps = READERS.get(key) or READERS[key.partition(".")[0]]
+    asking = ASKS_FOR if config.evaluate.shards > 1 else {}
+    return [*steps, *(asker for asker, step in asking.items() if step in steps)]
 
 
 def keys_of(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from drift.config.places import Places
 from drift.config.plan import MODULES
 from drift.ground.findings import Noted
 from pipelines.cluster.api import api, ask
+from pipelines.cluster.graph import iterations
 from pipelines.cluster.namespace import DEFAULT
-from pipelines.cluster.states import DRIVER, Key, Seen, State, arm_of, step_of
+from pipelines.cluster.states import DRIVER, Key, Seen, State, step_of
 
 LABEL = "pipeline/runid"
 PLACE = "workflows.argoproj.io/node-name"
@@ -50,10 +52,10 @@ class Pods:
         except Noted:
             return None
 
-    def read(self, arms: Sequence[str]) -> list[Pod]:
+    def read(self, places: Places) -> list[Pod]:
         """Pods of steps and drivers, the oldest first. Raises Noted if the cluster refuses, or does not answer."""
         listed = ask(self._core.list_namespaced_pod, self._namespace, label_selector=f"{LABEL}={self._run_id}")
-        pods = [pod for one in (listed.items if listed else ()) if (pod := _pod(one, arms))]
+        pods = [pod for one in (listed.items if listed else ()) if (pod := _pod(one, places))]
         return sorted(pods, key=lambda pod: pod.seen.start.isoformat() if pod.seen.start else "")
 
     def cause(self, pod: Pod) -> str:
@@ -78,7 +80,7 @@ def steps_of_pods(pods: Sequence[Pod]) -> dict[Key, Seen]:
     return {(pod.step, pod.arm): pod.seen for pod in pods if not pod.driver and pod.phase in PHASES}
 
 
-def _pod(pod: Any, arms: Sequence[str]) -> Pod | None:
+def _pod(pod: Any, places: Places) -> Pod | None:
     path = (pod.metadata.annotations or {}).get(PLACE, "")
     parts = [_ATTEMPT.sub("", part) for part in path.split(".")]
     driver = parts[-1].endswith(DRIVER)
@@ -87,7 +89,7 @@ def _pod(pod: Any, arms: Sequence[str]) -> Pod | None:
         return None
     phase = str(pod.status.phase)
     seen = Seen(PHASES.get(phase, "started"), pod.status.start_time, _end(pod), _said(pod), path)
-    return Pod(pod.metadata.name, step_of(name), arm_of(path, arms), driver, phase, seen)
+    return Pod(pod.metadata.name, step_of(name), places.of(step_of(name), iterations(path)), driver, phase, seen)
 
 
 def _states(pod: Any) -> list[Any]:

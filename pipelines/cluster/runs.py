@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from drift.config.places import SHARDED, Places
 from drift.config.plan import MODULES
 from drift.ground.errors import ConfigError, ServiceError
 from drift.ground.findings import Noted
 from drift.tracking.runs.records import Records, latest
-from pipelines.cluster.follow import run_arms
-from pipelines.cluster.graph import Graph, fnv
+from pipelines.cluster.follow import run_places
+from pipelines.cluster.graph import Graph, fnv, moved
 from pipelines.cluster.pods import Pod, Pods
 from pipelines.cluster.server import RefusedError, Server, Target, equal
 from pipelines.cluster.states import Key, Seen, nodes_of, steps_of
@@ -85,26 +86,26 @@ def logs(target: Target, run_id: str, *, step: str = "", arm: str = "", tail: in
     server = Server(target)
     run = server.ask("GET", f"/runs/{run_id}")
     pods = Pods.open(target.namespace, run_id)
-    arms = run_arms(server, run)
-    chosen = _chosen(run, pods, arms, step.replace("-", "_"), arm)
-    names, said = _pod_names(run, arms, chosen), []
+    places = run_places(server, run)
+    chosen = _chosen(run, pods, places, step.replace("-", "_"), arm)
+    names, said = _pod_names(run, places, chosen), []
     for name in names:
         text = server.text("GET", f"/apis/v1alpha1/runs/{run_id}/nodes/{name}/log")
         if not (refused := _refused(text)):
             return StepLog(*chosen, f"pod {name}, by Kubeflow", _end(text, tail))
         said.append(refused)
-    for pod in reversed(_of(pods, arms, chosen)):
+    for pod in reversed(_of(pods, places, chosen)):
         if pods and (text := pods.log(pod, tail)):
             return StepLog(*chosen, f"pod {pod.name}, by Kubernetes", _end(text, tail))
     why = said[-1] if said else "its pod is not known here"
     raise ServiceError(f"{' '.join(filter(None, chosen))}: no log ({why}); a kubeconfig would be asked too")
 
 
-def _chosen(run: Mapping[str, Any], pods: Pods | None, arms: tuple[str, ...], step: str, arm: str) -> Key:
+def _chosen(run: Mapping[str, Any], pods: Pods | None, places: Places, step: str, arm: str) -> Key:
     """The step and arm that are meant."""
     if step and step not in MODULES:
         raise ConfigError(f"STEP: no step '{step}'; there are {', '.join(MODULES)}")
-    known = _known(run, pods, arms)
+    known = _known(run, pods, places)
     fitting = [key for key in known if key[0] == (step or key[0]) and key[1] == (arm or key[1])]
     if not fitting:
         raise ConfigError(f"STEP: {step or 'no step'} {arm} has not begun in this run".replace("  ", " "))
@@ -112,10 +113,10 @@ def _chosen(run: Mapping[str, Any], pods: Pods | None, arms: tuple[str, ...], st
     return failed[0] if failed else fitting[-1]
 
 
-def _known(run: Mapping[str, Any], pods: Pods | None, arms: tuple[str, ...]) -> dict[Key, str]:
+def _known(run: Mapping[str, Any], pods: Pods | None, places: Places) -> dict[Key, str]:
     """State by step and arm, from all that can be asked; what ran last comes last, MLflow's word before the list's."""
-    states: dict[Key, str] = {key: seen.state for key, seen in steps_of(nodes_of(run), Graph(), arms).items()}
-    for pod in _all(pods, arms):
+    states: dict[Key, str] = {key: seen.state for key, seen in steps_of(nodes_of(run), Graph(), places).items()}
+    for pod in _all(pods, places):
         states[(pod.step, pod.arm)] = pod.seen.state
     records = Records.open()
     record = records.read(str(run["run_id"])) if records else None
@@ -125,18 +126,18 @@ def _known(run: Mapping[str, Any], pods: Pods | None, arms: tuple[str, ...]) -> 
     return states
 
 
-def _all(pods: Pods | None, arms: tuple[str, ...]) -> list[Pod]:
+def _all(pods: Pods | None, places: Places) -> list[Pod]:
     try:
-        return pods.read(arms) if pods else []
+        return pods.read(places) if pods else []
     except Noted:
         return []
 
 
-def _of(pods: Pods | None, arms: tuple[str, ...], key: Key) -> list[Pod]:
-    return [pod for pod in _all(pods, arms) if (pod.step, pod.arm) == key and not pod.driver]
+def _of(pods: Pods | None, places: Places, key: Key) -> list[Pod]:
+    return [pod for pod in _all(pods, places) if (pod.step, pod.arm) == key and not pod.driver]
 
 
-def _pod_names(run: Mapping[str, Any], arms: tuple[str, ...], key: Key) -> list[str]:
+def _pod_names(run: Mapping[str, Any], places: Places, key: Key) -> list[str]:
     """The names that the step's pod may have: what it told MLflow, and what Argo makes of its place in the graph.
 
     Argo names a pod `<workflow>-<template>-<hash of the place>` (kubeflow/pipelines 2.17, common/util/workflow.go:390).
@@ -144,7 +145,7 @@ def _pod_names(run: Mapping[str, Any], arms: tuple[str, ...], key: Key) -> list[
     records = Records.open()
     record = records.read(str(run["run_id"])) if records else None
     told = [one.pod for one in (record.steps if record else ()) if (one.step, one.arm) == key and one.pod]
-    place = _place(steps_of(nodes_of(run), Graph(), arms), arms, key)
+    place = _place(steps_of(nodes_of(run), Graph(), places), places, key)
     if not place:
         return told
     workflow = re.split(r"[(.]", place, maxsplit=1)[0]
@@ -152,19 +153,22 @@ def _pod_names(run: Mapping[str, Any], arms: tuple[str, ...], key: Key) -> list[
     return told + [f"{workflow}-{template}-{fnv(pod)}" for pod in pods for template in _templates(run, key[0])]
 
 
-def _place(seen: Mapping[Key, Seen], arms: tuple[str, ...], key: Key) -> str:
+def _place(seen: Mapping[Key, Seen], places: Places, key: Key) -> str:
     """Where the step stands in the graph; of one that the list does not have, by another one's place beside it."""
-    beside = [key, *(other for other in seen if bool(other[1]) == bool(key[1]) and other[0] != "register")]
-    for step, arm in (other for other in beside if other in seen):
+    numbers = places.iterations(*key)
+    near = (other for other in seen if _is_near(other, key) and (numbers or other[1] == key[1]))
+    for step, arm in (other for other in (key, *near) if other in seen):
         if found := re.match(rf"(.*\.){step.replace('_', '-')}(\(|\.|$)", seen[step, arm].node):
-            inside = found[1] if arm == key[1] else _moved(found[1], arms.index(key[1]) if key[1] in arms else -1)
+            inside = found[1] if arm == key[1] else moved(found[1], numbers)
             return f"{inside}{key[0].replace('_', '-')}"
     return ""
 
 
-def _moved(place: str, number: int) -> str:
-    """The same place in another iteration of the loop."""
-    return re.sub(r"\(\d+:\d+\)", f"({number}:{number})", place)
+def _is_near(other: Key, key: Key) -> bool:
+    """Whether a step stands in the graph in which the other one does, or in another iteration of it."""
+    if not (other[1] and key[1]):
+        return other[1] == key[1] and other[0] != "register"
+    return other[0] == key[0] or not {other[0], key[0]} & SHARDED.keys()
 
 
 def _templates(run: Mapping[str, Any], step: str) -> list[str]:

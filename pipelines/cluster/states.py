@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from drift.config.places import Places, Shards
 from drift.config.plan import MODULES
-from pipelines.cluster.graph import Graph, iteration
+from pipelines.cluster.graph import Graph, iterations
 
 Key = tuple[str, str]
-"""A step and its arm; "" outside the loop."""
+"""A step and its place (`drift.config.places`); "" outside loops."""
 State = Literal["started", "finished", "cached", "failed"]
 Node = Mapping[str, Any]
 
 STATES: dict[str, State] = {"RUNNING": "started", "SUCCEEDED": "finished", "FAILED": "failed", "ERROR": "failed"}
 ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 DRIVER = "-driver"
+SECTIONS = {"generate": "generate", "evaluate": "evaluate_arm"}
+"""Steps whose parameter says how many shards a section has."""
 AT_ONCE = timedelta(seconds=2)
 """From a cached step's start to the moment at which its executor is left out."""
 
@@ -65,27 +68,29 @@ def nodes_of(run: Mapping[str, Any]) -> list[Node]:
     return [node for node in (run.get("run_details") or {}).get("task_details") or () if node.get("display_name")]
 
 
-def arms_of(spec: Mapping[str, Any], runtime: Mapping[str, Any]) -> tuple[str, ...]:
-    """The arms' names by iteration: the run's own argument, or the pipeline's default."""
-    given = (runtime.get("parameters") or {}).get("arms")
+def places_of(spec: Mapping[str, Any], runtime: Mapping[str, Any]) -> Places:
+    """What the loops of a run go through, by its own arguments, or the pipeline's defaults."""
     inputs = (spec.get("pipeline_spec") or spec).get("root", {}).get("inputDefinitions", {}).get("parameters", {})
-    arms = given or inputs.get("arms", {}).get("defaultValue") or ()
-    return tuple(
-        str(json.loads(arm)["config"]["name"]) for arm in (json.loads(arms) if isinstance(arms, str) else arms)
-    )
+    given = {name: one.get("defaultValue") for name, one in inputs.items()} | dict(runtime.get("parameters") or {})
+    arms = given.get("arms") or ()
+    names = (json.loads(arm)["config"]["name"] for arm in (json.loads(arms) if isinstance(arms, str) else arms))
+    sections = {section: json.loads(given.get(step) or "{}").get("config", {}) for section, step in SECTIONS.items()}
+    shards = {section: int(one.get("shards", 1)) for section, one in sections.items()}
+    return Places(tuple(map(str, names)), Shards(**shards))
 
 
-def steps_of(nodes: Sequence[Node], graph: Graph, arms: Sequence[str]) -> dict[Key, Seen]:
+def steps_of(nodes: Sequence[Node], graph: Graph, places: Places) -> dict[Key, Seen]:
     """Every step and arm that has begun, or whose driver has failed."""
     paths = graph.paths(nodes)
     skipped = [node for node in nodes if node["display_name"] == "executor" and node.get("state") == "SKIPPED"]
     steps: dict[Key, Seen] = {}
     for node in sorted(nodes, key=lambda node: str(node.get("start_time", ""))):
         path = paths.get(node["task_id"], "")
-        key = (step_of(node["display_name"]), arm_of(path, arms))
+        step = step_of(node["display_name"])
+        key = (step, places.of(step, iterations(path)))
         if key[0] in MODULES and node.get("state") in STATES:
             steps[key] = _step(node, path, nodes, paths, skipped)
-    for key, failed in _failed_drivers(nodes, paths, arms):
+    for key, failed in _failed_drivers(nodes, paths, places):
         steps.setdefault(key, failed)
     return steps
 
@@ -108,7 +113,7 @@ def _is_in(inner: str | None, step: str) -> bool:
     return bool(inner and step) and str(inner).startswith((f"{step}(", f"{step}."))
 
 
-def _failed_drivers(nodes: Sequence[Node], paths: Mapping[str, str], arms: Sequence[str]) -> Iterable[tuple[Key, Seen]]:
+def _failed_drivers(nodes: Sequence[Node], paths: Mapping[str, str], places: Places) -> Iterable[tuple[Key, Seen]]:
     """A step whose driver fails never begins: Argo omits it."""
     for node in nodes:
         name = node["display_name"]
@@ -117,7 +122,7 @@ def _failed_drivers(nodes: Sequence[Node], paths: Mapping[str, str], arms: Seque
             step = step_of(name.removesuffix(DRIVER))
             times = _start(node), time_of(node.get("end_time"))
             yield (
-                (step, arm_of(path, arms)),
+                (step, places.of(step, iterations(path))),
                 Seen("failed", *times, f"its driver failed before it began ({name})", path),
             )
 
@@ -125,14 +130,6 @@ def _failed_drivers(nodes: Sequence[Node], paths: Mapping[str, str], arms: Seque
 def step_of(name: str) -> str:
     """A node's name as one of our steps'."""
     return name.replace("-", "_")
-
-
-def arm_of(path: str, arms: Sequence[str]) -> str:
-    """The arm of a node at this place; its number where the arms' names are not known."""
-    number = iteration(path)
-    if number is None:
-        return ""
-    return arms[number] if number < len(arms) else f"#{number + 1}"
 
 
 def stands_still_since(run: Mapping[str, Any], patience: timedelta) -> datetime | None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from drift.config.places import SHARDED
 from drift.ground.artifacts import SCHEMA, read_json, write_json
 from drift.ground.errors import ConfigError, DataError, HeldError, PipelineError
 from drift.ground.locks import hold
@@ -78,7 +79,8 @@ def last_finished(runs: Path, name: str) -> RunFolder | None:
 
 
 def measured_hours(runs: Path, name: str) -> dict[str, float]:
-    """Hours of each step of the last finished run of that name, `arm NAME` for an arm's, all evaluations together.
+    """Hours of each step of the last finished run of that name, `arm NAME` for an arm's; all evaluations together, and
+    all shards.
 
     A step from the cache counts as it did when it ran. Empty if no run of that name finished.
     """
@@ -87,8 +89,15 @@ def measured_hours(runs: Path, name: str) -> dict[str, float]:
     seconds = {(event["step"], event["arm"]): event["seconds"] for event in events if "seconds" in event}
     hours: defaultdict[str, float] = defaultdict(float)
     for (step, arm), spent in seconds.items():
-        hours["evaluate" if step.startswith("evaluate") else f"{step} {arm}".strip()] += spent / 3600
+        hours[_phase(step, arm)] += spent / 3600
     return dict(hours)
+
+
+def _phase(step: str, arm: str) -> str:
+    """The phase of a run (`drift.planning.costs`) that a task is part of."""
+    if step.startswith(("evaluate", "answer")):
+        return "evaluate"
+    return step if step in SHARDED else f"{step} {arm}".strip()
 
 
 def all_runs(runs: Path) -> Iterator[RunFolder]:

@@ -31,6 +31,7 @@ from kfp.local import (
 from kfp.local.orchestrator import enhanced_dag_orchestrator, orchestrator_utils, task_executor, task_spec_utils
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
+from drift.config.places import SHARDED
 from drift.config.plan import MODULES
 from drift.ground.errors import PipelineError
 from pipelines.local.folders import TASKS
@@ -78,7 +79,7 @@ def run_pipeline(
         if chain.failure is None:
             raise PipelineError(f"{chain.folder}: {error}; see {chain.folder / LOG}") from error
         failed = chain.failure
-        where = f"{failed.step} of arm '{failed.arm}'" if failed.arm else failed.step
+        where = f"{failed.step} of {_named(failed.step)} '{failed.arm}'" if failed.arm else failed.step
         raise PipelineError(f"step {where}: {failed.message} (log: {failed.log})") from error
     finally:
         config.LocalExecutionConfig.instance = before
@@ -122,6 +123,11 @@ def _chatter(path: Path) -> Iterator[logging.Logger]:
         yield logger
     finally:
         handler.close()
+
+
+def _named(step: str) -> str:
+    """What the place of a step in a loop names."""
+    return "shard" if step in SHARDED else "arm"
 
 
 def _rank(named_task: tuple[str, Any]) -> int:

@@ -222,8 +222,12 @@ def _link(link: Path, place: Path | None) -> None:
 
 def task_folders(run: Path) -> Iterator[Path]:
     """The folders of a run's tasks: those of a loop lie in one of each iteration."""
-    for folder in sorted((run / TASKS).glob("*/")):
-        yield from sorted(folder.glob("*/")) if folder.name.startswith("for-loop-") else [folder]
+    yield from _tasks_in(run / TASKS)
+
+
+def _tasks_in(parent: Path) -> Iterator[Path]:
+    for folder in sorted(parent.glob("*/")):
+        yield from _tasks_in(folder) if folder.name.startswith("for-loop-") else [folder]
 
 
 def _own(folder: RunFolder) -> dict[str, Path]:

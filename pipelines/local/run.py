@@ -19,6 +19,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from drift.config.chain import Config, checkpoint_paths, key_variables
+from drift.config.places import ONE
 from drift.config.plan import MODULES, Plan, arm_steps, plan
 from drift.ground.artifacts import read_json, write_text
 from drift.ground.errors import DriftError, PipelineError, ServiceError
@@ -34,13 +35,14 @@ from drift.tracking.steps import RUN_DIR, flatten, parameter_sha256
 from drift.tracking.telling.delivery import Relay
 from drift.tracking.telling.journal import Event, append, make_event
 from pipelines.check import require_honest
-from pipelines.drift_sft import drift_sft
+from pipelines.drift_sft import drift_sft, pipeline
 from pipelines.local.folders import TASKS, RunFolder, create_run, only_one, store_of, unfinished_runs
 from pipelines.local.kubeflow import LOG, run_pipeline
 from pipelines.local.past import link_outputs
 from pipelines.local.result import RunResult, StepResult, lasting, tracking_of
 from pipelines.local.runner import EXIT_TASK, GRACE_SECONDS, Chain, Done, StepEvent
 from pipelines.local.work import GPU, ForkServer
+from pipelines.placement import NOTHING
 
 __all__ = ["RunResult", "Runner", "StepEvent", "StepResult", "parameters", "run"]
 
@@ -68,8 +70,8 @@ def run(
     runs = Path(config.runs).resolve()
     uri = store.store_uri(runs)
     with only_one(runs, config.name), _fork_server(uri, runner) as server:
-        spec = _spec()
         planned = parameters(config, uri, runner)
+        spec = _spec(planned)
         experiment = _experiment(config)
         _require_rights(config, experiment)
         folder = _folder(runs, config.name, planned, fresh=fresh, experiment=experiment)
@@ -82,8 +84,8 @@ def run(
         _tell(folder, "begun", params=_flat(config), tags=tags, texts={"packages.txt": packages()})
         _tell(folder, "files", paths=[str(folder.path / "config.yaml")])
         environment = _environment(folder, tracker, experiment, config.tracking.upload, runner)
-        arms = list(planned.arms)
-        chain = Chain(folder.path, folder.run_id, arms, environment, on_event, server, grace_seconds=_grace(config))
+        grace = _grace(config)
+        chain = Chain(folder.path, folder.run_id, planned.places, environment, on_event, server, grace_seconds=grace)
         with _closed(folder, tracker, chain) as relay, _containers(config, chain, runner) as settings:
             cache = runs / "cache"
             run_pipeline(spec, planned.arguments(), chain, cache_root=cache, use_cache=not fresh, containers=settings)
@@ -156,10 +158,11 @@ def _fork_server(uri: str, runner: Runner) -> Iterator[ForkServer | None]:
         yield server
 
 
-def _spec() -> PipelineSpec:
-    """The pipeline, checked; with one GPU the arms cannot share it, so they go one after the other."""
+def _spec(planned: Plan) -> PipelineSpec:
+    """The pipeline, checked; with one GPU arms and shards cannot share it, so they go one after the other."""
     spec = PipelineSpec()
-    spec.CopyFrom(drift_sft.pipeline_spec)
+    chain = drift_sft if planned.shards == ONE else pipeline(NOTHING, shards=planned.shards)
+    spec.CopyFrom(chain.pipeline_spec)
     require_honest(json_format.MessageToDict(spec))
     if GPU.exists():
         for component in spec.components.values():

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Literal
 
 from kfp.local.status import Status
 
+from drift.config.places import Places
 from drift.config.plan import MODULES
 from drift.ground.artifacts import PARTIAL, read_json
 from drift.ground.errors import HeldError
@@ -40,12 +41,13 @@ ALWAYS_RUN = ("inputs", "champion", "report", EXIT_TASK)
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL when a run is stopped, beside what its trainings are given."""
 
-_ITERATION = re.compile(r"for-loop-\d+-iteration-(\d+)$")
+_ITERATION = re.compile(r"for-loop-\d+-iteration-(\d+)")
 
 
 @dataclass(frozen=True)
 class StepEvent:
-    """A step starts, or has ended. `arm` is "" outside the loop; `seconds` is 0 at the start; what it warned of."""
+    """A step starts, or has ended. `arm` is its place (`drift.config.places`), "" outside loops; `seconds` is 0 at the
+    start; what it warned of."""
 
     step: str
     arm: str
@@ -81,7 +83,7 @@ class _Task:
 class Chain:
     """The tasks of one run: starts them, hears of them, stops them.
 
-    `arms`: names by iteration of the loop. `environment`: what the step processes get besides this process's own.
+    `places`: of its tasks. `environment`: what the step processes get besides this process's own.
     `server`: starts them, where they are processes.
     """
 
@@ -89,7 +91,7 @@ class Chain:
         self,
         folder: Path,
         run_id: str,
-        arms: Sequence[str],
+        places: Places,
         environment: Mapping[str, str],
         on_event: Callable[[StepEvent], None] | None,
         server: ForkServer | None = None,
@@ -99,7 +101,7 @@ class Chain:
         self.done: list[Done] = []
         self.failure: StepEvent | None = None
         self.folder = folder
-        self._run_id, self._arms = run_id, list(arms)
+        self._run_id, self._places = run_id, places
         self.environment = dict(environment)
         self._server = server
         self._grace_seconds = grace_seconds
@@ -121,9 +123,9 @@ class Chain:
 
     def execute(self, execute: Callable[..., Any], arguments: dict[str, Any]) -> tuple[dict[str, Any], Status]:
         """One task: nothing once the run is over, else Kubeflow's own way with events around it."""
-        iteration = _ITERATION.search(arguments["pipeline_resource_name"])
-        arm = self._arms[int(iteration.group(1))] if iteration else ""
         step = arguments["task_name"].replace("-", "_")
+        iterations = [int(number) for number in _ITERATION.findall(arguments["pipeline_resource_name"])]
+        arm = self._places.of(step, iterations)
         task = _Task(step, arm, step_key(self._run_id, step, arm), time.monotonic(), end(self.folder))
         if self._stopped or (self.failure and task.step != EXIT_TASK):
             return {}, Status.FAILURE

@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from kfp import dsl
@@ -11,6 +12,7 @@ from kfp import dsl
 from components import (
     arm,
     champion,
+    component,
     curate,
     deltas,
     evaluate,
@@ -21,6 +23,7 @@ from components import (
     inputs,
     register,
     report,
+    sharded,
 )
 from drift.config.plan import MODULES
 from drift.evaluate.scores import read_scores
@@ -30,24 +33,38 @@ from tests.pool_rows import pool_row, write_pool
 from tests.score_folders import write_score_folder
 
 MODULES_OF_DOORS = (inputs, ingest, generate, curate, deltas, champion, arm, evaluate, gate, register, report, finalize)
-DOORS = {
-    name: door
-    for module in MODULES_OF_DOORS
-    for name, door in vars(module).items()
-    if isinstance(door, dsl.base_component.BaseComponent)
-}
+
+
+def doors_of(*modules: ModuleType) -> dict[str, dsl.base_component.BaseComponent]:
+    return {
+        name: door
+        for module in modules
+        for name, door in vars(module).items()
+        if isinstance(door, dsl.base_component.BaseComponent)
+    }
+
+
+SHARDED = {f"{name} of shards": door for name, door in doors_of(sharded).items()}
+DOORS = doors_of(*MODULES_OF_DOORS) | SHARDED
 
 
 def body(name: str) -> list[ast.stmt]:
     (function,) = [
         node for node in ast.walk(ast.parse(inspect.getsource(inspect.getmodule(DOORS[name].python_func))))
-        if isinstance(node, ast.FunctionDef) and node.name == name
+        if isinstance(node, ast.FunctionDef) and node.name == name.partition(" ")[0]
     ]  # fmt: skip
     return function.body
 
 
 def test_there_is_a_door_for_every_step():
-    assert set(DOORS) == {*MODULES, "finalize"}
+    assert {name.partition(" ")[0] for name in DOORS} == {*MODULES, "finalize"}
+    assert {component(step).name for step in MODULES} == {step.replace("_", "-") for step in MODULES}
+
+
+def test_a_step_that_works_in_shards_takes_the_parameter_and_gives_the_outputs_of_the_one_that_does_not():
+    for step in ("generate", "curate", "evaluate_vlm", "evaluate_arm"):
+        alone, shards = (door.component_spec for door in (DOORS[step], DOORS[f"{step} of shards"]))
+        assert shards.outputs == alone.outputs and shards.inputs["step"] == alone.inputs["step"]
 
 
 @pytest.mark.parametrize("name", sorted(DOORS))

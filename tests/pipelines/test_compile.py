@@ -16,8 +16,10 @@ from drift.tracking.plugin import CONFIG as PLUGIN
 from drift.tracking.plugin import INJECTED
 from pipelines.check import dags, require_honest, require_valid
 from pipelines.cluster.compile import ARGUMENT_BYTES, compile_pipeline, require_short
+from pipelines.placement import Resources
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "drift_sft.yaml"
+GOLDEN_SHARDS = GOLDEN.with_name("drift_sft_shards.yaml")
 
 CONFIG = {
     "name": "golden",
@@ -43,11 +45,59 @@ def documents(compiled: Path) -> list[dict]:
     return list(yaml.safe_load_all(compiled.read_text(encoding="utf-8")))
 
 
-def test_the_compiled_pipeline_is_the_golden_one(compiled: Path):
+def sharded(generate: int, evaluate: int) -> Config:
+    shards = {"generate": generate, "evaluate": evaluate}
+    return validate(Config, CONFIG | {name: {**CONFIG[name], "shards": count} for name, count in shards.items()})
+
+
+def require_golden(compiled: Path, golden: Path) -> None:
     if os.environ.get("DRIFT_UPDATE_GOLDEN"):
-        GOLDEN.write_bytes(compiled.read_bytes())
+        golden.write_bytes(compiled.read_bytes())
     message = "the compiled pipeline changed; look at the difference, then DRIFT_UPDATE_GOLDEN=1 writes the new one"
-    assert compiled.read_text(encoding="utf-8") == GOLDEN.read_text(encoding="utf-8"), message
+    assert compiled.read_text(encoding="utf-8") == golden.read_text(encoding="utf-8"), message
+
+
+def test_the_compiled_pipeline_is_the_golden_one(compiled: Path):
+    require_golden(compiled, GOLDEN)
+
+
+def test_the_compiled_pipeline_with_shards_is_the_golden_one(tmp_path: Path):
+    compile_pipeline(sharded(2, 3), tmp_path / "shards.yaml")
+    require_golden(tmp_path / "shards.yaml", GOLDEN_SHARDS)
+
+
+@pytest.mark.parametrize(("generate", "evaluate"), [(2, 1), (1, 2)])
+def test_the_teacher_or_the_evaluation_alone_may_have_shards(tmp_path: Path, generate: int, evaluate: int):
+    compile_pipeline(sharded(generate, evaluate), tmp_path / "some.yaml")
+    spec = next(yaml.safe_load_all((tmp_path / "some.yaml").read_text()))
+    loops = [task for _, dag in dags(spec) for task in dag["tasks"].values() if "parameterIterator" in task]
+    assert len(loops) == (2 if generate > 1 else 3), "over the arms, and the shards of the one or the other"
+    own = next(yaml.safe_load_all(GOLDEN.read_text()))["components"]
+    same = {"comp-generate", "comp-curate"} if generate == 1 else {"comp-evaluate-vlm", "comp-evaluate-arm"}
+    assert all(spec["components"][name] == own[name] for name in same), "what has no shards is the step it was"
+
+
+def test_where_others_ask_the_evaluations_take_no_gpu(tmp_path: Path):
+    gpus = validate(Resources, {"roles": {"evaluate": {"gpus": 2}}}, where="profile")
+    compile_pipeline(sharded(2, 2), tmp_path / "gpus.yaml", gpus)
+    spec = next(yaml.safe_load_all((tmp_path / "gpus.yaml").read_text()))
+    executors = spec["deploymentSpec"]["executors"]
+    given = {name for name, one in executors.items() if "accelerator" in one.get("container", {}).get("resources", {})}
+    assert given == {f"exec-{step}" for step in ("generate", "answer-vlm", "answer-arm", "evaluate-champion")}
+
+
+def test_the_item_of_a_loop_does_not_go_into_a_loop_in_it():
+    @dsl.component(base_image="python")
+    def say(text: str, more: str):
+        pass
+
+    @dsl.pipeline(name="nested")
+    def nested(names: list[str]):
+        with dsl.ParallelFor(names) as name, dsl.ParallelFor(["1", "2"]) as number:
+            say(text=name, more=number)
+
+    with pytest.raises(PipelineError, match=r"takes the item .* of the loop around it into a loop"):
+        require_honest(json_format.MessageToDict(nested.pipeline_spec))
 
 
 def test_the_same_configuration_compiles_to_the_same_bytes(compiled: Path, tmp_path: Path):

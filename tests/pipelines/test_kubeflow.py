@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
+from drift.config.places import Places
 from drift.ground.errors import PipelineError
 from drift.tracking.telling.journal import read
 from pipelines.local.kubeflow import run_pipeline
@@ -121,7 +122,7 @@ class Watched:
         folder.mkdir(exist_ok=True)
         self.events: list[StepEvent] = []
         environment = {"DRIFT_RUN_DIR": str(folder), "DRIFT_RUN_ID": run_id, "TMPDIR": str(folder)}
-        self.chain = Chain(folder, run_id, arms or [], environment, self.events.append, server)
+        self.chain = Chain(folder, run_id, Places(tuple(arms or ())), environment, self.events.append, server)
         self.cache = folder.parent / "cache"
 
     def run(self, pipeline, *, use_cache: bool = True, **arguments) -> None:

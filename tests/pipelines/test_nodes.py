@@ -142,7 +142,7 @@ def test_without_a_shared_claim_nothing_changes(tmp_path: Path) -> None:
 
 
 def test_the_gpus_of_all_nodes_are_counted_where_a_plan_is_made() -> None:
-    assert gpus_of(read_resources(PROFILE)) == {"arm": 16, "evaluate_arm": 1}
+    assert gpus_of(read_resources(PROFILE)) == {"arm": 16, "evaluate_arm": 1, "answer_arm": 1}
 
 
 @pytest.mark.parametrize("name", ["one_node", "one_gpu"])

@@ -113,9 +113,7 @@ def ingested(raw: dict[str, Any], folder: Path, server: ForkServer) -> str:
     planned = plan(validate(Config, raw), local=False)
     folder.mkdir()
     environment = {RUN_ID: folder.name, RUN_DIR: str(folder)}
-    chain = Chain(
-        folder, folder.name, list(planned.arms), environment, lambda e: ends.update({e.step: e.state}), server
-    )
+    chain = Chain(folder, folder.name, planned.places, environment, lambda e: ends.update({e.step: e.state}), server)
     with pytest.raises(PipelineError, match="generate"):  # the teacher is an empty folder
         run_pipeline(drift_sft.pipeline_spec, planned.arguments(), chain, cache_root=folder.parent / "cache")
     return ends["ingest"]

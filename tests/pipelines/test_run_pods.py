@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from drift.config.places import Places
 from pipelines.cluster.follow import follow
 from pipelines.cluster.pods import Pods, steps_of_pods
 from pipelines.cluster.runs import logs
@@ -56,7 +57,7 @@ def test_a_pods_place_tells_its_step_its_arm_and_of_several_attempts_the_last(
         monkeypatch.setenv("KUBECONFIG", str(namespace.kubeconfig(tmp_path)))
         pods = Pods.open(None, "r1")
         assert pods
-        read = pods.read(("sft", "drift"))
+        read = pods.read(Places(("sft", "drift")))
         assert pods.cause(read[0]) == "OOMKilled, exit code 137"
     assert sorted((one.step, one.arm, one.driver) for one in read) == [
         ("arm", "drift", False), ("arm", "drift", False), ("gate", "", True),

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 import docker
 from components._images import IMAGES
 from drift.config.file import load
+from drift.config.places import Places
 from drift.config.plan import plan
 from drift.planning.rehearsal import IN_IMAGES, rehearsal_of
 from pipelines.check import check_spec
@@ -81,7 +82,7 @@ def test_the_images_hold_all_that_the_pods_of_a_rehearsal_need(tmp_path: Path, w
     config = load(two_arms(tmp_path))
     sent = submitted(tmp_path / "config.yaml")
     spec = json_format.ParseDict(sent["pipeline_spec"], PipelineSpec())
-    steps = Chain(writable, RUN_ID, list(config.arms), {}, None)
+    steps = Chain(writable, RUN_ID, Places(tuple(config.arms)), {}, None)
     with mlflow_server(tmp_path) as address:
         given = environment(sent["platform_spec"], {"MLFLOW_TRACKING_URI": address, "DRIFT_EXPERIMENT": "drift"})
         containers = {**CONTAINED, "environment": {**given, "OMP_NUM_THREADS": "1"}}

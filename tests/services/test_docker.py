@@ -84,6 +84,21 @@ def test_the_whole_chain_in_containers_gives_what_it_gives_in_processes(client: 
     assert len(ids) >= 64
 
 
+def kinds(config: Path, runs: str) -> list[tuple[str, str]]:
+    """Hash of every file of SAME by its name: in the loops of shards its place is another one."""
+    return sorted((Path(place).name, digest) for place, digest in contents(config, runs).items())
+
+
+def test_shards_in_containers_give_what_one_step_gives_in_processes(client: docker.DockerClient, tmp_path: Path):
+    config = chain.write_config(tmp_path)
+    finished(drift_run(client, config, f"runs={tmp_path / 'one'}"))
+    split = ("--runner", "docker", "generate.shards=2", "evaluate.shards=2", f"runs={tmp_path / 'shards'}")
+    result = finished(drift_run(client, config, *split))
+    assert kinds(config, "shards") == kinds(config, "one")
+    places = {(step["step"], step["arm"]) for step in result["steps"]}
+    assert places >= {("generate", "1/2"), ("generate", "2/2"), ("answer_vlm", "2/2"), ("answer_arm", "drift 1/2")}
+
+
 def test_a_step_that_exits_3_fails_fifty_times_of_fifty(client: docker.DockerClient, tmp_path: Path):
     arguments = settings("exit-codes", [tmp_path], {}, [])
     codes = []

@@ -18,6 +18,7 @@ from docker.models.containers import Container
 import docker
 from components._images import IMAGES
 from drift.config.file import load
+from drift.config.places import Places
 from drift.config.train import TrainConfig
 from drift.tracking.store import RUN_ID
 from drift.training.sft import train
@@ -133,7 +134,7 @@ def test_the_steps_of_a_run_in_containers_may_write_where_checkpoints_are_kept(
     config = load(ROOT / "configs" / "miniature.yaml", kept)
     for name in ("runs/run", "tmp"):
         (tmp_path / name).mkdir(parents=True)
-    chain = Chain(tmp_path / "runs" / "run", "run", [], {RUN_ID: "run", "TMPDIR": str(tmp_path / "tmp")}, None)
+    chain = Chain(tmp_path / "runs" / "run", "run", Places(), {RUN_ID: "run", "TMPDIR": str(tmp_path / "tmp")}, None)
     with _containers(config, chain, "docker") as given, engine() as client:
         write = "import pathlib; [pathlib.Path(where, 'reply').touch() for where in ('kept', 'x/y')]"
         container = create(client, IMAGES["train"], ["python3", "-c", write], {}, dict(given or {}))

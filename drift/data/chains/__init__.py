@@ -3,5 +3,5 @@
 distillation  all problems, resumable     teacher        who writes: `local_teacher`, or a server
 requests      what a teacher is asked     prompts        the user's turn
 generations   its files                   adaptive       which samples are worth asking for
-ready         chains that came with the problems
+shards        whose problems are whose    ready          chains that came with the problems
 """

@@ -11,17 +11,18 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import compress, islice
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
 from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher, ReadyTeacher, VllmTeacher
 from drift.data import tables
 from drift.data.chains.adaptive import everything, rounds, unsolved
-from drift.data.chains.generations import KEY
+from drift.data.chains.generations import KEY, SUMMARY_FILE
 from drift.data.chains.prompts import user_text
 from drift.data.chains.ready import write_ready
 from drift.data.chains.requests import Answered, Request, sample_seed
+from drift.data.chains.shards import WHOLE, Shard, require_own
 from drift.data.chains.teacher import open_teacher
 from drift.ground.artifacts import (
     content_sha256,
@@ -41,7 +42,6 @@ from drift.tracking.telling.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-SUMMARY_FILE = "generations.json"
 COUNTS = ("requested", "generated", "failed", "truncated", "prompt_tokens", "completion_tokens")
 
 
@@ -78,8 +78,8 @@ class Drawing:
     errors: Counter[str] = field(default_factory=Counter)
 
 
-def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateReport:
-    """Draw ``config.samples`` chains for each problem into the folder ``out``.
+def generate(config: GenerateConfig, problems: Path, out: Path, shard: Shard = WHOLE) -> GenerateReport:
+    """Draw ``config.samples`` chains for each problem of the ``shard`` into the folder ``out``.
 
     Work goes on in ``<out>.partial``, or below `checkpoints`; a key ``(id, sample)`` that is there is not drawn again.
     An ``out`` of the same settings in which requests had failed is asked for those again, and replaced at the end.
@@ -93,17 +93,19 @@ def generate(config: GenerateConfig, problems: Path, out: Path) -> GenerateRepor
     if not tables.count_rows(table):
         raise DataError(f"{table}: no problems; run `drift ingest` on a source that has some")
     fingerprint = _fingerprint(config, table)
-    kept = replies_folder(config.checkpoints, "generations", {"fingerprint": fingerprint})
+    kept = replies_folder(config.checkpoints, "generations", {"fingerprint": fingerprint} | shard.address())
     again = _has_gaps(out, fingerprint)
     with work_folder(kept, out, replace=again) as folder:
         if again:
             _take_over(out, folder)
         parts = Parts(folder, fingerprint, KEY)
         resumed = len(parts.done)
-        drawing = _draw(config, table, parts, fingerprint)
-        sort_parts(folder, KEY, _keys(table, everything(table), range(config.samples)))
+        require_own(folder, resumed - sum(key in parts.done for key in _all_keys(config, table, shard)), shard)
+        drawing = _draw(config, table, parts, fingerprint, shard)
+        sort_parts(folder, KEY, _all_keys(config, table, shard))
         summary = _summary(config, parts.rows(), drawing)
-        write_json(folder / SUMMARY_FILE, summary | {"fingerprint": fingerprint, "model": config.teacher.model})
+        summary |= {"fingerprint": fingerprint, "model": config.teacher.model, **shard.address()}
+        write_json(folder / SUMMARY_FILE, summary)
         seconds = round(time.monotonic() - started, 3)
         inputs: dict[str, str | Path] = {"problems": problems, "teacher": config.teacher.model}
         write_provenance(
@@ -144,14 +146,27 @@ def _take_over(out: Path, folder: Path) -> None:
             aside.rename(folder / path.name)
 
 
-def _keys(table: Path, chosen: bytearray, samples: range) -> Iterator[Key]:
-    """``(id, sample)`` of each chosen problem, in their order, with all of ``samples``."""
-    return ((row["id"], sample) for row in compress(tables.read_rows(table, ["id"]), chosen) for sample in samples)
+def _all_keys(config: GenerateConfig, table: Path, shard: Shard) -> Iterator[Key]:
+    """Every ``(id, sample)`` of the shard: the problems in their order, each with all its samples."""
+    return _keys(config, table, everything(table), range(config.samples), shard)
+
+
+def _keys(config: GenerateConfig, table: Path, chosen: bytearray, samples: range, shard: Shard) -> Iterator[Key]:
+    """Those of the chosen problems with ``samples``."""
+    every = ((row["id"], sample) for row in compress(tables.read_rows(table, ["id"]), chosen) for sample in samples)
+    return chain.from_iterable(shard.batches(every, _together(config), lambda key: key[0]))
+
+
+def _together(config: GenerateConfig) -> int:
+    """Requests that are drawn together."""
+    return config.teacher.batch_size if isinstance(config.teacher, LocalTeacher) else 1
 
 
 def _fingerprint(config: GenerateConfig, table: Path) -> str:
     """16 hex digits of SHA-256 over everything that decides what is drawn, and nothing else."""
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "max_failed", "checkpoints"})
+    settings: dict[str, Any] = config.model_dump(
+        mode="json", exclude={"teacher", "max_failed", "checkpoints", "shards"}
+    )
     if not config.adaptive:
         del settings["adaptive"]  # work done before there was that key stays valid
     settings |= {"model": config.teacher.model, "problems": content_sha256(table)}
@@ -168,17 +183,18 @@ def _fingerprint(config: GenerateConfig, table: Path) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _draw(config: GenerateConfig, table: Path, parts: Parts, fingerprint: str) -> Drawing:
+def _draw(config: GenerateConfig, table: Path, parts: Parts, fingerprint: str, shard: Shard) -> Drawing:
     """Append what is missing, round by round. Raises ServiceError once too much has failed."""
     drawing, teacher = Drawing(), None
     for samples in rounds(config):
         chosen = unsolved(table, parts, samples[0] - 1) if samples[0] else everything(table)
-        drawing.requested += sum(chosen) * len(samples)
-        missing = sum(key not in parts.done for key in _keys(table, chosen, samples))
-        if missing:
+        there = Counter(key in parts.done for key in _keys(config, table, chosen, samples, shard))
+        drawing.requested += there.total()
+        if there[False]:
             teacher = teacher or open_teacher(config, _used(config, parts))
-            requests = _missing(_requests(config, table, chosen, samples), parts, teacher.batch_size)
-            progress = Progress("generate", drawing.requested, done=drawing.requested - missing, unit="sample")
+            requests = _missing(config, _requests(config, table, chosen, samples), parts, shard)
+            done = drawing.requested - there[False]
+            progress = Progress("generate", drawing.requested, done=done, unit="sample")
             with progress, contextlib.closing(teacher.sample(requests)) as replies:
                 _keep(config, replies, parts, drawing, progress, fingerprint)
     return drawing
@@ -229,9 +245,9 @@ def _requests(config: GenerateConfig, table: Path, chosen: bytearray, samples: r
     )
 
 
-def _missing(requests: Iterator[Request], parts: Parts, batch_size: int) -> Iterator[Request]:
+def _missing(config: GenerateConfig, requests: Iterator[Request], parts: Parts, shard: Shard) -> Iterator[Request]:
     """In batches of the same composition whatever is there: one with anything missing comes whole."""
-    while batch := list(islice(requests, batch_size)):
+    for batch in shard.batches(requests, _together(config), lambda request: request.id):
         if any((request.id, request.sample) not in parts.done for request in batch):
             yield from batch
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.data import tables
-from drift.data.chains.distillation import SUMMARY_FILE
+from drift.data.chains.generations import SUMMARY_FILE
 from drift.data.exports import plots
 from drift.data.exports.look import known_rows
 from drift.data.exports.sections import Draw, Section, sections_of

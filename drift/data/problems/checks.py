@@ -137,7 +137,7 @@ def require_option(gold: str, choices: Sequence[str]) -> None:
 def require_text(texts: Sequence[str], chain: str | None) -> None:
     """Raise Rejected for text that a file or a tokenizer does not take as it is."""
     for text in texts:
-        if match := SPECIAL_TOKEN.search(text):
+        if match := SPECIAL_TOKEN.search(text.replace(PLACEHOLDER, "")):
             raise Rejected("special_token", f"'{match[0]}' in the text would be read as a control token")
     for text in [*texts, chain or ""]:
         if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):

@@ -22,6 +22,7 @@ from typing import Any
 
 from drift.config.data import CurateConfig
 from drift.data import tables
+from drift.data.chains.shards import named
 from drift.data.exports.card import write_card
 from drift.data.near import Table
 from drift.data.selection.candidates import Chain
@@ -215,8 +216,7 @@ def _write_found(folder: Path, config: CurateConfig, found: _Compared, barred: B
 
 
 def _inputs(config: CurateConfig, problems: Path, folders: list[Path]) -> dict[str, str | Path]:
-    inputs: dict[str, str | Path] = {"problems": problems, "generations": folders[0]}
-    inputs |= {f"generations {number}": folder for number, folder in enumerate(folders[1:], start=2)}
+    inputs: dict[str, str | Path] = {"problems": problems, **named("generations", folders)}
     inputs |= {f"against {path}": Path(path) for path in config.against}
     return inputs if config.replay is None else inputs | {"replay": config.replay.source}
 

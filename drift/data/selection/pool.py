@@ -39,7 +39,7 @@ class Pool:
         self.places = {row["id"]: place for place, row in enumerate(tables.read_rows(self.table, ["id"]))}
         if not self.places:
             raise DataError(f"{self.table}: no problems; run `drift ingest` on a source that has some")
-        self._lines = _Lines([path for folder in folders for path in generation_files(folder)])
+        self._lines = _Lines(generation_files(*folders))
         place, sample, file, offset, line = _index(self._lines.paths, self.places)
         order = np.lexsort((sample, place))
         self._file, self._offset, self._line = file[order], offset[order], line[order]
