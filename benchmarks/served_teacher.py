@@ -2,8 +2,8 @@
 
     python -m benchmarks.served_teacher loss|rate|memory
 
-The server is a process of its own on loopback that counts what it answered. `loss`: 2,000 keys against 10 % 429, 5 % 500,
-1 % that hang and 5 % odd replies, killed three times; then against a server that answers at once, without faults.
+The server is a process of its own on loopback that counts what it answered. `loss`: 2,000 keys against 10 % 429, 5 %
+500, 1 % that hang and 5 % odd replies, killed three times; then against a server that answers at once, without faults.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ async def serve(faulty: bool, latency: float) -> None:
 
 
 def problems(folder: Path, count: int, image_bytes: int) -> Path:
-    """So many problems, each with an incompressible JPEG-like image of that size."""
+    """So many problems, each with a JPEG of that size."""
     from drift.data import tables
 
     def rows():
@@ -190,9 +190,8 @@ def rate() -> None:
             rates[faulty] = (ended[1] - began[1]) / (ended[0] - began[0])
             finished(process)
             server.close()
-    print(
-        f"attempts a second: {rates[False]:.1f} without faults, {rates[True]:.1f} with: {rates[True] / rates[False]:.2f}"
-    )
+    whole, faulty = rates[False], rates[True]
+    print(f"attempts a second: {whole:.1f} without faults, {faulty:.1f} with: {faulty / whole:.2f}")
 
 
 def _when(folder: Path, count: int) -> float:
