@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import threading
@@ -150,7 +151,7 @@ class _Asking(Generic[Asked]):
     async def _answer(self, request: Asked) -> None:
         """The caller gets its reply, or its error once it was tried often enough."""
         sent = self.endpoint.sent(request, await self._urls(request.images))
-        again = AsyncRetrying(retry=retry_if_exception(_passing), wait=_wait, stop=self._tried_enough, reraise=True)
+        again = AsyncRetrying(retry=retry_if_exception(_passing), wait=_wait, stop=self._enough(), reraise=True)
         try:
             await again(self._try, request, sent)
         except (openai.APIError, MalformedReplyError) as error:
@@ -193,12 +194,17 @@ class _Asking(Generic[Asked]):
             self.encoded = images, asyncio.create_task(asyncio.to_thread(_urls, images, self.endpoint.pixels))
         return await self.encoded[1]
 
-    def _tried_enough(self, state: RetryCallState) -> bool:
-        retries = self.endpoint.server.max_retries
-        if isinstance(error := _error(state), MalformedReplyError):
-            never = error.page and not self.endpoint.answered
-            retries = min(1 if never else MALFORMED_RETRIES, retries)
-        return state.attempt_number > retries or (_asked_wait(error) or 0) > LONGEST_WAIT_SECONDS
+    def _enough(self) -> Callable[[RetryCallState], bool]:
+        """When to give up one request; of its tries, those with a malformed reply are counted for themselves."""
+        malformed, retries = itertools.count(1), self.endpoint.server.max_retries
+
+        def enough(state: RetryCallState) -> bool:
+            error, often = _error(state), False
+            if isinstance(error, MalformedReplyError):
+                often = next(malformed) > (MALFORMED_RETRIES if self.endpoint.answered or not error.page else 1)
+            return often or state.attempt_number > retries or (_asked_wait(error) or 0) > LONGEST_WAIT_SECONDS
+
+        return enough
 
 
 async def _ready(finished: Finished[Asked]) -> list[tuple[Asked, Reply] | Exception | None]:

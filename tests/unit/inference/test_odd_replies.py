@@ -139,6 +139,18 @@ def test_one_that_stays_odd_is_a_counted_failure_that_says_what_came(quick):
     assert len(server.requests) == 1 + 4 * (kinds - 1), "three more tries each"
 
 
+def test_odd_replies_are_counted_for_themselves_among_other_failures(quick):
+    """Three refusals, three odd replies, then a good one: neither limit is passed."""
+    pages = iter(["<html>", "<html>", "<html>"])
+    with OpenAIServer(
+        lambda body: next(pages, chain(body)), status=lambda number: 500 if number < 4 else 200
+    ) as server:
+        endpoint = served(server.url, max_retries=6)
+        endpoint.answered = True
+        ((_, reply),) = endpoint.sample(requests(1))
+    assert (reply.error, len(server.requests)) == (None, 7)
+
+
 def test_a_server_that_wants_a_long_wait_has_refused():
     with OpenAIServer(status=lambda number: 429 if number == 1 else 200, retry_after=600) as server:
         replies = [reply.error for _, reply in served(server.url, concurrency=1).sample(requests(2))]
