@@ -40,6 +40,7 @@ def test_a_run_from_a_ready_set_ends_registered_and_no_teacher_was_asked(tmp_pat
     config = chain.write_config(tmp_path)
     raw = yaml.safe_load(config.read_text())
     raw |= {"ingest": {}, "generate": None, "curate": raw["curate"] | {"ready": str(source)}}
+    raw["gate"]["confidence"] = 0.999  # after so short a training one perception benchmark falls with p = 0.015
     config.write_text(yaml.safe_dump(raw))
 
     result = chain.run(config)
