@@ -43,9 +43,9 @@ SAME_IMAGE, NEAR_QUESTION = "the same image", "a near image and a near text"
 FILLER = frozenset({
     "a", "an", "the", "of", "in", "at", "to", "is", "are", "was", "were", "be", "do", "does", "did", "has", "have",
     "there", "this", "that", "it", "its", "as", "if", "then", "me", "you", "can", "could", "please", "what", "which",
-    "how", "many", "much", "find", "determine", "calculate", "compute", "evaluate", "give", "state", "tell",
-    "write", "count", "number", "value", "answer", "question", "problem", "figure", "picture", "image", "diagram",
-    "drawing", "shown", "show", "see", "look", "well", "carefully", "following", "given",
+    "how", "many", "much", "find", "determine", "calculate", "compute", "evaluate", "give", "state", "tell", "write",
+    "count", "number", "value", "answer", "question", "problem", "figure", "picture", "image", "diagram", "drawing",
+    "shown", "show", "see", "look", "well", "carefully", "following", "given",
 })  # fmt: skip
 """Words that say how a question is put, not what is asked."""
 _ENDING = re.compile(r"(?<=\w{3})(?:ing|ed|es|s|e)$")

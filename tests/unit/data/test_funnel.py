@@ -109,7 +109,7 @@ def test_an_answer_that_another_filter_rejects_stops_no_run_though_nobody_can_ve
         {"problem": 0, "sample": 0, "text": odd},  # no reasoning: the stage `format` has it
         {"problem": 1, "sample": 0, "text": r"<think>why</think>\boxed{2}"},
     ]
-    config = CurateConfig(verify_timeout_seconds=1, max_undetermined=0)
+    config = CurateConfig(verify_timeout_seconds=0.5, max_undetermined=0)
     report = curate(config, pool, write(tmp_path / "generations", pool, rows), tmp_path / "out")
     assert (report.undetermined, report.kept) == (1, 1)
     rows[0]["text"] = f"<think>why</think>{odd}"
