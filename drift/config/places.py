@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product, zip_longest
+from itertools import product
 
 PER_ARM = ("arm", "answer_arm", "evaluate_arm")
 SHARDED: Mapping[str, str] = {"generate": "generate", "answer_vlm": "evaluate", "answer_arm": "evaluate"}
@@ -51,8 +51,8 @@ class Places:
 
     def of(self, step: str, iterations: Sequence[int]) -> str:
         """The place of a step's task; the number of an iteration where what it goes through is not known."""
-        loops = self._loops(step) if iterations else []
-        around = zip_longest(loops[: len(iterations)], iterations, fillvalue=())
+        loops: list[tuple[str, ...]] = [*self._loops(step), *((),) * len(iterations)]
+        around = zip(loops, iterations, strict=False)
         return place(*(names[number] if number < len(names) else f"#{number + 1}" for names, number in around))
 
     def iterations(self, step: str, place: str) -> tuple[int, ...]:
