@@ -68,11 +68,10 @@ def pipeline(resources: Resources, *, caching: bool = True, shards: Shards = ONE
     Without `caching` every step runs; Kubeflow's own switch at submission does not reach into loops and exit handlers.
     """
 
-    if shards.evaluate > 1:
-        resources = without_gpus(resources, SCORERS)
+    given = without_gpus(resources, SCORERS) if shards.evaluate > 1 else resources
 
     def placed(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        return place(tracked(task), resources).set_caching_options(caching)
+        return place(tracked(task), given).set_caching_options(caching)
 
     @dsl.pipeline(name=NAME, description="From image problems and two checkpoints to a registered model.")
     def drift_sft(

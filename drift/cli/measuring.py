@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +22,10 @@ from drift.ground.errors import ConfigError
 if TYPE_CHECKING:
     from drift.evaluate.evaluation import EvaluateReport
     from drift.evaluate.shards import AnswerReport
+
+
+_Judging = Callable[[Sequence[str], dict[str, Any], Path, Path | None], "EvaluateReport"]
+"""Judges replies that are there, by overrides and options, into a folder."""
 
 
 @command(STEPS)
@@ -56,21 +60,11 @@ def evaluate(
     """Answer and score benchmarks (VLMEvalKit TSV), by rule or with a judge. Goes on where it stopped."""
     judged = {"base_url": judge, "model": judge_model} if judge or judge_model else None
     given: dict[str, Any] = {"data": data, "published": published, "judge": judged}
-    asks = {
-        "--model": model,
-        "--endpoint": endpoint,
-        "--suite": suite,
-        "--limit": limit,
-        "--shard": shard,
-        "--config": section_from.path,
-    }
-    if rescore:
-        _ask_nothing("--rescore", asks | {"--replies": replies or None})
-        show_scores(_rescored(rescore, section_from.overrides, given, out, label, training_set), out, as_json)
-        return
-    if replies:
-        _ask_nothing("--replies", asks | {"--label": label})
-        show_scores(_together(replies, section_from.overrides, given, out, training_set), out, as_json)
+    if rescore or replies:
+        asks = {"--model": model, "--endpoint": endpoint, "--suite": suite, "--limit": limit, "--shard": shard}
+        _ask_nothing("--rescore" if rescore else "--replies", asks | {"--config": section_from.path})
+        judge_again = _rescored(rescore, label, replies) if rescore else _together(replies or [], label)
+        show_scores(judge_again(section_from.overrides, given, out, training_set), out, as_json)
         return
     given |= {"limit": limit, "endpoint": {"base_url": endpoint} if endpoint else None}
     given["benchmarks"] = {name: {"format": name} for name in KNOWN} if suite else {}
@@ -102,28 +96,31 @@ def _answered(
     return answer(section, model=model, label=label, shard=Shard.parse(shard), out=out)
 
 
-def _together(
-    replies: list[Path], overrides: Sequence[str], given: dict[str, Any], out: Path, training_set: Path | None
-) -> EvaluateReport:
+def _together(replies: list[Path], label: str | None) -> _Judging:
     from drift.evaluate.rescoring import stored_section
     from drift.evaluate.shards import score_answers
 
-    section = stored_section(replies[0], given, overrides)
-    return score_answers(section, answers=replies, out=out, training_set=training_set)
+    if label:
+        raise ConfigError("--label: the replies have one; leave it out with --replies")
+
+    def judge(overrides: Sequence[str], given: dict[str, Any], out: Path, training_set: Path | None) -> EvaluateReport:
+        section = stored_section(replies[0], given, overrides)
+        return score_answers(section, answers=replies, out=out, training_set=training_set)
+
+    return judge
 
 
-def _rescored(
-    replies: Path,
-    overrides: Sequence[str],
-    given: dict[str, Any],
-    out: Path,
-    label: str | None,
-    training_set: Path | None,
-) -> EvaluateReport:
+def _rescored(stored: Path, label: str | None, replies: list[Path] | None) -> _Judging:
     from drift.evaluate.rescoring import rescore, stored_section
 
-    section = stored_section(replies, given, overrides)
-    return rescore(section, replies=replies, out=out, label=label, training_set=training_set)
+    if replies:
+        raise ConfigError("--replies: nothing is asked with --rescore; leave it out")
+
+    def judge(overrides: Sequence[str], given: dict[str, Any], out: Path, training_set: Path | None) -> EvaluateReport:
+        section = stored_section(stored, given, overrides)
+        return rescore(section, replies=stored, out=out, label=label, training_set=training_set)
+
+    return judge
 
 
 def _published_model(row: str | None) -> str:
