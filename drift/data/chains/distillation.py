@@ -34,7 +34,7 @@ from drift.ground.artifacts import (
     write_provenance,
 )
 from drift.ground.claim import replies_folder, work_folder
-from drift.ground.errors import DataError, ServiceError, UnavailableError
+from drift.ground.errors import ConfigError, DataError, ServiceError, UnavailableError
 from drift.inference.index import Key
 from drift.inference.parts import Parts, Row, part_files, sort_parts
 from drift.inference.reply import Reply, for_now
@@ -88,6 +88,8 @@ def generate(config: GenerateConfig, problems: Path, out: Path, shard: Shard = W
     """
     started = time.monotonic()
     if isinstance(config.teacher, ReadyTeacher):
+        if shard != WHOLE:
+            raise ConfigError(f"shard {shard}: chains that came with the problems are not drawn; leave --shard out")
         return _from_problems(config, problems, out)
     table = problems / tables.PROBLEMS_FILE
     if not tables.count_rows(table):
