@@ -242,7 +242,7 @@ def looks_local(reference: str) -> bool:
 
 def _teacher(config: Config) -> Inputs:
     teacher = config.generate.teacher
-    return local_inputs("generate.teacher.model", teacher.model) if teacher.kind != "endpoint" else {}
+    return local_inputs("generate.teacher.model", teacher.model) if teacher.kind in ("local", "vllm") else {}
 
 
 def curate_step(config: Config) -> CurateConfig:

@@ -88,8 +88,7 @@ class Endpoint(Generic[Asked]):
         Raises ServiceError: no such server, or it refuses the key or the model; ConfigError: `max_price` is reached.
         """
         finished: Finished[Asked] = asyncio.Queue(HANDED)
-        with _own_loop() as start:
-            start(_Asking(self, iter(requests), finished).run())
+        with _own_loop(_Asking(self, iter(requests), finished).run()) as start:
             while True:
                 for item in start(_ready(finished)).result():
                     if item is None:
@@ -140,13 +139,12 @@ class _Asking(Generic[Asked]):
             for request in self.requests:
                 await self._answer(request)
 
-        workers = [asyncio.create_task(work()) for _ in range(ALIVE * self.endpoint.server.concurrency)]
         try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(ALIVE * self.endpoint.server.concurrency):
+                    workers.create_task(work())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def _answer(self, request: Asked) -> None:
         """The caller gets its reply, or its error once it was tried often enough."""
@@ -216,22 +214,28 @@ async def _ready(finished: Finished[Asked]) -> list[tuple[Asked, Reply] | Except
 
 
 @contextlib.contextmanager
-def _own_loop() -> Iterator[Start[Any]]:
-    """An event loop in a thread of its own, which turns whatever the caller does meanwhile; what starts work in it."""
+def _own_loop(work: Coroutine[Any, Any, None]) -> Iterator[Start[Any]]:
+    """An event loop in a thread of its own, which turns whatever the caller does meanwhile; what starts more in it.
+
+    ``work`` is done there, and cancelled once at the end: a second time would part it from its connections.
+    """
     running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def stay() -> None:
         end = asyncio.Event()
+        working = asyncio.create_task(work)
         running.set_result((asyncio.get_running_loop(), end))
         await end.wait()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
     thread = threading.Thread(target=lambda: asyncio.run(stay()), name="endpoint", daemon=True)
     thread.start()
     loop, end = running.result()
     try:
-        yield lambda work: asyncio.run_coroutine_threadsafe(work, loop)
+        yield lambda more: asyncio.run_coroutine_threadsafe(more, loop)
     finally:
-        loop.call_soon_threadsafe(end.set)  # `asyncio.run` cancels what is left
+        loop.call_soon_threadsafe(end.set)
         thread.join()
 
 

@@ -31,7 +31,7 @@ def generation_files(*folders: Path) -> list[Path]:
         empty_shard = len(folders) > 1 and (folder / SUMMARY_FILE).is_file()
         if not (part_files(folder) or empty_shard):
             raise DataError(f"{folder}: no part-*.jsonl; run `drift generate` first")
-    require_all([(folder, _said(folder)) for folder in folders])
+    require_all([(folder, said) for folder in folders if (said := _said(folder))])
     return [path for folder in folders for path in part_files(folder)]
 
 

@@ -77,6 +77,8 @@ def require_all(shards: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
 
     What each says: `fingerprint`, and `shard` if it is not the whole.
     """
+    if not shards:
+        return
     first, said = shards[0]
     known: dict[Shard, Path] = {}
     for folder, one in shards:

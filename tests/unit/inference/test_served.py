@@ -5,6 +5,7 @@ An executable of the tests stands in for it. What that takes and says was read i
 
 import contextlib
 import json
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -55,6 +56,7 @@ class Installed:
     folder: Path
     model: Path
     monkeypatch: pytest.MonkeyPatch
+    temporary: Path
 
     def behaves(self, **how: Any) -> None:
         self.monkeypatch.setenv("VLLM_STANDIN", json.dumps({"folder": str(self.folder), **how}))
@@ -68,7 +70,7 @@ class Installed:
         return validate(GenerateConfig, {"teacher": teacher, "samples": 2, "max_failed": 0, **changes})
 
     def logs(self) -> list[Path]:
-        return list((self.folder / "tmp").glob("drift-vllm-*"))
+        return list(self.temporary.glob("drift-vllm-*"))
 
     def gone(self) -> bool:
         """Whether every server and engine that was started has ended."""
@@ -86,17 +88,20 @@ def ended(pids: list[int]) -> bool:
 @pytest.fixture
 def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installed]:
     folder = tmp_path / "vllm"
-    for path in (folder, folder / "tmp", tmp_path / "model"):
+    for path in (folder, tmp_path / "model"):
         path.mkdir()
+    multiprocessing.util.get_temp_dir()  # where sockets of processes are that outlive this test
+    temporary = tempfile.TemporaryDirectory()  # a short path: the address of a socket has at most 107 characters
     (tmp_path / "model" / "config.json").write_text("{}")
     monkeypatch.setenv("DRIFT_VLLM", str(install(folder)))
-    monkeypatch.setenv("TMPDIR", str(folder / "tmp"))
+    monkeypatch.setenv("TMPDIR", temporary.name)
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", str(Path(__file__).parents[3])))
-    installed = Installed(folder, tmp_path / "model", monkeypatch)
-    installed.behaves()
-    yield installed
-    assert installed.gone()
+    with temporary:
+        installed = Installed(folder, tmp_path / "model", monkeypatch, Path(temporary.name))
+        installed.behaves()
+        yield installed
+        assert installed.gone()
 
 
 # ------------------------------------------------------------------------------------------ a good life
