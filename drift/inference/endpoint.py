@@ -88,7 +88,7 @@ class Endpoint(Generic[Asked]):
         Raises ServiceError: no such server, or it refuses the key or the model; ConfigError: `max_price` is reached.
         """
         finished: Finished[Asked] = asyncio.Queue(HANDED)
-        with _own_loop(_Asking(self, iter(requests), finished).run()) as start:
+        with _beside(_Asking(self, iter(requests), finished).run()) as start:
             while True:
                 for item in start(_ready(finished)).result():
                     if item is None:
@@ -122,6 +122,7 @@ class _Asking(Generic[Asked]):
         self.servers = Servers(config, endpoint.model, endpoint.where, endpoint.key)
         self.places = asyncio.Semaphore(config.concurrency)
         self.pace, self.tokens = Pace(config.requests_per_minute), Tokens(config.tokens_per_minute)
+        self.refused: ServiceError | None = None
         self.encoded: tuple[list[bytes], asyncio.Task[list[str]]] | None = None
 
     async def run(self) -> None:
@@ -161,6 +162,8 @@ class _Asking(Generic[Asked]):
         """One attempt. It keeps its place in flight until the caller has room for the reply."""
         limit, budget, reply = sent.get(self.endpoint.server.token_limit), self.endpoint.budget, None
         async with self.places:
+            if self.refused:
+                raise self.refused
             await self.pace.take(1)
             expected, held = await self.tokens.take(limit), await budget.hold(limit)
             try:
@@ -177,7 +180,8 @@ class _Asking(Generic[Asked]):
                 raw = await server.client.chat.completions.with_raw_response.create(**sent)
                 reply = read_completion(raw.content)
         except HOPELESS as error:
-            raise self.servers.refused(server, error) from None
+            self.refused = self.servers.refused(server, error)  # also of those that wait for this place
+            raise self.refused from None
         except openai.APIError as error:
             self.servers.require_accepted(
                 server, error, [*NEUTRAL_EXTRA, *NEUTRAL] if self.endpoint.server.neutral else []
@@ -214,20 +218,17 @@ async def _ready(finished: Finished[Asked]) -> list[tuple[Asked, Reply] | Except
 
 
 @contextlib.contextmanager
-def _own_loop(work: Coroutine[Any, Any, None]) -> Iterator[Start[Any]]:
-    """An event loop in a thread of its own, which turns whatever the caller does meanwhile; what starts more in it.
-
-    ``work`` is done there, and cancelled once at the end: a second time would part it from its connections.
-    """
+def _beside(main: Coroutine[Any, Any, None]) -> Iterator[Start[Any]]:
+    """``main`` in a thread of its own, which goes on whatever the caller does meanwhile; what starts more beside it."""
     running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def stay() -> None:
         end = asyncio.Event()
-        working = asyncio.create_task(work)
         running.set_result((asyncio.get_running_loop(), end))
+        task = asyncio.create_task(main)
         await end.wait()
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        task.cancel()  # once, and to its end: a second time would leave connections open
+        await asyncio.gather(task, return_exceptions=True)
 
     thread = threading.Thread(target=lambda: asyncio.run(stay()), name="endpoint", daemon=True)
     thread.start()
