@@ -115,6 +115,10 @@ class VllmConfig(Section):
     """Run Python code that comes with the checkpoint. Off unless you have read that code."""
     args: tuple[str, ...] = ()
     """More arguments of `vllm serve`, such as `--enforce-eager`."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """More to send with every request, such as `{chat_template_kwargs: {enable_thinking: true}}`."""
+    system: str | None = None
+    """A system message before every question."""
     start_timeout_seconds: Positive = 1800
     """For loading the model and compiling its kernels."""
     concurrency: Count = 256
@@ -132,7 +136,7 @@ class VllmConfig(Section):
 
     def deciding(self) -> dict[str, Any]:
         """What may change an answer, besides model and dtype; the rest changes only the speed."""
-        return self.model_dump(mode="json", include={"max_model_len", "args"})
+        return self.model_dump(mode="json", include={"max_model_len", "args", "extra_body", "system"})
 
     def copies(self, gpus: int) -> int:
         """Copies of the model on a machine with so many GPUs."""

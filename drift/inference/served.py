@@ -227,6 +227,8 @@ def _endpoint(config: VllmConfig, address: str, variable: str) -> EndpointConfig
         concurrency=config.concurrency,
         timeout_seconds=config.timeout_seconds,
         max_retries=MAX_RETRIES,
+        extra_body=config.extra_body,
+        system=config.system,
     )
 
 

@@ -35,6 +35,7 @@ from drift.evaluate.evaluation import evaluate
 from drift.evaluate.questions import describe_asking
 from drift.evaluate.samples import read_samples
 from drift.evaluate.scores import read_scores
+from drift.ground.artifacts import read_json
 from drift.ground.errors import CheckpointError, ConfigError, DataError, ServiceError, UnavailableError
 from drift.inference import guard
 from drift.inference.parts import part_files
@@ -136,6 +137,18 @@ def test_the_settings_are_its_options_and_the_key_is_in_its_environment_alone(vl
     assert not any(key in value for value in os.environ.values())
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != vllm.folder]
     assert not any(key in path.read_bytes().decode("latin-1") for path in files)
+
+
+def test_what_goes_with_every_request_goes_to_it_too_and_a_model_it_does_not_serve_is_refused(
+    vllm: Installed, tmp_path: Path
+):
+    problems = ingested(tmp_path, 1)
+    with pytest.raises(ServiceError, match=r"refuses '.*': NotFoundError: .*The model `other` does not exist"):
+        generate(vllm.teacher(extra_body={"model": "other"}), problems, tmp_path / "refused")
+    assert generate(vllm.teacher(system="Be brief."), problems, tmp_path / "out").generated == 2
+    fingerprints = [read_json(path)["fingerprint"] for path in [tmp_path / "out" / "generations.json"]]
+    generate(vllm.teacher(), problems, tmp_path / "plain")
+    assert read_json(tmp_path / "plain" / "generations.json")["fingerprint"] not in fingerprints
 
 
 def test_a_proxy_of_the_network_is_not_between_the_step_and_its_server(vllm: Installed, tmp_path: Path):
