@@ -1,7 +1,7 @@
 """Time of `drift curate` on expression answers, alone and by Ray: `python -m benchmarks.curate_ray 2000 FOLDER 1 2`.
 
-One chain for each of so many problems; no two answers are alike. After FOLDER: numbers of Ray's workers; 0 is no Ray, one
-process for each core.
+One chain for each of so many problems; no two answers are alike. After FOLDER: numbers of Ray's workers; 0 is no Ray,
+one process for each core.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMPARED = (tables.TRAIN_FILE, tables.REJECTS_FILE, tables.FUNNEL_FILE)
 
 
 def write_pool(folder: Path, problems: int) -> None:
-    """Golds such as x^{7} + \\sqrt{8}; every other chain is right, in another order of the terms."""
+    """Golds are fractions of x and y; every other chain is right, with its terms in another order."""
     (folder / "problems").mkdir(parents=True)
     (folder / "generations").mkdir()
     tables.write_rows(folder / "problems" / tables.PROBLEMS_FILE, map(_problem, range(problems)), tables.PROBLEMS)
@@ -37,24 +37,15 @@ def write_pool(folder: Path, problems: int) -> None:
 
 
 def _problem(number: int) -> dict[str, Any]:
-    return problem_row(number) | {
-        "gold": f"\\frac{{x^{{{number}}}+1}}{{y+\\sqrt{{{number}}}}}",
-        "answer_kind": "expression",
-    }
+    gold = f"\\frac{{x^{{{number}}}+1}}{{y+\\sqrt{{{number}}}}}"
+    return problem_row(number) | {"gold": gold, "answer_kind": "expression"}
 
 
 def _generations(problems: int) -> Iterator[dict[str, Any]]:
     for number in range(problems):
         answer = f"\\frac{{1+x^{{{number}}}}}{{\\sqrt{{{number + number % 2}}}+y}}"
         text = f"<think>We divide.</think>\n\n\\boxed{{{answer}}}"
-        yield {
-            "id": f"{number:016x}",
-            "sample": 0,
-            "text": text,
-            "reasoning": None,
-            "finish_reason": "stop",
-            "model": "t",
-        }
+        yield {"id": f"{number:016x}", "sample": 0, "text": text, "finish_reason": "stop", "model": "t"}
 
 
 def main(problems: int, folder: Path, workers: list[int]) -> None:

@@ -24,15 +24,15 @@ from drift.verdicts.expressions import Decision, Pair, decide
 CHARACTERS_AT_ONCE = 1 << 28
 """Sixteen times what one machine judges at a time: enough expressions for a hundred cores, in about 1 GB."""
 PAIRS_PER_TASK = 128
-"""Eleven seconds of work, after about one in which the task's process imports math-verify."""
+"""At most: eleven seconds of work, after about one in which the task's process imports math-verify."""
 
 
 @contextlib.contextmanager
 def on_ray(address: str, **settings: Any) -> Iterator[Deciding]:
-    """Connect to the cluster at ``address`` (`local`: start one here; ``settings``: of `ray.init`), leave it at the end.
+    """Connect to the cluster at ``address``, or start one on this machine (`local`); leave it at the end.
 
-    Each of its machines needs this package in the same version, none of the data. Raises ConfigError where Ray is not
-    installed, ServiceError where no cluster answers or it gives up.
+    ``settings``: of `ray.init`. The machines need this package in the same version, none of the data. Raises
+    ConfigError where Ray is not installed, ServiceError where no cluster answers or it gives up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -42,14 +42,12 @@ def on_ray(address: str, **settings: Any) -> Iterator[Deciding]:
     try:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **settings)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        raise ServiceError(
-            f"--ray: no Ray cluster at '{address}' ({cause(error)}); start one, or give local"
-        ) from error
+        raise ServiceError(f"--ray: no Ray cluster at {address} ({cause(error)}); start one, or give local") from error
     try:
         _be_quiet()
         yield Deciding(_decide_on_ray, CHARACTERS_AT_ONCE)
     except ray.exceptions.RayError as error:
-        raise ServiceError(f"--ray: the cluster at '{address}' gave up ({cause(error)}); see its logs") from error
+        raise ServiceError(f"--ray: the cluster at {address} gave up ({cause(error)}); see its logs") from error
     finally:
         ray.shutdown()
 
@@ -58,7 +56,7 @@ def _be_quiet() -> None:
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _decide_on_ray(pairs: Iterable[Pair], timeout_seconds: float) -> dict[Pair, Decision]:
@@ -66,10 +64,10 @@ def _decide_on_ray(pairs: Iterable[Pair], timeout_seconds: float) -> dict[Pair, 
     import ray.data
 
     rows = [asdict(pair) for pair in sorted(set(pairs), key=lambda pair: (pair.gold, pair.answer, pair.within or ""))]
-    tasks = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / PAIRS_PER_TASK))
-    decided = tasks.map_batches(
-        _task, batch_size=None, batch_format="pyarrow", fn_kwargs={"timeout_seconds": timeout_seconds}
-    )
+    blocks = max(math.ceil(len(rows) / PAIRS_PER_TASK), int(ray.cluster_resources()["CPU"]))
+    tasks = ray.data.from_items(rows, override_num_blocks=min(blocks, len(rows)))
+    settings = {"timeout_seconds": timeout_seconds}
+    decided = tasks.map_batches(_task, batch_size=None, batch_format="pyarrow", fn_kwargs=settings)
     return {_pair(row): row["decision"] for row in decided.take_all()}
 
 
