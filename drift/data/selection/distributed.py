@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -23,6 +24,7 @@ from drift.verdicts.expressions import Decision, Pair, decide
 
 CHARACTERS_AT_ONCE = 1 << 28
 """Sixteen times what one machine judges at a time: enough expressions for a hundred cores, in about 1 GB."""
+ANSWER_SECONDS = 10.0
 PAIRS_PER_TASK = 128
 """At most: eleven seconds of work, after about one in which the task's process imports math-verify."""
 
@@ -40,8 +42,9 @@ def on_ray(address: str, **settings: Any) -> Iterator[Deciding]:
     except ImportError:
         raise ConfigError("--ray: Ray is not installed; pip install 'drift-mllm[ray]'") from None
     try:
+        _require_answer(address)
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **settings)
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ServiceError(f"--ray: no Ray cluster at {address} ({cause(error)}); start one, or give local") from error
     try:
         _be_quiet()
@@ -50,6 +53,13 @@ def on_ray(address: str, **settings: Any) -> Iterator[Deciding]:
         raise ServiceError(f"--ray: the cluster at {address} gave up ({cause(error)}); see its logs") from error
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raises OSError. Ray itself tries an address that does not answer for many minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
 
 
 def _be_quiet() -> None:
