@@ -30,7 +30,7 @@ def write_pool(folder: Path, problems: int) -> None:
     """Problems and generations as `drift ingest` and `drift generate` leave them."""
     (folder / "problems").mkdir(parents=True)
     (folder / "generations").mkdir()
-    tables.write_rows(folder / "problems" / tables.PROBLEMS_FILE, map(_problem, range(problems)), tables.PROBLEMS)
+    tables.write_rows(folder / "problems" / tables.PROBLEMS_FILE, map(problem_row, range(problems)), tables.PROBLEMS)
     write_provenance(folder / "problems", "ingest", config={}, inputs={})
     lines = (json.dumps(row) for number in range(problems) for row in _generations(number))
     for part, first in enumerate(range(0, problems * SAMPLES, PER_PART)):
@@ -38,7 +38,8 @@ def write_pool(folder: Path, problems: int) -> None:
         (folder / "generations" / f"part-00000-{part:05d}.jsonl").write_text(text + "\n")
 
 
-def _problem(number: int) -> dict[str, Any]:
+def problem_row(number: int) -> dict[str, Any]:
+    """A row of `problems.parquet` with a drawing of its own."""
     buffer = io.BytesIO()
     coarse = Image.frombytes("RGB", (8, 8), random.Random(number).randbytes(192))
     coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, "PNG")

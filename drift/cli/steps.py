@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Annotated
@@ -60,12 +61,19 @@ def curate(
     problems: Annotated[Path, typer.Option(help="Folder written by `drift ingest`.")],
     generations: Annotated[list[Path], typer.Option(help="Folder written by `drift generate`; of shards, each.")],
     out: Out,
+    ray: Annotated[
+        str | None, typer.Option(help="Ray cluster that decides expressions: its address, auto, or local.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Keep chains with the right format and answer: the training set."""
     from drift.data.selection.curation import curate as step
+    from drift.data.selection.distributed import on_ray
+    from drift.data.selection.verdicts import HERE
 
-    show_report(step(section_from.load(CurateConfig, "curate", {}), problems, generations, out), out, as_json)
+    section = section_from.load(CurateConfig, "curate", {})
+    with on_ray(ray) if ray else contextlib.nullcontext(HERE) as deciding:
+        show_report(step(section, problems, generations, out, deciding), out, as_json)
 
 
 @command(STEPS)

@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,6 +38,10 @@ class Pair:
     within: str | None = None
 
 
+Decide = Callable[[Iterable[Pair], float], dict[Pair, Decision]]
+"""`decide`, or what does the same elsewhere."""
+
+
 def latex(text: str) -> str:
     r"""``text`` as math-verify reads it: decimals as fractions, degrees as parts of π, signs as commands."""
     text = plain(text).replace("$", "")
@@ -56,22 +60,25 @@ def latex(text: str) -> str:
     return re.sub(r"(?<=[{(])\s+|\s+(?=[})])", "", text)
 
 
-def decide(pairs: Iterable[Pair], timeout_seconds: float) -> dict[Pair, Decision]:
-    """A decision for each pair. What ran into the limit is tried once more, and is undetermined if it does so again."""
+def decide(pairs: Iterable[Pair], timeout_seconds: float, processes: int | None = None) -> dict[Pair, Decision]:
+    """A decision for each pair. What ran into the limit is tried once more, and is undetermined if it does so again.
+
+    ``processes``: at most so many; None takes one for each core, up to `MAX_WORKERS`.
+    """
     asked = sorted(set(pairs), key=lambda pair: (pair.gold, pair.answer, pair.within or ""))
-    decided = _in_processes(asked, timeout_seconds)
+    decided = _in_processes(asked, timeout_seconds, processes)
     again = [pair for pair in asked if decided[pair] is None]
-    decided |= _in_processes(again, timeout_seconds)
+    decided |= _in_processes(again, timeout_seconds, processes)
     return {pair: decision or "undetermined" for pair, decision in decided.items()}
 
 
-def _in_processes(pairs: list[Pair], timeout_seconds: float) -> dict[Pair, Decision | None]:
+def _in_processes(pairs: list[Pair], timeout_seconds: float, processes: int | None) -> dict[Pair, Decision | None]:
     """None: no decision within the limit."""
     if not pairs:
         return {}
     from pebble import ProcessExpired, ProcessPool
 
-    workers = min(os.cpu_count() or 1, MAX_WORKERS, len(pairs))
+    workers = min(processes or os.cpu_count() or 1, MAX_WORKERS, len(pairs))
     decided: dict[Pair, Decision | None] = {}
     context = multiprocessing.get_context("forkserver")
     with ProcessPool(max_workers=workers, context=context, initializer=_import_math_verify) as pool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from drift.verdicts.answers import read_reply
 from drift.verdicts.comparison import Comparison, Kind, Status, answer_kind
-from drift.verdicts.expressions import Decision, Pair, decide
+from drift.verdicts.expressions import Decide, Decision, Pair, decide
 from drift.verdicts.extract import final_answer, split_thinking
 from drift.verdicts.plain import MAX_ANSWER_CHARACTERS
 
@@ -75,11 +75,13 @@ def equal(
     return verify_many([Item(answer, gold, kind, choices)], timeout_seconds)[0].status
 
 
-def verify_many(items: Sequence[Item], timeout_seconds: float = TIMEOUT_SECONDS) -> list[Verdict]:
+def verify_many(
+    items: Sequence[Item], timeout_seconds: float = TIMEOUT_SECONDS, decide: Decide = decide
+) -> list[Verdict]:
     """A verdict per item, in order. Expressions go to killable processes, each for at most ``timeout_seconds``.
 
     What ran into the limit is tried once more at the end, and is `undetermined` if it does so again. All else is
-    compared here, without any process.
+    compared here, without any process. ``decide`` may have the processes on other machines.
     """
     decided: dict[Pair, Decision] = {}
     verdicts: dict[int, Verdict] = {}

@@ -8,5 +8,5 @@ questions   what is compared between problems judging     a judge where rules ca
 duplicates  two problems that are one         decontamination  what is evaluated
 capping     which are kept, how many          noisy       the paper's Tab. 7
 replay      questions about perception        writing     the rows, shuffled on disk
-candidates  a generation as filters see it
+candidates  a generation as filters see it     distributed  expressions decided on other machines
 """

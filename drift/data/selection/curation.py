@@ -36,6 +36,7 @@ from drift.data.selection.pool import Pool
 from drift.data.selection.questions import questions_of
 from drift.data.selection.replay import Barred, draw_replay
 from drift.data.selection.screening import Screened, screen
+from drift.data.selection.verdicts import HERE, Deciding
 from drift.data.selection.writing import ROW_COLUMNS, Spool, chain_row, replay_row, write_rejects, write_training_set
 from drift.ground.artifacts import staged, write_json, write_provenance
 from drift.ground.errors import DataError
@@ -74,10 +75,17 @@ class CurateReport:
         }
 
 
-def curate(config: CurateConfig, problems: Path, generations: Path | Sequence[Path], out: Path) -> CurateReport:
+def curate(
+    config: CurateConfig,
+    problems: Path,
+    generations: Path | Sequence[Path],
+    out: Path,
+    deciding: Deciding = HERE,
+) -> CurateReport:
     """Write the training set of the new folder ``out``: chains that pass the funnel, and replay; shuffled, seeded.
 
-    ``generations``: a folder, or several that hold them together; the same ones give the same bytes. Raises DataError:
+    ``generations``: a folder, or several that hold them together; the same ones give the same bytes, wherever
+    ``deciding`` has expressions decided. Raises DataError:
     generations of other problems or twice there, too many undetermined, fewer than ``min_kept`` chains, or too few
     replay rows; ConfigError where a table of ``against`` is missing.
     """
@@ -86,7 +94,7 @@ def curate(config: CurateConfig, problems: Path, generations: Path | Sequence[Pa
     require_tables(config)
     with contextlib.closing(Pool(problems, folders)) as pool, staged(out) as folder:
         funnel = Funnel(len(pool))
-        screened = screen(config, chain_filters(config), pool, funnel)
+        screened = screen(config, chain_filters(config), pool, funnel, deciding)
         found = _compared(config, pool, screened.chains)
         chains = _across(config, found, screened.chains, funnel)
         stages = funnel.stages()

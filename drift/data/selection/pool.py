@@ -63,7 +63,7 @@ class Pool:
         """All problems in their order."""
         return tables.read_rows(self.table, columns)
 
-    def chunks(self, columns: Sequence[str]) -> Iterator[list[Asked]]:
+    def chunks(self, columns: Sequence[str], characters_at_once: int = CHARACTERS_AT_ONCE) -> Iterator[list[Asked]]:
         """Problems that were answered, with their generations, as many at a time as memory has room for."""
         chunk: list[Asked] = []
         characters = rows = 0
@@ -74,7 +74,7 @@ class Pool:
                 chunk.append((problem, [(number, self.generation(number)) for number in numbers]))
                 rows += len(numbers)
                 characters += sum(len(row["text"]) for _, row in chunk[-1][1])
-            if rows >= GENERATIONS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            if rows >= GENERATIONS_AT_ONCE or characters >= characters_at_once:
                 yield chunk
                 chunk, characters, rows = [], 0, 0
         if chunk:

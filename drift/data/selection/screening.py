@@ -14,7 +14,7 @@ from drift.data.selection.funnel import Funnel
 from drift.data.selection.judging import Judge
 from drift.data.selection.lengths import Lengths, lengths
 from drift.data.selection.pool import Pool
-from drift.data.selection.verdicts import Judged, judged
+from drift.data.selection.verdicts import HERE, Deciding, Judged, judged
 from drift.data.selection.writing import ROW_COLUMNS, chain_row
 from drift.data.tables import Row
 from drift.ground.errors import DataError
@@ -32,7 +32,13 @@ class Screened:
     """By the problem's place in the pool; NaN where it has no generation."""
 
 
-def screen(config: CurateConfig, filters: Sequence[tuple[str, Reason]], pool: Pool, funnel: Funnel) -> Screened:
+def screen(
+    config: CurateConfig,
+    filters: Sequence[tuple[str, Reason]],
+    pool: Pool,
+    funnel: Funnel,
+    deciding: Deciding = HERE,
+) -> Screened:
     """Judge all generations; what a filter leaves out gets its fate. Raises DataError: too many undetermined ones.
 
     These are counted where they are filtered: an answer that another filter leaves out stops nothing.
@@ -43,8 +49,8 @@ def screen(config: CurateConfig, filters: Sequence[tuple[str, Reason]], pool: Po
     screened = Screened(pass_rates=array("d", [math.nan]) * len(pool.places))
     unsure: Judged | None = None
     rows = pool.problems(ROW_COLUMNS) if counted else iter(())
-    for chunk in pool.chunks(COLUMNS):
-        for own in judged(chunk, config.verify_timeout_seconds, judge):
+    for chunk in pool.chunks(COLUMNS, deciding.characters_at_once):
+        for own in judged(chunk, config.verify_timeout_seconds, judge, deciding.decide):
             screened.pass_rates[pool.places[own[0].candidate.id]] = own[0].candidate.pass_rate
             screened.undetermined += sum(one.verdict.status == "undetermined" for one in own)
             left = [one for one in own if not _rejected(one, filters, funnel)]

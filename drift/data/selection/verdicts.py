@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from drift.data.chains.generations import full_text
 from drift.data.selection.candidates import Candidate
 from drift.data.selection.judging import Judge
-from drift.data.selection.pool import Asked
+from drift.data.selection.pool import CHARACTERS_AT_ONCE, Asked
 from drift.data.tables import Row
+from drift.verdicts.expressions import Decide, decide
 from drift.verdicts.verdict import Item, Verdict, final_answer, verify_many
 
 
@@ -22,7 +23,21 @@ class Judged:
     verdict: Verdict
 
 
-def judged(chunk: Sequence[Asked], timeout_seconds: float, judge: Judge | None = None) -> list[list[Judged]]:
+@dataclass(frozen=True)
+class Deciding:
+    """Who decides expressions, and how many characters of chains wait in memory for one call of it."""
+
+    decide: Decide = decide
+    characters_at_once: int = CHARACTERS_AT_ONCE
+
+
+HERE = Deciding()
+"""In processes on this machine."""
+
+
+def judged(
+    chunk: Sequence[Asked], timeout_seconds: float, judge: Judge | None = None, decide: Decide = decide
+) -> list[list[Judged]]:
     """The candidates of each problem, in order; where rules cannot decide, by ``judge``."""
     texts = [[full_text(row) for _, row in rows] for _, rows in chunk]
     items = [
@@ -30,7 +45,7 @@ def judged(chunk: Sequence[Asked], timeout_seconds: float, judge: Judge | None =
         for (problem, _), own in zip(chunk, texts, strict=True)
         for text in own
     ]
-    verdicts = verify_many(items, timeout_seconds)
+    verdicts = verify_many(items, timeout_seconds, decide)
     if judge:
         verdicts = judge.review([problem["problem"] for problem, rows in chunk for _ in rows], items, verdicts)
     each = iter(verdicts)
