@@ -24,16 +24,16 @@ from drift.config.data import CurateConfig
 from drift.data import tables
 from drift.data.chains.shards import named
 from drift.data.exports.card import write_card
+from drift.data.filters.candidates import Chain
+from drift.data.filters.capping import drawn
+from drift.data.filters.decontamination import Held, find_held, held_by_reason, read_evaluated, require_tables
+from drift.data.filters.duplicates import Twin, find_twins, repeated
+from drift.data.filters.noisy import NOISY, NOISY_STAGES, noisy_chains
+from drift.data.filters.questions import questions_of
+from drift.data.filters.single import chain_filters
 from drift.data.near import Table
-from drift.data.selection.candidates import Chain
-from drift.data.selection.capping import drawn
-from drift.data.selection.decontamination import Held, find_held, held_by_reason, read_evaluated, require_tables
-from drift.data.selection.duplicates import Twin, find_twins, repeated
-from drift.data.selection.filters import chain_filters
+from drift.data.pool import Pool
 from drift.data.selection.funnel import Funnel, noted
-from drift.data.selection.noisy import NOISY, NOISY_STAGES, noisy_chains
-from drift.data.selection.pool import Pool
-from drift.data.selection.questions import questions_of
 from drift.data.selection.replay import Barred, draw_replay
 from drift.data.selection.screening import Screened, screen
 from drift.data.selection.verdicts import HERE, Deciding

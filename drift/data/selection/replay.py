@@ -11,10 +11,10 @@ from pathlib import Path
 
 from drift.config.data import CurateConfig, IngestConfig
 from drift.config.section import validate
+from drift.data.filters.decontamination import Held, find_held
+from drift.data.filters.questions import lines_of
 from drift.data.near import AT_ONCE, Table, read_table, same_question
 from drift.data.problems.ingestion import Reading, read_problems
-from drift.data.selection.decontamination import Held, find_held
-from drift.data.selection.questions import lines_of
 from drift.data.selection.writing import Spooled
 from drift.data.tables import Row
 from drift.ground.artifacts import read_provenance

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from drift.config.data import CurateConfig
-from drift.data.selection.candidates import Chain, Reason
-from drift.data.selection.capping import one_per_problem
+from drift.data.filters.candidates import Chain, Reason
+from drift.data.filters.capping import one_per_problem
+from drift.data.filters.judging import Judge
+from drift.data.filters.lengths import Lengths, lengths
+from drift.data.pool import Pool
 from drift.data.selection.funnel import Funnel
-from drift.data.selection.judging import Judge
-from drift.data.selection.lengths import Lengths, lengths
-from drift.data.selection.pool import Pool
 from drift.data.selection.verdicts import HERE, Deciding, Judged, judged
 from drift.data.selection.writing import ROW_COLUMNS, chain_row
 from drift.data.tables import Row

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drift.data.chains.generations import full_text
-from drift.data.selection.candidates import Candidate
-from drift.data.selection.judging import Judge
-from drift.data.selection.pool import CHARACTERS_AT_ONCE, Asked
+from drift.data.filters.candidates import Candidate
+from drift.data.filters.judging import Judge
+from drift.data.pool import CHARACTERS_AT_ONCE, Asked
 from drift.data.tables import Row
 from drift.verdicts.expressions import Decide, decide
 from drift.verdicts.verdict import Item, Verdict, final_answer, verify_many

@@ -13,10 +13,10 @@ from drift.config.data import CurateConfig
 from drift.data import tables
 from drift.data.chains.generations import full_text
 from drift.data.chains.prompts import user_text
-from drift.data.selection.capping import seeded_rank
-from drift.data.selection.filters import normalised
+from drift.data.filters.capping import seeded_rank
+from drift.data.filters.single import normalised
+from drift.data.pool import Pool
 from drift.data.selection.funnel import Funnel
-from drift.data.selection.pool import Pool
 from drift.data.selection.verdicts import tokens_of
 from drift.data.tables import Row
 

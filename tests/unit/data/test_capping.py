@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drift.data.selection.capping import at_most, drawn, equal_shares
-from drift.data.selection.noisy import noisy_chains
+from drift.data.filters.capping import at_most, drawn, equal_shares
+from drift.data.filters.noisy import noisy_chains
 from drift.ground.errors import DataError
 from tests.unit.data.test_curate import candidate
 

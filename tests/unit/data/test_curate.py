@@ -9,10 +9,10 @@ import pytest
 from datasets import load_dataset
 
 from drift.config.data import CurateConfig, ReplayConfig
-from drift.data.selection.candidates import Candidate
-from drift.data.selection.capping import at_most, one_per_problem
+from drift.data.filters.candidates import Candidate
+from drift.data.filters.capping import at_most, one_per_problem
+from drift.data.filters.single import malformed, normalised, unfinished
 from drift.data.selection.curation import curate
-from drift.data.selection.filters import malformed, normalised, unfinished
 from drift.data.tables import TRAINING_SET, read_rows
 from drift.ground.artifacts import content_sha256, read_json
 from drift.ground.errors import DataError

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from drift.config.data import CurateConfig
 from drift.config.section import validate
-from drift.data.selection.candidates import Candidate
-from drift.data.selection.filters import (
+from drift.data.filters.candidates import Candidate
+from drift.data.filters.single import (
     chain_filters,
     in_other_scripts,
     leaking,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from drift.config.data import AnswerJudge, CurateConfig
+from drift.data.filters.judging import PROMPT, Judge, decision, is_asked_about
 from drift.data.selection.curation import curate
-from drift.data.selection.judging import PROMPT, Judge, decision, is_asked_about
 from drift.ground.errors import ConfigError, DataError, ServiceError
 from drift.inference.reply import Reply
 from drift.verdicts.verdict import Item, Verdict, verify_many

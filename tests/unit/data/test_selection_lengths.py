@@ -7,8 +7,8 @@ import pytest
 
 from drift.config.data import CurateConfig, LengthConfig
 from drift.config.train import TrainConfig
+from drift.data.filters.lengths import Lengths
 from drift.data.selection.curation import curate
-from drift.data.selection.lengths import Lengths
 from drift.data.tables import read_rows
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.training.batches.collate import TrainingRows

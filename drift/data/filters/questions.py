@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from drift.data.chains.prompts import user_text
+from drift.data.filters.candidates import Chain
 from drift.data.near import Table, read_table
-from drift.data.selection.candidates import Chain
-from drift.data.selection.pool import Pool
+from drift.data.pool import Pool
 from drift.data.tables import Row
 
 COLUMNS = ["id", "problem", "gold", "choices", "images"]

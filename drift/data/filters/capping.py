@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol, TypeVar
 
 from drift.config.data import Stratum
-from drift.data.selection.candidates import Candidate
+from drift.data.filters.candidates import Candidate
 
 Trace = Literal["median", "shortest", "longest", "random"]
 Cell = tuple[str, ...]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drift.config.data import CurateConfig
+from drift.data.filters.candidates import Chain
 from drift.data.near import SAME_IMAGE, Table, read_table, shared
 from drift.data.problems.tsv import REFERENCE_LENGTH, Row, image_cell, read_tsv
-from drift.data.selection.candidates import Chain
 from drift.ground.errors import ConfigError, DataError
 from drift.inference.images import decode_image
 

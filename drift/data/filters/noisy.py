@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Protocol, TypeVar
 
-from drift.data.selection.capping import seeded_rank
+from drift.data.filters.capping import seeded_rank
 from drift.ground.errors import DataError
 
 NOISY = "noisy"

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from drift.config.data import CurateConfig
-from drift.data.selection.candidates import Candidate, Reason
+from drift.data.filters.candidates import Candidate, Reason
 from drift.verdicts.extract import BOXED, CLOSE, OPEN, SPECIAL_TOKEN, boxes, final_answer, split_thinking
 
 LOOP_TOKENS = 20

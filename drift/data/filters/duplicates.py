@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drift.data.filters.candidates import Chain
+from drift.data.filters.capping import seeded_rank
+from drift.data.filters.questions import Questions
 from drift.data.near import NEAR_BITS, Table, same_question
-from drift.data.selection.candidates import Chain
-from drift.data.selection.capping import seeded_rank
-from drift.data.selection.questions import Questions
 from drift.verdicts.verdict import Item, verify_many
 
 
