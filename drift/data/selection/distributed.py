@@ -1,6 +1,6 @@
 """Expressions decided on a Ray cluster: the costly part of curation, for pools that would take one machine for days.
 
-The rest of it, a two-hundredth of an expression for each chain, stays in one process: the bytes are those of
+The rest of it, a small part, stays in one process: the bytes are those of
 `drift curate` alone. A task that its machine loses is done again by Ray elsewhere.
 """
 
@@ -23,10 +23,10 @@ from drift.ground.errors import ConfigError, ServiceError, cause
 from drift.verdicts.expressions import Decision, Pair, decide
 
 CHARACTERS_AT_ONCE = 1 << 28
-"""Sixteen times what one machine judges at a time: enough expressions for a hundred cores, in about 1 GB."""
+"""Sixteen times what one machine judges at a time: so that many cores have expressions to decide."""
 ANSWER_SECONDS = 10.0
 PAIRS_PER_TASK = 128
-"""At most: eleven seconds of work, after about one in which the task's process imports math-verify."""
+"""At most: enough work to be worth the second or more in which the task's process imports math-verify."""
 
 
 @contextlib.contextmanager

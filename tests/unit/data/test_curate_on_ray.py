@@ -54,9 +54,9 @@ def two_workers(problems: Path, chains: Path, out: Path) -> None:
 def at_work(process: psutil.Process) -> list[psutil.Process]:
     """Ray's workers below a process that have started the process for their expressions."""
     found = []
-    for one in process.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # some end while they are looked at
-            if one.name() == "ray::MapBatches" and one.children():
+    with contextlib.suppress(psutil.NoSuchProcess):  # they come and go while they are looked at
+        for one in process.children(recursive=True):
+            if one.name().startswith("ray::MapBatches") and one.children():
                 found.append(one)
     return found
 
