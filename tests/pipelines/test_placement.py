@@ -170,7 +170,7 @@ def test_every_step_is_a_component_that_a_pipeline_of_others_can_run(tmp_path: P
     from kfp import components, dsl
 
     files = compile_components(tmp_path / "components")
-    assert [path.stem for path in files].count("gate") == 1 and len(files) == 14
+    assert [path.stem for path in files].count("gate") == 1 and len(files) == 16
     with pytest.raises(DataError, match="exists already"):
         compile_components(tmp_path / "components")
     ingest = components.load_component_from_file(str(tmp_path / "components" / "ingest.yaml"))

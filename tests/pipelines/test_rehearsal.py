@@ -84,10 +84,10 @@ def test_without_gpus_in_the_profile_training_is_rehearsed_on_the_cpu() -> None:
 
 def test_a_run_that_succeeds_without_registering_is_an_error() -> None:
     tasks = finishing(PAPER)
-    del tasks["register"], tasks["arm/ties"]
+    del tasks["register"], tasks["arm/merge_then_sft"]  # the last arm: the server numbers them as they come
     with (
         KubeflowServer(tasks=tasks) as server,
-        pytest.raises(PipelineError, match=r"succeeded without the step arm ties, register; see http.*/details/r1"),
+        pytest.raises(PipelineError, match=r"succeeded without the step arm merge_then_sft, register; see http.*/details/r1"),
     ):
         rehearse_on(load(PAPER), Target(server.url), poll_seconds=0.01)
 
