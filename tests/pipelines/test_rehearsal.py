@@ -87,7 +87,7 @@ def test_a_run_that_succeeds_without_registering_is_an_error() -> None:
     del tasks["register"], tasks["arm/merge_then_sft"]  # the last arm: the server numbers them as they come
     with (
         KubeflowServer(tasks=tasks) as server,
-        pytest.raises(PipelineError, match=r"succeeded without the step arm merge_then_sft, register; see http.*/details/r1"),
+        pytest.raises(PipelineError, match=r"without the step arm merge_then_sft, register; see http.*/details/r1"),
     ):
         rehearse_on(load(PAPER), Target(server.url), poll_seconds=0.01)
 
