@@ -1,8 +1,8 @@
 """Requests that failed are asked again by the same command, and adaptive samples are drawn only while none is right."""
 
-from collections import gc
+import gc
+from collections import defaultdict
 
-import defaultdict
 import pytest
 
 from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher
