@@ -19,11 +19,14 @@ from torch.utils.data import Subset
 
 from drift.config.train import HeldOutConfig, TrainConfig
 from drift.ground.errors import ConfigError
+from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 from drift.training.batches.collate import IGNORE, TrainingRows
 from drift.training.batches.order import Collate, Filled
 
-from transformers import TrainerCallback  # isort: skip  # the prior's callback was imported before
-from transformers.trainer_callback import ExportableState  # isort: skip
+allow_cuda_torchvision_on_cpu()  # before transformers, whose trainer imports it
+
+from transformers import TrainerCallback  # noqa: E402
+from transformers.trainer_callback import ExportableState  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
