@@ -10,11 +10,14 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 from drift.tracking.telling.live import Live, curves
 from drift.tracking.telling.progress import LINE_SECONDS
 
-from transformers import TrainerCallback  # isort: skip  # the prior's callback was imported before
-from transformers.trainer_callback import ExportableState  # isort: skip
+allow_cuda_torchvision_on_cpu()  # before transformers, whose trainer imports it
+
+from transformers import TrainerCallback  # noqa: E402
+from transformers.trainer_callback import ExportableState  # noqa: E402
 
 logger = logging.getLogger(__name__)
 

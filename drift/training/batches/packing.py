@@ -12,10 +12,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from drift.ground.errors import ConfigError
+from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 from drift.training.batches.collate import IGNORE
 from drift.training.batches.order import Collate
 
-from transformers import TrainerCallback  # isort: skip  # the prior's callback was imported before
+allow_cuda_torchvision_on_cpu()  # before transformers, whose trainer imports it
+
+from transformers import TrainerCallback  # noqa: E402
 
 ALIKE = 0.05
 """Nats that a token may differ by: bfloat16 rounds, and a row that sees another differs by more."""

@@ -10,10 +10,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 
 from drift.ground.errors import TrainingError
+from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 from drift.prior.callback import PriorCallback, full_number
 from drift.weights.finite import first_not_finite
 
-from transformers import TrainerCallback  # isort: skip  # the prior's callback was imported before
+allow_cuda_torchvision_on_cpu()  # before transformers, whose trainer imports it
+
+from transformers import TrainerCallback  # noqa: E402
 
 
 class Watch(TrainerCallback):
