@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from tests.forked import begin, drift
 from tests.pool_rows import ingested, pool_row
 from tests.unit.data.test_curate import cot, generations
 
-with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: the extra `ray`")
 PROBLEMS = 24
 COMPARED = ("train.parquet", "rejects.parquet", "funnel.json")
 
@@ -81,7 +79,6 @@ def test_who_decides_and_how_much_at_a_time_changes_no_byte(tmp_path: Path, pool
     assert len(asked) > 1 and sum(asked) >= 2 * PROBLEMS, "some at a time, and all of them there"
 
 
-@with_ray
 def test_two_workers_give_the_same_bytes_though_one_is_killed(tmp_path: Path, pool: tuple[Path, Path, list[bytes]]):
     problems, chains, alone = pool
     log = tmp_path / "log.txt"
@@ -99,7 +96,6 @@ def test_two_workers_give_the_same_bytes_though_one_is_killed(tmp_path: Path, po
     assert written(tmp_path / "out") == alone
 
 
-@with_ray
 def test_the_command_gives_the_same_bytes(tmp_path: Path, pool: tuple[Path, Path, list[bytes]]):
     problems, chains, alone = pool
     given = ["--problems", str(problems), "--generations", str(chains), "--out", str(tmp_path / "out")]
@@ -108,7 +104,6 @@ def test_the_command_gives_the_same_bytes(tmp_path: Path, pool: tuple[Path, Path
     assert written(tmp_path / "out") == alone
 
 
-@with_ray
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
 def test_where_no_cluster_is_one_line_says_so(address: str, tmp_path: Path, pool: tuple[Path, Path, list[bytes]]):
     given = ["--problems", str(pool[0]), "--generations", str(pool[1]), "--out", str(tmp_path / "out")]
