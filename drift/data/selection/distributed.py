@@ -1,12 +1,13 @@
 """Expressions decided on a Ray cluster: the costly part of curation, for pools that would take one machine for days.
 
-The rest of it, a small part, stays in one process: the bytes are those of
-`drift curate` alone. A task that its machine loses is done again by Ray elsewhere.
+The rest of it, a small part, stays in one process: the bytes are those of `drift curate` alone. A task
+that its machine loses is done again by Ray elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -76,8 +77,8 @@ def _decide_on_ray(pairs: Iterable[Pair], timeout_seconds: float) -> dict[Pair, 
     rows = [asdict(pair) for pair in sorted(set(pairs), key=lambda pair: (pair.gold, pair.answer, pair.within or ""))]
     blocks = max(math.ceil(len(rows) / PAIRS_PER_TASK), int(ray.cluster_resources()["CPU"]))
     tasks = ray.data.from_items(rows, override_num_blocks=min(blocks, len(rows)))
-    settings = {"timeout_seconds": timeout_seconds}
-    decided = tasks.map_batches(_task, batch_size=None, batch_format="pyarrow", fn_kwargs=settings)
+    task = functools.partial(_task, timeout_seconds=timeout_seconds)
+    decided = tasks.map_batches(task, batch_size=None, batch_format="pyarrow")
     return {_pair(row): row["decision"] for row in decided.take_all()}
 
 
