@@ -46,7 +46,7 @@ class Live:
     def __init__(self, every: float = BATCH_SECONDS) -> None:
         said = os.environ.get(LIVE)
         self._whose: dict[str, str] | None = json.loads(said) if said else None
-        self._every, self._flushed = every, 0.0
+        self._every, self._flushed = every, -math.inf  # the monotonic clock may begin at boot
         self._points: list[Point] = []
 
     def tell(self, numbers: Mapping[str, float], step: int, at: float | None = None) -> None:
