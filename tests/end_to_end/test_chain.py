@@ -23,6 +23,8 @@ STEPS = set(chain.IN_ORDER)
 ASKED = {("inputs", ""), ("champion", ""), ("report", "")}
 """What the inputs are and who is champion is asked in every run."""
 DECIDED = {("gate", ""), ("report", ""), ("register", "")}
+OF_NO_WORK = {"inputs", "champion", "start", "evaluate_champion", "report"}
+"""Without a champion they copy or ask: a kill in them is a kill between two others."""
 
 
 def write_pool(path: Path, problems: int) -> None:
@@ -216,11 +218,11 @@ def kill_in(config: Path, step: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_killed_in_every_step_the_run_goes_on_and_ends_the_same(whole, tmp_path):
+def test_killed_in_every_step_that_works_the_run_goes_on_and_ends_the_same(whole, tmp_path):
     reference, expected = whole
     config = chain.write_config(tmp_path)
     done: list[str] = []
-    for step in dict.fromkeys(step for step, _ in chain.IN_ORDER):
+    for step in dict.fromkeys(step for step, _ in chain.IN_ORDER if step not in OF_NO_WORK):
         done += kill_in(config, step)
     result = chain.run(config)
     done += [f"{step} {arm}" for step, arm in chain.worked(result)]
