@@ -149,8 +149,8 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge the expert into the VLM: the baselines, streamed."""
-    from drift.weights.merging import merge as step
-    from drift.weights.merging import plan_merge
+    from drift.weights.merging.merge import merge as step
+    from drift.weights.merging.plan import plan_merge
 
     given = {
         "method": method,

@@ -18,7 +18,7 @@ from drift.ground.strict import strict_json
 from drift.weights.checkpoints import resolve
 from drift.weights.deltafile import load_delta, projection, require_made_from
 from drift.weights.licences import name_parents
-from drift.weights.merging import merge
+from drift.weights.merging.merge import merge
 
 if TYPE_CHECKING:
     from drift.training.sft import TrainReport

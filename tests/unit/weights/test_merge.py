@@ -19,20 +19,11 @@ from drift.ground.artifacts import read_json, read_provenance
 from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftError
 from drift.weights.checkpoints import INDEX, Checkpoint, fingerprint, read_header
 from drift.weights.layout import module_of
-from drift.weights.merging import (
-    disjoint_sum,
-    drop,
-    elect_signs,
-    linear,
-    merge,
-    merge_pieces,
-    merge_tensor,
-    plan_merge,
-    task_arithmetic,
-    tensor_generator,
-    trim,
-    trimmer,
-)
+from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, task_arithmetic
+from drift.weights.merging.merge import merge
+from drift.weights.merging.plan import plan_merge
+from drift.weights.merging.sparse import drop, tensor_generator, trim, trimmer
+from drift.weights.merging.tensors import merge_pieces, merge_tensor
 from drift.weights.modeling import load_vlm
 from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm
 

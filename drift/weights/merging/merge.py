@@ -1,0 +1,157 @@
+"""The merges on disk: checkpoints in, a model directory out, written tensor by tensor.
+
+Embeddings, language head and everything outside the decoder are copied from the multimodal model byte for byte,
+under their own names, in their own shards.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from drift.config.models import MergeConfig
+from drift.ground.artifacts import PROVENANCE, staged, write_json, write_provenance
+from drift.ground.errors import CheckpointError
+from drift.weights.checkpoints import INDEX, fingerprint, original_vlm_sha256, read_header
+from drift.weights.finite import is_finite, require_finite
+from drift.weights.merging.plan import MergePlan, plan_merge
+from drift.weights.merging.tensors import merge_pieces
+from drift.weights.pairing import check_same_base
+from drift.weights.streaming import (
+    CHUNK_ELEMENTS,
+    DTYPES,
+    chunks,
+    copy_tensor,
+    created,
+    one_thread,
+    progress,
+    require_space,
+    write_tensor,
+)
+
+RECIPE = "merge.json"
+_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What was merged: tensors merged and copied, and ‖merged − φ_VL‖ / ‖φ_VL‖ over the merged ones."""
+
+    folder: Path
+    method: str
+    merged: int
+    copied: int
+    relative_change: float
+    seconds: float
+    warnings: tuple[str, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Flat names for MLflow."""
+        names = ("merged", "copied", "relative_change", "seconds")
+        return {f"merge/{name}": float(getattr(self, name)) for name in names}
+
+
+def merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None, out: Path) -> MergeReport:
+    """Merge the text decoders into the folder `out`: a model directory with the VLM's tensor names and side files.
+
+    Streams tensor by tensor: arithmetic in float32, output in the VLM's dtype. The recipe stands in `merge.json`.
+    Raises CheckpointError if the decoders do not pair or a tensor holds NaN or infinity, ConfigError if the method
+    lacks a base or merges nothing.
+    """
+    started = time.monotonic()
+    todo = plan_merge(config, expert=expert, vlm=vlm, base=base)
+    with one_thread(), staged(out) as folder:
+        warnings = tuple(check_same_base(todo.expert, [todo.vlm], force=True))
+        for warning in warnings:
+            logger.warning("merge: %s", warning)
+        require_space(folder, sum(file.stat().st_size for file in todo.vlm.files))
+        changes = _write_shards(config, todo, folder)
+        _copy_side_files(todo.vlm.path, folder)
+        _write_recipe(config, todo, folder)
+    merged = len(todo.canonical)
+    change = math.sqrt(changes[0] / changes[1]) if changes[1] else 0.0
+    return MergeReport(
+        out, config.method, merged, len(todo.vlm.tensors) - merged, change, time.monotonic() - started, warnings
+    )
+
+
+def _write_shards(config: MergeConfig, todo: MergePlan, folder: Path) -> tuple[float, float]:
+    """Write every weight file with its header as it was; returns (‖merged − φ_VL‖², ‖φ_VL‖²)."""
+    total = torch.zeros(2, dtype=torch.float64)
+    with progress("merge", sum(info.size_bytes for info in todo.vlm.tensors.values())) as bar:
+        for file in todo.vlm.files:
+            header = read_header(file)
+            with file.open("rb") as source, created(folder / file.name, file.stat().st_size) as stream:
+                stream.write(source.read(header.size_bytes))
+                for name, info in sorted(header.tensors.items(), key=lambda item: item[1].start):
+                    if name in todo.canonical:
+                        total += _write_merged(config, todo, name, stream)
+                    else:
+                        if name in todo.vlm.tensors:  # else no index names it, and nobody reads it
+                            require_finite(todo.vlm, name)
+                        copy_tensor(stream, source, info)
+                    bar.update(info.size_bytes)
+    moved, whole = total.tolist()
+    return moved, whole
+
+
+def _write_merged(config: MergeConfig, todo: MergePlan, name: str, stream: BinaryIO) -> Tensor:
+    """Append one merged tensor; (‖merged − φ_VL‖², ‖φ_VL‖²) of it."""
+    canonical, info = todo.canonical[name], todo.vlm.tensors[name]
+    models = [(todo.vlm, name), (todo.expert, todo.in_expert[canonical])]
+    if todo.base:
+        models.append((todo.base, todo.in_base[canonical]))
+
+    def read() -> Iterator[list[Tensor]]:
+        stretches = (model.pieces(own, CHUNK_ELEMENTS) for model, own in models)
+        return ([piece.float() for piece in stretch] for stretch in zip(*stretches, strict=True))
+
+    sums = torch.zeros(2, dtype=torch.float64)
+    merged = merge_pieces(config, canonical, math.prod(info.shape), read)
+    for piece, vlm in zip(merged, todo.vlm.pieces(name, CHUNK_ELEMENTS), strict=True):
+        stored = piece.to(DTYPES[info.dtype])
+        if not is_finite(stored):
+            for model, own in models:
+                require_finite(model, own)
+            raise CheckpointError(f"'{canonical}': the merge overflows {info.dtype}; give smaller weights")
+        write_tensor(stream, stored)
+        for after, before in chunks(piece, vlm):
+            sums[1] += before @ before
+            after -= before
+            sums[0] += after @ after
+    return sums
+
+
+def _copy_side_files(source: Path, folder: Path) -> None:
+    """Copy configuration, processor, tokenizer, chat template: all but weights, which are written."""
+    for file in sorted(source.iterdir()):
+        skipped = file.name in (PROVENANCE, RECIPE) or file.name.startswith(".") or file.suffix in _WEIGHT_SUFFIXES
+        foreign_index = file.name.endswith(".index.json") and file.name != INDEX
+        if file.is_file() and not skipped and not foreign_index:
+            shutil.copyfile(file, folder / file.name)
+
+
+def _write_recipe(config: MergeConfig, todo: MergePlan, folder: Path) -> None:
+    section = config.model_dump(mode="json")
+    models = {"vlm": todo.vlm, "expert": todo.expert, **({"base": todo.base} if todo.base else {})}
+    recipe = {
+        **section,
+        "weights_sha256": {name: fingerprint(checkpoint.path) for name, checkpoint in models.items()},
+        "merged": sorted(todo.canonical.values()),
+        "copied": sorted(todo.vlm.tensors.keys() - todo.canonical.keys()),
+    }
+    write_json(folder / RECIPE, recipe)
+    inputs = {name: checkpoint.path for name, checkpoint in models.items()}
+    original = original_vlm_sha256(todo.vlm.path)
+    write_provenance(folder, "merge", config=section, inputs=inputs, original_vlm_sha256=original)
