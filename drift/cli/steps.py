@@ -135,15 +135,15 @@ def _weighted(text: str) -> dict[str, str]:
 @command(STEPS)
 def merge(
     section_from: SectionOf,
-    method: Annotated[str, typer.Option(help="linear, task_arithmetic, ties, dare_ties, dare_linear, layer_swap.")],
+    method: Annotated[str, typer.Option(help="linear, task_arithmetic, ties and so on: docs/merging.md.")],
     expert: Annotated[str, typer.Option(help="φ_reason: directory or hub id.")],
     vlm: Annotated[str, typer.Option(help="φ_VL: directory or hub id.")],
     out: Out,
     base: Annotated[str | None, typer.Option(help="φ_base: directory or hub id.")] = None,
     weights: Annotated[str | None, typer.Option(help="Of φ_VL and φ_reason, such as 0.9,0.1.")] = None,
-    density: Annotated[float | None, typer.Option(help="Share kept by TIES and DARE.")] = None,
+    density: Annotated[float | None, typer.Option(help="Share kept by TIES, DARE and DELLA.")] = None,
     keep_first: Annotated[int | None, typer.Option(help="Layer swap: first layers that stay the VLM's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of DARE's mask.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of DARE's and DELLA's masks.")] = None,
     preset: Annotated[str | None, typer.Option(help="br2v: the published baselines' settings, bugs included.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,

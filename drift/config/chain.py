@@ -83,7 +83,7 @@ class Config(Section):
                 raise ValueError(f"arms.{name}.delta: no delta '{arm.delta}'{suggest(arm.delta, self.deltas)}")
             if arm.delta is not None and arm.train is None:
                 raise ValueError(f"arms.{name}.delta: '{arm.delta}' guides a training, but the arm has no train")
-            if arm.merge is not None and arm.merge.method != "linear" and arm.merge.method != "layer_swap":
+            if arm.merge is not None and arm.merge.needs_base:
                 self._needs_base(f"arms.{name}.merge.method: '{arm.merge.method}'")
             self.arm_train(name)
         return self

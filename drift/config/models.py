@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from drift.config.section import Module, Section
 from drift.ground.errors import ConfigError
@@ -91,31 +92,62 @@ def parse_layers(text: str) -> frozenset[int]:
     return frozenset(chosen)
 
 
-MergeMethod = Literal["linear", "task_arithmetic", "ties", "dare_ties", "dare_linear", "layer_swap"]
+MergeMethod = Literal[
+    "linear",
+    "layer_swap",
+    "slerp",
+    "task_arithmetic",
+    "ties",
+    "dare_ties",
+    "dare_linear",
+    "della",
+    "della_linear",
+]
 
 
 class MergeConfig(Section):
-    """A merging baseline over the text decoder; vision, embeddings and head stay the VLM's."""
+    """A merge over the text decoder, by the methods of docs/merging.md; vision, embeddings and head stay the VLM's."""
 
     method: MergeMethod
     weights: tuple[float, float] = (0.9, 0.1)
     """Weights of φ_VL and φ_reason (or of their differences from φ_base)."""
     density: float = Field(0.2, gt=0, le=1)
-    """TIES, DARE: share of each difference that is kept."""
+    """TIES, DARE, DELLA: share of each difference that is kept."""
+    epsilon: float = Field(0.15, ge=0)
+    """DELLA: from the smallest to the largest of a row, the chance to be kept rises from density − epsilon to density +
+    epsilon."""
     keep_first: int = Field(6, ge=0)
     """Layer swap: the first layers that stay the VLM's."""
     rescale: bool = True
-    """DARE: divide what is kept by the density. BR2V's published numbers were made without."""
+    """DARE, DELLA: divide what is kept by the chance that it was. BR2V's published numbers were made without."""
     seed: int = 0
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the method is one over differences from φ_base."""
+        return self.method not in ("linear", "layer_swap", "slerp")
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        if self.method == "slerp" and abs(math.fsum(self.weights) - 1) > 1e-6:
+            raise ValueError(f"weights: slerp's are 1 − t and t, which sum to 1 (got {list(self.weights)})")
+        low, high = self.density - self.epsilon, self.density + self.epsilon
+        if self.method in ("della", "della_linear") and self.density < 1 and not 0 < low <= high < 1:
+            raise ValueError(
+                f"epsilon: density ± epsilon must lie between 0 and 1 (got {self.density} ± {self.epsilon})"
+            )
+        return self
 
 
 def merge_preset(name: str, method: str) -> dict[str, Any]:
     """A published recipe's settings of a method. `br2v`: those of the paper's baselines, DARE without its rescaling.
 
-    Raises ConfigError for an unknown preset.
+    Raises ConfigError for an unknown preset, or a method that it has no settings of.
     """
     if name != "br2v":
         raise ConfigError(f"preset: '{name}' is unknown; known: br2v")
+    if method in ("slerp", "della", "della_linear"):
+        raise ConfigError(f"preset: br2v published no '{method}'; leave the preset out")
     if method in ("ties", "dare_ties", "dare_linear"):
         return {"weights": [1.6, 0.2], "density": 0.2, "rescale": False}
     return {"weights": [0.9, 0.1], "keep_first": 6}

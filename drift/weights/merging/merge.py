@@ -24,7 +24,7 @@ from drift.ground.errors import CheckpointError
 from drift.weights.checkpoints import INDEX, fingerprint, original_vlm_sha256, read_header
 from drift.weights.finite import is_finite, require_finite
 from drift.weights.merging.plan import MergePlan, plan_merge
-from drift.weights.merging.tensors import merge_pieces
+from drift.weights.merging.tensors import Job, merge_pieces
 from drift.weights.pairing import check_same_base
 from drift.weights.streaming import (
     CHUNK_ELEMENTS,
@@ -118,15 +118,14 @@ def _write_merged(config: MergeConfig, todo: MergePlan, name: str, stream: Binar
         return ([piece.float() for piece in stretch] for stretch in zip(*stretches, strict=True))
 
     sums = torch.zeros(2, dtype=torch.float64)
-    merged = merge_pieces(config, canonical, math.prod(info.shape), read)
-    for piece, vlm in zip(merged, todo.vlm.pieces(name, CHUNK_ELEMENTS), strict=True):
-        stored = piece.to(DTYPES[info.dtype])
+    for vlm, merged in merge_pieces(Job(config, canonical, info.shape, read)):
+        stored = merged.to(DTYPES[info.dtype])
         if not is_finite(stored):
             for model, own in models:
                 require_finite(model, own)
             raise CheckpointError(f"'{canonical}': the merge overflows {info.dtype}; give smaller weights")
         write_tensor(stream, stored)
-        for after, before in chunks(piece, vlm):
+        for after, before in chunks(merged, vlm):
             sums[1] += before @ before
             after -= before
             sums[0] += after @ after

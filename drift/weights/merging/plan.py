@@ -11,8 +11,6 @@ from drift.ground.errors import CheckpointError, ConfigError
 from drift.weights.checkpoints import Checkpoint, pair_decoders, resolve
 from drift.weights.layout import depth, explain_missing, module_of, unpaired
 
-_NEEDS_BASE = ("task_arithmetic", "ties", "dare_ties", "dare_linear")
-
 
 @dataclass(frozen=True)
 class MergePlan:
@@ -46,10 +44,10 @@ class MergePlan:
 
 def plan_merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None) -> MergePlan:
     """Pair the decoders' tensors by their headers; no tensor is read. Raises as `merge`."""
-    if config.method in _NEEDS_BASE and base is None:
+    if config.needs_base and base is None:
         raise ConfigError(f"method: '{config.method}' needs models.base (--base), which is not set")
     visual, reason = Checkpoint(resolve(vlm)), Checkpoint(resolve(expert))
-    origin = Checkpoint(resolve(base)) if base is not None and config.method in _NEEDS_BASE else None
+    origin = Checkpoint(resolve(base)) if base is not None and config.needs_base else None
     in_vlm, in_expert = pair_decoders(reason, visual), reason.canonical()
     in_base = pair_decoders(reason, origin) if origin else {}
     wanted = [name for name in in_expert if module_of(name) not in ("head", "embed")]

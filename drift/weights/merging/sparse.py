@@ -1,10 +1,10 @@
-"""What TIES and DARE leave of a task vector t, by magnitude or by chance; density is the share that is kept."""
+"""What TIES, DARE and DELLA leave of a task vector t, by magnitude or by chance; density is the share that is kept."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -86,6 +86,38 @@ def keep_mask(elements: int, density: float, generator: torch.Generator) -> Tens
 def masked(task: Tensor, mask: Tensor, density: float, rescale: bool) -> Tensor:
     """The elements that are kept, divided by the density if they are rescaled."""
     return task * mask / density if rescale and density < 1 else task * mask
+
+
+def drop_by_magnitude(
+    rows: Tensor, density: float, epsilon: float, generator: torch.Generator, *, rescale: bool
+) -> Tensor:
+    """Keep each element of a matrix with `keep_probabilities`; `rescale` divides it by its own (DELLA, 2406.11617)."""
+    if density >= 1:
+        return rows
+    chances = keep_probabilities(rows, density, epsilon)
+    kept = rows * torch.bernoulli(chances, generator=generator)
+    return kept / chances if rescale else kept
+
+
+def keep_probabilities(rows: Tensor, density: float, epsilon: float) -> Tensor:
+    """From density − ε for the smallest magnitude of a row to density + ε for its largest, in equal steps by rank.
+
+    Of equal magnitudes the first ranks lowest. DELLA's MAGPRUNE (section 3.1, ranks within a row); ε is that of its
+    code and of mergekit, half the width of the window.
+    """
+    ranks = rows.abs().argsort(dim=1, stable=True).argsort(dim=1)
+    return (density - epsilon) + ranks.to(torch.float32) / max(1, rows.shape[1] - 1) * (2 * epsilon)
+
+
+def whole_rows(stretches: Iterable[Sequence[Tensor]], width: int) -> Iterator[list[Tensor]]:
+    """The same stretches cut anew, so that each holds whole rows of so many elements; use one before the next."""
+    left: list[Tensor] = []
+    for stretch in stretches:
+        joined = [torch.cat(parts) for parts in zip(left, stretch, strict=True)] if left else list(stretch)
+        whole = len(joined[0]) // width * width
+        if whole:
+            yield [tensor[:whole] for tensor in joined]
+        left = [tensor[whole:].clone() for tensor in joined]
 
 
 def tensor_generator(seed: int, name: str) -> torch.Generator:
