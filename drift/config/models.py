@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from drift.config.section import Module, Section
 from drift.ground.errors import ConfigError
+
+
+def parse_layers(text: str) -> frozenset[int]:
+    """`"0-2,5"` as {0, 1, 2, 5}. Raises ValueError."""
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise ValueError(f"'{part.strip()}' is no layer or range; write for example '0-27' or '4,8-11'")
+        chosen.update(range(int(first), int(last if dash else first) + 1))
+    return frozenset(chosen)
+
+
+def _parses(layers: str) -> str:
+    parse_layers(layers)
+    return layers
+
+
+Layers = Annotated[str, AfterValidator(_parses)]
+"""`0-27`, `4,8-11`."""
 
 
 class ModelsConfig(Section):
@@ -61,7 +81,7 @@ class DeltaConfig(Section):
     """φ_other: `vlm` (the paper's), `base`, or a checkpoint."""
     modules: tuple[Module, ...] = ("attn", "mlp")
     """attn, mlp, norm, head, embed, or `re:` and a pattern over canonical names."""
-    layers: str | None = None
+    layers: Layers | None = None
     """`0-27`, `4,8-11`; null for all."""
     include_bias: bool = True
     force: bool = False
@@ -72,24 +92,6 @@ class DeltaConfig(Section):
         """(expert or None for `models.expert`, what is subtracted from it, weight) of each difference Δ is made of."""
         experts = self.experts or (ExpertConfig(),)
         return tuple((expert.model, expert.minus or self.minus, expert.weight) for expert in experts)
-
-    @field_validator("layers")
-    @classmethod
-    def _layers_parse(cls, layers: str | None) -> str | None:
-        if layers is not None:
-            parse_layers(layers)
-        return layers
-
-
-def parse_layers(text: str) -> frozenset[int]:
-    """`"0-2,5"` as {0, 1, 2, 5}. Raises ValueError."""
-    chosen: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
-            raise ValueError(f"'{part.strip()}' is no layer or range; write for example '0-27' or '4,8-11'")
-        chosen.update(range(int(first), int(last if dash else first) + 1))
-    return frozenset(chosen)
 
 
 MergeMethod = Literal[
@@ -105,12 +107,30 @@ MergeMethod = Literal[
 ]
 
 
+class MergePartConfig(Section):
+    """Where a merge has other weights."""
+
+    modules: tuple[Module, ...] = ()
+    """attn, mlp, norm, or `re:` and a pattern over canonical names; empty for all."""
+    layers: Layers | None = None
+    """`0-27`, `4,8-11`; null for all, and for what is in no layer."""
+    weights: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _is_a_part(self) -> Self:
+        if not self.modules and self.layers is None:
+            raise ValueError("a part has modules, layers or both; weights of the whole are the merge's own")
+        return self
+
+
 class MergeConfig(Section):
     """A merge over the text decoder, by the methods of docs/merging.md; vision, embeddings and head stay the VLM's."""
 
     method: MergeMethod
     weights: tuple[float, float] = (0.9, 0.1)
     """Weights of φ_VL and φ_reason (or of their differences from φ_base)."""
+    parts: tuple[MergePartConfig, ...] = ()
+    """Other weights in some modules or layers; the last part that a tensor is in counts."""
     density: float = Field(0.2, gt=0, le=1)
     """TIES, DARE, DELLA: share of each difference that is kept."""
     epsilon: float = Field(0.15, ge=0)
@@ -123,14 +143,21 @@ class MergeConfig(Section):
     seed: int = 0
 
     @property
+    def all_weights(self) -> list[tuple[str, tuple[float, ...]]]:
+        """Those of the whole and of every part, each with its key."""
+        parts = [(f"parts.{place}.weights", part.weights) for place, part in enumerate(self.parts)]
+        return [("weights", self.weights), *parts]
+
+    @property
     def needs_base(self) -> bool:
         """Whether the method is one over differences from φ_base."""
         return self.method not in ("linear", "layer_swap", "slerp")
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
-        if self.method == "slerp" and abs(math.fsum(self.weights) - 1) > 1e-6:
-            raise ValueError(f"weights: slerp's are 1 − t and t, which sum to 1 (got {list(self.weights)})")
+        for key, weights in self.all_weights:
+            if self.method == "slerp" and abs(math.fsum(weights) - 1) > 1e-6:
+                raise ValueError(f"{key}: slerp's are 1 − t and t, which sum to 1 (got {list(weights)})")
         low, high = self.density - self.epsilon, self.density + self.epsilon
         if self.method in ("della", "della_linear") and self.density < 1 and not 0 < low <= high < 1:
             raise ValueError(

@@ -115,8 +115,13 @@ def _arm(arm: Raw, shortened: Raw) -> Raw:
     train, merge = arm["train"], arm["merge"]
     return arm | {
         "train": train and {key: value for key, value in train.items() if key not in shortened},
-        "merge": merge and merge | {"keep_first": min(1, merge["keep_first"])},
+        "merge": merge and _merge(merge),
     }
+
+
+def _merge(merge: Raw) -> Raw:
+    parts = [part | {"layers": part["layers"] and "0"} for part in merge["parts"]]
+    return merge | {"keep_first": min(1, merge["keep_first"]), "parts": parts}
 
 
 def _replace_data(raw: Raw, world: Path) -> None:

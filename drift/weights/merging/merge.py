@@ -118,7 +118,7 @@ def _write_merged(config: MergeConfig, todo: MergePlan, name: str, stream: Binar
         return ([piece.float() for piece in stretch] for stretch in zip(*stretches, strict=True))
 
     sums = torch.zeros(2, dtype=torch.float64)
-    for vlm, merged in merge_pieces(Job(config, canonical, info.shape, read)):
+    for vlm, merged in merge_pieces(Job(config, canonical, info.shape, todo.weights[canonical], read)):
         stored = merged.to(DTYPES[info.dtype])
         if not is_finite(stored):
             for model, own in models:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from drift.config.models import MergeConfig
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.weights.checkpoints import Checkpoint, pair_decoders, resolve
-from drift.weights.layout import depth, explain_missing, module_of, unpaired
+from drift.weights.layout import depth, explain_missing, layer_index, module_of, select_modules, unpaired
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class MergePlan:
     canonical: dict[str, str]
     in_expert: dict[str, str]
     in_base: dict[str, str]
+    weights: dict[str, tuple[float, ...]]
+    """Of each tensor that is merged, by its canonical name."""
 
     def summary(self) -> dict[str, Any]:
         """What a dry run shows: counts, bytes, models, every tensor that is merged, what is copied."""
@@ -36,7 +38,13 @@ class MergePlan:
             "models": [str(model.path) for model in (self.vlm, *(model for model, _ in read))],
             "not_merged": sorted(self.vlm.tensors.keys() - self.canonical.keys()),
             "pairs": [
-                {"name": name, "vlm": own, "expert": self.in_expert[name], "base": self.in_base.get(name)}
+                {
+                    "name": name,
+                    "vlm": own,
+                    "expert": self.in_expert[name],
+                    "base": self.in_base.get(name),
+                    "weights": self.weights[name],
+                }
                 for own, name in self.canonical.items()
             ],
         }
@@ -62,7 +70,24 @@ def plan_merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None) 
             f"keep_first: {config.keep_first}, but the decoder has {depth(wanted)} layers; none is merged"
         )
     _require_nothing_left(visual, in_vlm)
-    return MergePlan(visual, reason, origin, {in_vlm[name]: name for name in wanted}, in_expert, in_base)
+    merged = {in_vlm[name]: name for name in wanted}
+    return MergePlan(visual, reason, origin, merged, in_expert, in_base, weights_by_name(config, wanted))
+
+
+def weights_by_name(config: MergeConfig, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """The weights of each canonical name: those of the last of `parts` that it is in, else of the whole.
+
+    Raises ConfigError if a part selects nothing, or names a layer that the decoder does not have.
+    """
+    weights: dict[str, tuple[float, ...]] = dict.fromkeys(names, config.weights)
+    for place, part in enumerate(config.parts):
+        inside = [name for name in names if part.layers is None or layer_index(name) is not None]
+        try:
+            chosen = select_modules(inside, part.modules or ("re:.",), part.layers)
+        except ConfigError as error:
+            raise ConfigError(f"parts.{place}.{error}") from error
+        weights |= dict.fromkeys(chosen, part.weights)
+    return weights
 
 
 def _require_nothing_left(vlm: Checkpoint, in_vlm: Mapping[str, str]) -> None:

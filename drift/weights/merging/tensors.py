@@ -39,12 +39,9 @@ class Job:
     config: MergeConfig
     name: str
     shape: tuple[int, ...]
+    weights: Sequence[float]
+    """Of φ_VL and φ_reason."""
     read: Read
-
-    @property
-    def weights(self) -> Sequence[float]:
-        """Of φ_VL and of each expert."""
-        return self.config.weights
 
     @property
     def width(self) -> int:
@@ -55,7 +52,7 @@ class Job:
 def merge_tensor(config: MergeConfig, name: str, vlm: Tensor, expert: Tensor, base: Tensor | None) -> Tensor:
     """One tensor of the merged decoder, in float32, from float32 tensors of equal shape."""
     tensors = [vlm, expert] if base is None else [vlm, expert, base]
-    job = Job(config, name, tuple(vlm.shape), functools.partial(pieces, *tensors))
+    job = Job(config, name, tuple(vlm.shape), config.weights, functools.partial(pieces, *tensors))
     return torch.cat([merged for _, merged in merge_pieces(job)]).reshape(vlm.shape)
 
 

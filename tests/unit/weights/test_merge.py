@@ -154,7 +154,7 @@ def test_a_tensor_of_many_pieces_is_merged_as_one(method: str) -> None:
     shaped = [tensor.view(30, 1000) for tensor in tensors]
     whole = merge_tensor(config, NAME, *shaped, *[None] * (3 - len(tensors))).flatten()
     read = lambda: zip(*(tensor.split(999) for tensor in tensors), strict=True)  # noqa: E731
-    pieces = list(merge_pieces(Job(config, NAME, (30, 1000), read)))
+    pieces = list(merge_pieces(Job(config, NAME, (30, 1000), config.weights, read)))
     assert torch.equal(torch.cat([merged for _, merged in pieces]), whole)
     assert torch.equal(torch.cat([vlm for vlm, _ in pieces]), tensors[0])
 

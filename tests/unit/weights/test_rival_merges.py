@@ -2,20 +2,25 @@
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 
-from drift.config.models import MergeConfig, merge_preset
+from drift.config.models import MergeConfig, MergeMethod, merge_preset
 from drift.config.section import validate
 from drift.ground.artifacts import read_json
 from drift.ground.errors import ConfigError
 from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, slerp_factors
+from drift.weights.merging.merge import merge
+from drift.weights.merging.plan import weights_by_name
 from drift.weights.merging.sparse import drop_by_magnitude, keep_probabilities, whole_rows
 from drift.weights.merging.tensors import merge_tensor
+from tests.tiny_models import tiny_family
 
 NAME = "layers.1.mlp.up_proj.weight"
 MERGEKIT = read_json(Path(__file__).parents[2] / "golden" / "mergekit.json")
@@ -153,3 +158,62 @@ def test_a_window_of_chances_outside_zero_and_one_is_refused(density: float, eps
 def test_the_published_preset_has_no_settings_of_what_was_not_published(method: str) -> None:
     with pytest.raises(ConfigError, match=f"preset: br2v published no '{method}'"):
         merge_preset("br2v", method)
+
+
+# ------------------------------------------------------------------------------------- weights by part
+
+
+NAMES = [f"layers.{layer}.{name}" for layer in range(3) for name in ("self_attn.q_proj.weight", "mlp.up_proj.weight")]
+
+
+def test_the_last_part_that_a_tensor_is_in_gives_its_weights() -> None:
+    parts = [{"modules": ["attn"], "weights": [0.5, 0.5]}, {"layers": "1-2", "weights": [1, 0]}]
+    parts.append({"modules": ["mlp"], "layers": "2", "weights": [0, 1]})
+    config = MergeConfig.model_validate({"method": "linear", "parts": parts})
+    weights = weights_by_name(config, [*NAMES, "norm.weight"])
+    assert list(weights.values()) == [(0.5, 0.5), (0.9, 0.1), (1, 0), (1, 0), (1, 0), (0, 1), (0.9, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ({"modules": ["head"]}, "parts.0.modules: 'head' selects no tensor"),
+        ({"layers": "1,7"}, "parts.0.layers: '1,7' names layer 7, but the decoder has layers 0-2"),
+        ({"modules": ["norm"], "layers": "0"}, "parts.0.modules: 'norm' selects no tensor"),
+    ],
+)
+def test_a_part_that_selects_nothing_is_an_error(part: dict[str, object], line: str) -> None:
+    config = MergeConfig.model_validate({"method": "linear", "parts": [part | {"weights": [1, 0]}]})
+    with pytest.raises(ConfigError) as raised:
+        weights_by_name(config, [*NAMES, "norm.weight"])
+    assert str(raised.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ({"weights": [1, 0]}, "merge.parts.0: a part has modules, layers or both"),
+        ({"module": ["attn"], "weights": [1, 0]}, "merge.parts.0.module: unknown key; did you mean 'modules'?"),
+        ({"modules": ["atn"], "weights": [1, 0]}, "merge.parts.0.modules.0: string should match pattern"),
+        ({"layers": "a-b", "weights": [1, 0]}, "merge.parts.0.layers: 'a-b' is no layer or range"),
+        ({"layers": "0"}, "merge.parts.0.weights: required, but not set"),
+        ({"layers": "0", "weights": [0.5, 0.6]}, "merge: parts.0.weights: slerp's are 1 − t and t"),
+    ],
+)
+def test_a_part_that_is_written_wrong_is_refused_on_one_line(part: dict[str, object], line: str) -> None:
+    assert refusal(method="slerp", parts=[part]).startswith(line)
+
+
+@pytest.mark.parametrize("method", get_args(MergeMethod))
+def test_every_method_merges_each_part_with_its_own_weights(tmp_path: Path, method: str) -> None:
+    family = tiny_family(tmp_path / "family")
+    whole = {"method": method, "density": 1, "keep_first": 0}
+    other = {"modules": ["attn"], "layers": "1", "weights": [0.3, 0.7]}
+    sections = {"plain": whole, "other": whole | {"weights": [0.3, 0.7]}, "parts": whole | {"parts": [other]}}
+    for name, section in sections.items():
+        merge(MergeConfig.model_validate(section), **family.references, out=tmp_path / name)
+    plain, there, parts = (load_file(tmp_path / name / "model.safetensors") for name in sections)
+    inside = {name for name in plain if ".layers.1.self_attn." in name}
+    assert len(inside) == 7
+    assert {name for name in plain if not torch.equal(plain[name], parts[name])} == inside
+    assert all(torch.equal(there[name], parts[name]) for name in inside)
