@@ -135,7 +135,7 @@ def _weighted(text: str) -> dict[str, str]:
 @command(STEPS)
 def merge(
     section_from: SectionOf,
-    method: Annotated[str, typer.Option(help="linear, task_arithmetic, ties and so on: docs/merging.md.")],
+    method: Annotated[str, typer.Option(help="linear, task_arithmetic, ties, della, frank, ...: docs/merging.md.")],
     expert: Annotated[str, typer.Option(help="φ_reason: directory or hub id.")],
     vlm: Annotated[str, typer.Option(help="φ_VL: directory or hub id.")],
     out: Out,

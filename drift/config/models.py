@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from drift.config.section import Module, Section
+from drift.config.section import Fraction, Layered, Module, Positive, Section
 from drift.ground.errors import ConfigError
 
 
@@ -104,13 +104,16 @@ MergeMethod = Literal[
     "dare_linear",
     "della",
     "della_linear",
+    "frank",
+    "frism",
+    "ip_merging",
 ]
 
 
 class MergePartConfig(Section):
     """Where a merge has other weights."""
 
-    modules: tuple[Module, ...] = ()
+    modules: tuple[Layered, ...] = ()
     """attn, mlp, norm, or `re:` and a pattern over canonical names; empty for all."""
     layers: Layers | None = None
     """`0-27`, `4,8-11`; null for all, and for what is in no layer."""
@@ -128,7 +131,7 @@ class MergeConfig(Section):
 
     method: MergeMethod
     weights: tuple[float, float] = (0.9, 0.1)
-    """Weights of φ_VL and φ_reason (or of their differences from φ_base)."""
+    """Weights of φ_VL and φ_reason (or of their differences from φ_base). FRANK computes its own."""
     parts: tuple[MergePartConfig, ...] = ()
     """Other weights in some modules or layers; the last part that a tensor is in counts."""
     density: float = Field(0.2, gt=0, le=1)
@@ -141,6 +144,14 @@ class MergeConfig(Section):
     rescale: bool = True
     """DARE, DELLA: divide what is kept by the chance that it was. BR2V's published numbers were made without."""
     seed: int = 0
+
+    decay: Positive | None = None
+    """FRANK: α of its prior exp(−α l) for φ_VL in layer l, counted from 1; null for none."""
+    gates: tuple[Fraction, ...] = Field((0.5,), min_length=1)
+    """FRISM: of equal shares of the expert's singular directions, from the largest singular value on; 0.5 for all is
+    where its training starts."""
+    threshold: Fraction = 0.4
+    """IP-Merging: a matrix is merged if a singular direction of the expert is so similar to the VLM's of that rank."""
 
     @property
     def all_weights(self) -> list[tuple[str, tuple[float, ...]]]:
@@ -155,6 +166,8 @@ class MergeConfig(Section):
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
+        if self.method == "frank" and (self.parts or self.weights != (0.9, 0.1)):
+            raise ValueError("weights: frank computes its own from the task vectors; remove weights and parts")
         for key, weights in self.all_weights:
             if self.method == "slerp" and abs(math.fsum(weights) - 1) > 1e-6:
                 raise ValueError(f"{key}: slerp's are 1 − t and t, which sum to 1 (got {list(weights)})")
@@ -173,7 +186,7 @@ def merge_preset(name: str, method: str) -> dict[str, Any]:
     """
     if name != "br2v":
         raise ConfigError(f"preset: '{name}' is unknown; known: br2v")
-    if method in ("slerp", "della", "della_linear"):
+    if method in ("slerp", "della", "della_linear", "frank", "frism", "ip_merging"):
         raise ConfigError(f"preset: br2v published no '{method}'; leave the preset out")
     if method in ("ties", "dare_ties", "dare_linear"):
         return {"weights": [1.6, 0.2], "density": 0.2, "rescale": False}

@@ -6,6 +6,7 @@ under their own names, in their own shards.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import shutil
@@ -23,6 +24,7 @@ from drift.ground.artifacts import PROVENANCE, staged, write_json, write_provena
 from drift.ground.errors import CheckpointError
 from drift.weights.checkpoints import INDEX, fingerprint, original_vlm_sha256, read_header
 from drift.weights.finite import is_finite, require_finite
+from drift.weights.merging.frank import weights_in
 from drift.weights.merging.plan import MergePlan, plan_merge
 from drift.weights.merging.tensors import Job, merge_pieces
 from drift.weights.pairing import check_same_base
@@ -76,9 +78,11 @@ def merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None, out: 
         for warning in warnings:
             logger.warning("merge: %s", warning)
         require_space(folder, sum(file.stat().st_size for file in todo.vlm.files))
-        changes = _write_shards(config, todo, folder)
+        if config.method == "frank":
+            todo = dataclasses.replace(todo, weights=weights_in(todo))
+        changes = _write_shards(todo, folder)
         _copy_side_files(todo.vlm.path, folder)
-        _write_recipe(config, todo, folder)
+        _write_recipe(todo, folder)
     merged = len(todo.canonical)
     change = math.sqrt(changes[0] / changes[1]) if changes[1] else 0.0
     return MergeReport(
@@ -86,7 +90,7 @@ def merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None, out: 
     )
 
 
-def _write_shards(config: MergeConfig, todo: MergePlan, folder: Path) -> tuple[float, float]:
+def _write_shards(todo: MergePlan, folder: Path) -> tuple[float, float]:
     """Write every weight file with its header as it was; returns (‖merged − φ_VL‖², ‖φ_VL‖²)."""
     total = torch.zeros(2, dtype=torch.float64)
     with progress("merge", sum(info.size_bytes for info in todo.vlm.tensors.values())) as bar:
@@ -96,7 +100,7 @@ def _write_shards(config: MergeConfig, todo: MergePlan, folder: Path) -> tuple[f
                 stream.write(source.read(header.size_bytes))
                 for name, info in sorted(header.tensors.items(), key=lambda item: item[1].start):
                     if name in todo.canonical:
-                        total += _write_merged(config, todo, name, stream)
+                        total += _write_merged(todo, name, stream)
                     else:
                         if name in todo.vlm.tensors:  # else no index names it, and nobody reads it
                             require_finite(todo.vlm, name)
@@ -106,19 +110,17 @@ def _write_shards(config: MergeConfig, todo: MergePlan, folder: Path) -> tuple[f
     return moved, whole
 
 
-def _write_merged(config: MergeConfig, todo: MergePlan, name: str, stream: BinaryIO) -> Tensor:
+def _write_merged(todo: MergePlan, name: str, stream: BinaryIO) -> Tensor:
     """Append one merged tensor; (‖merged − φ_VL‖², ‖φ_VL‖²) of it."""
     canonical, info = todo.canonical[name], todo.vlm.tensors[name]
-    models = [(todo.vlm, name), (todo.expert, todo.in_expert[canonical])]
-    if todo.base:
-        models.append((todo.base, todo.in_base[canonical]))
+    models = todo.sources(name, canonical)
 
     def read() -> Iterator[list[Tensor]]:
         stretches = (model.pieces(own, CHUNK_ELEMENTS) for model, own in models)
         return ([piece.float() for piece in stretch] for stretch in zip(*stretches, strict=True))
 
     sums = torch.zeros(2, dtype=torch.float64)
-    for vlm, merged in merge_pieces(Job(config, canonical, info.shape, todo.weights[canonical], read)):
+    for vlm, merged in merge_pieces(Job(todo.config, canonical, info.shape, todo.weights[canonical], read)):
         stored = merged.to(DTYPES[info.dtype])
         if not is_finite(stored):
             for model, own in models:
@@ -141,13 +143,13 @@ def _copy_side_files(source: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def _write_recipe(config: MergeConfig, todo: MergePlan, folder: Path) -> None:
-    section = config.model_dump(mode="json")
+def _write_recipe(todo: MergePlan, folder: Path) -> None:
+    section = todo.config.model_dump(mode="json")
     models = {"vlm": todo.vlm, "expert": todo.expert, **({"base": todo.base} if todo.base else {})}
     recipe = {
         **section,
         "weights_sha256": {name: fingerprint(checkpoint.path) for name, checkpoint in models.items()},
-        "merged": sorted(todo.canonical.values()),
+        "merged": {name: todo.weights[name] for name in sorted(todo.canonical.values())},
         "copied": sorted(todo.vlm.tensors.keys() - todo.canonical.keys()),
     }
     write_json(folder / RECIPE, recipe)

@@ -14,8 +14,9 @@ from drift.weights.layout import depth, explain_missing, layer_index, module_of,
 
 @dataclass(frozen=True)
 class MergePlan:
-    """The checkpoints, and for each tensor of φ_VL that is merged its canonical name; names of the others' too."""
+    """How to merge what, and for each tensor of φ_VL that is merged its canonical name; names of the others' too."""
 
+    config: MergeConfig
     vlm: Checkpoint
     expert: Checkpoint
     base: Checkpoint | None
@@ -24,6 +25,11 @@ class MergePlan:
     in_base: dict[str, str]
     weights: dict[str, tuple[float, ...]]
     """Of each tensor that is merged, by its canonical name."""
+
+    def sources(self, own: str, name: str) -> list[tuple[Checkpoint, str]]:
+        """Every model that is read for a tensor of φ_VL, φ_VL first and φ_base last, with its name there."""
+        models = [(self.vlm, own), (self.expert, self.in_expert[name])]
+        return [*models, (self.base, self.in_base[name])] if self.base else models
 
     def summary(self) -> dict[str, Any]:
         """What a dry run shows: counts, bytes, models, every tensor that is merged, what is copied."""
@@ -70,15 +76,27 @@ def plan_merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None) 
             f"keep_first: {config.keep_first}, but the decoder has {depth(wanted)} layers; none is merged"
         )
     _require_nothing_left(visual, in_vlm)
-    merged = {in_vlm[name]: name for name in wanted}
-    return MergePlan(visual, reason, origin, merged, in_expert, in_base, weights_by_name(config, wanted))
+    merged = [name for name in wanted if _takes_part(config, name, reason.shapes[in_expert[name]])]
+    canonical = {in_vlm[name]: name for name in merged}
+    return MergePlan(config, visual, reason, origin, canonical, in_expert, in_base, weights_by_name(config, merged))
+
+
+def _takes_part(config: MergeConfig, name: str, shape: Sequence[int]) -> bool:
+    """Whether a method says anything of a tensor: FRANK of layers, those over singular directions of matrices."""
+    if config.method == "frank":
+        return layer_index(name) is not None
+    return len(shape) == 2 or config.method not in ("frism", "ip_merging")
 
 
 def weights_by_name(config: MergeConfig, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
     """The weights of each canonical name: those of the last of `parts` that it is in, else of the whole.
 
+    Empty for FRANK, which computes them from the tensors.
+
     Raises ConfigError if a part selects nothing, or names a layer that the decoder does not have.
     """
+    if config.method == "frank":
+        return dict.fromkeys(names, ())
     weights: dict[str, tuple[float, ...]] = dict.fromkeys(names, config.weights)
     for place, part in enumerate(config.parts):
         inside = [name for name in names if part.layers is None or layer_index(name) is not None]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from drift.config.models import MergeConfig, MergeMethod
+from drift.weights.finite import is_finite
 from drift.weights.layout import layer_index
 from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, slerp_factors, task_arithmetic
 from drift.weights.merging.sparse import (
@@ -24,6 +25,7 @@ from drift.weights.merging.sparse import (
     trimmer,
     whole_rows,
 )
+from drift.weights.merging.spectra import gated, projected
 from drift.weights.streaming import chunks, pieces
 
 Read = Callable[[], Iterable[Sequence[Tensor]]]
@@ -57,7 +59,7 @@ def merge_tensor(config: MergeConfig, name: str, vlm: Tensor, expert: Tensor, ba
 
 
 def merge_pieces(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
-    """(φ_VL, merged), a stretch at a time; TIES reads each tensor five times, SLERP twice, everything else once."""
+    """(φ_VL, merged), a stretch at a time; how often it is read before says docs/merging.md."""
     combine = _METHODS[job.config.method](job)
     by_rows = job.config.method in ("della", "della_linear")
     for stretch in whole_rows(job.read(), job.width) if by_rows else job.read():
@@ -105,14 +107,20 @@ def _dare(job: Job) -> Combine:
 
 
 def _masker(config: MergeConfig, mask: Tensor) -> Callable[[Tensor], Tensor]:
+    take = _following(mask)
+    return lambda piece: masked(piece, take(piece.numel()), config.density, config.rescale)
+
+
+def _following(flat: Tensor) -> Callable[[int], Tensor]:
+    """The next so many elements, from the first on."""
     done = 0
 
-    def keep(piece: Tensor) -> Tensor:
+    def take(elements: int) -> Tensor:
         nonlocal done
-        done += piece.numel()
-        return masked(piece, mask[done - piece.numel() : done], config.density, config.rescale)
+        done += elements
+        return flat[done - elements : done]
 
-    return keep
+    return take
 
 
 def _della(job: Job) -> Combine:
@@ -140,6 +148,27 @@ def _sparse_sum(job: Job, keep: Sequence[Callable[[Tensor], Tensor]]) -> Combine
     return combine
 
 
+def _frism(job: Job) -> Combine:
+    return _with_task(job, lambda vlm, expert: gated(expert, job.config.gates))
+
+
+def _ip_merging(job: Job) -> Combine:
+    return _with_task(job, lambda vlm, expert: projected(vlm, expert, job.config.threshold))
+
+
+def _with_task(job: Job, change: Callable[[Tensor, Tensor], Tensor]) -> Combine:
+    """φ_base + λ₁ τ_V + λ₂ τ, where τ = ``change``(τ_V, τ_R) of whole matrices."""
+    vlm, expert = (torch.cat(list(_task(job.read, place))).view(job.shape) for place in range(2))
+    finite = bool(is_finite(vlm)) and bool(is_finite(expert))
+    take = _following((change(vlm, expert) if finite else vlm + expert).reshape(-1))
+
+    def combine(models: Sequence[Tensor]) -> Tensor:
+        first, _, base = models
+        return task_arithmetic([first, base + take(base.numel())], base, job.weights)
+
+    return combine
+
+
 _METHODS: Mapping[MergeMethod, Callable[[Job], Combine]] = {
     "linear": _linear,
     "layer_swap": _layer_swap,
@@ -150,4 +179,7 @@ _METHODS: Mapping[MergeMethod, Callable[[Job], Combine]] = {
     "dare_linear": _dare,
     "della": _della,
     "della_linear": _della,
+    "frank": _task_arithmetic,
+    "frism": _frism,
+    "ip_merging": _ip_merging,
 }

@@ -8,17 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from drift.config.models import MergeConfig, MergeMethod, merge_preset
 from drift.config.section import validate
 from drift.ground.artifacts import read_json
-from drift.ground.errors import ConfigError
+from drift.ground.errors import CheckpointError, ConfigError
 from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, slerp_factors
+from drift.weights.merging.frank import frank_weights
 from drift.weights.merging.merge import merge
 from drift.weights.merging.plan import weights_by_name
 from drift.weights.merging.sparse import drop_by_magnitude, keep_probabilities, whole_rows
+from drift.weights.merging.spectra import gated, projected
 from drift.weights.merging.tensors import merge_tensor
 from tests.tiny_models import tiny_family
 
@@ -154,10 +156,152 @@ def test_a_window_of_chances_outside_zero_and_one_is_refused(density: float, eps
     assert MergeConfig(method="della", density=1, epsilon=epsilon).density == 1
 
 
-@pytest.mark.parametrize("method", ["slerp", "della", "della_linear"])
+@pytest.mark.parametrize("method", ["slerp", "della", "della_linear", "frank", "frism", "ip_merging"])
 def test_the_published_preset_has_no_settings_of_what_was_not_published(method: str) -> None:
     with pytest.raises(ConfigError, match=f"preset: br2v published no '{method}'"):
         merge_preset("br2v", method)
+
+
+# ------------------------------------------------------------------------------------------------- frank
+
+
+def test_frank_without_a_prior_weighs_by_squared_norms_worked_by_hand() -> None:
+    # 4 / (4 + 1) and 1 / 5; a layer that only the expert changed is the expert's, one that nobody did is φ_VL's.
+    weights = frank_weights({0: (4, 1), 1: (0, 3), 2: (0, 0)}, None)
+    assert weights == {0: (0.8, 0.2), 1: (0, 1), 2: (1, 0)}
+
+
+def test_franks_prior_falls_with_the_layer_worked_by_hand() -> None:
+    # α = ln 2: exp(−α l) = 1/2, 1/4, 1/8, so w_V = 4/7, 2/7, 1/7, and w_R the rest. Norms 1 and 2 in every layer:
+    # 4/7 / (4/7 + 2 · 3/7) = 0.4; 2 / (2 + 10) = 1/6; 1 / (1 + 12) = 1/13.
+    weights = frank_weights(dict.fromkeys((3, 5, 9), (1.0, 2.0)), math.log(2))
+    assert [weights[layer][0] for layer in (3, 5, 9)] == pytest.approx([0.4, 1 / 6, 1 / 13])
+    assert all(math.fsum(pair) == pytest.approx(1) for pair in weights.values())
+
+
+def test_frank_takes_its_norms_over_whole_layers_and_leaves_the_final_norm(tmp_path: Path) -> None:
+    family = tiny_family(tmp_path / "family")
+    merge(MergeConfig(method="frank", decay=0.3), **family.references, out=tmp_path / "merged")
+    vlm, expert, base, merged = (
+        {key: value.double() for key, value in load_file(folder / "model.safetensors").items()}
+        for folder in (family.vlm, family.expert, family.base, tmp_path / "merged")
+    )
+    inside = {layer: [name for name in expert if f"model.layers.{layer}." in name] for layer in (0, 1)}
+    squares = {
+        layer: tuple(sum(float(((model[name] - base[name]) ** 2).sum()) for name in names) for model in (vlm, expert))
+        for layer, names in inside.items()
+    }
+    weights = frank_weights(squares, 0.3)
+    for layer, names in inside.items():
+        for name in names:
+            expected = weights[layer][0] * vlm[name] + weights[layer][1] * expert[name]
+            torch.testing.assert_close(merged[name], expected, rtol=0, atol=1e-6)
+    assert torch.equal(merged["model.norm.weight"], vlm["model.norm.weight"])
+    recipe = read_json(tmp_path / "merged" / "merge.json")
+    assert recipe["merged"]["layers.1.mlp.up_proj.weight"] == pytest.approx(weights[1])
+
+
+@pytest.mark.parametrize("given", [{"weights": [0.5, 0.5]}, {"parts": [{"layers": "0", "weights": [1, 0]}]}])
+def test_frank_takes_no_weights(given: dict[str, object]) -> None:
+    assert refusal(method="frank", **given).startswith("merge: weights: frank computes its own")
+
+
+def test_frank_names_the_tensor_that_holds_nan(tmp_path: Path) -> None:
+    family = tiny_family(tmp_path / "family")
+    tensors = load_file(family.expert / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = math.nan
+    save_file(tensors, family.expert / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"'model\.layers\.1\.mlp\.up_proj\.weight' holds NaN"):
+        merge(MergeConfig(method="frank"), **family.references, out=tmp_path / "merged")
+
+
+# ----------------------------------------------------------------------------------- frism, ip_merging
+
+
+SHAPES = [(12, 7), (7, 12), (9, 9), (1, 5), (5, 1)]
+
+
+def random(shape: tuple[int, int], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("gates", [(1.0, 0.0), (0.9, 0.4, 0.1), (0.5,)])
+def test_gates_scale_singular_values_as_torchs_svd_has_them(shape: tuple[int, int], gates: tuple[float, ...]) -> None:
+    task = random(shape, 0)
+    left, sigma, right = torch.linalg.svd(task.double(), full_matrices=False)
+    scales = torch.tensor([gates[place * len(gates) // len(sigma)] for place in range(len(sigma))], dtype=torch.float64)
+    torch.testing.assert_close(gated(task, gates).double(), (left * (scales * sigma)) @ right, rtol=0, atol=1e-5)
+
+
+def test_gates_worked_by_hand() -> None:
+    # σ = 3, 2, 1, 0.5: the first half keeps all, the second half a tenth.
+    task = torch.diag(torch.tensor([1.0, 3.0, 0.5, 2.0]))
+    torch.testing.assert_close(gated(task, (1.0, 0.1)), torch.diag(torch.tensor([0.1, 3.0, 0.05, 2.0])))
+
+
+def test_frism_adds_the_gated_task_to_the_vlm(triple: tuple[Tensor, ...]) -> None:
+    vlm, expert, base = triple
+    config = MergeConfig(method="frism", weights=(1, 0.3), gates=(0.8, 0.2))
+    expected = vlm + 0.3 * gated(expert - base, (0.8, 0.2))
+    torch.testing.assert_close(merge_tensor(config, NAME, vlm, expert, base), expected, rtol=0, atol=1e-6)
+
+
+def test_frism_before_its_training_is_task_arithmetic_of_half_the_weight(triple: tuple[Tensor, ...]) -> None:
+    merged = merge_tensor(MergeConfig(method="frism", weights=(1, 0.4)), NAME, *triple)
+    plain = merge_tensor(MergeConfig(method="task_arithmetic", weights=(1, 0.2)), NAME, *triple)
+    torch.testing.assert_close(merged, plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rank", [1, 3, 1024])
+def test_the_projection_is_the_formula_over_torchs_svd(shape: tuple[int, int], rank: int) -> None:
+    vlm, expert = random(shape, 1), random(shape, 2)
+    (_, sigma_vlm, right_vlm), (left, sigma, right) = (svd(task, rank) for task in (vlm, expert))
+    alike = (right_vlm * right).sum(dim=1).abs()
+    space = torch.softmax(32 * alike, dim=0)[:, None] * right_vlm
+    expected = sigma_vlm.sum() / sigma.sum() * (left * sigma) @ right @ space.T @ space
+    torch.testing.assert_close(projected(vlm, expert, 0, rank).double(), expected, rtol=0, atol=1e-5)
+    assert not projected(vlm, expert, min(1, float(alike.max()) + 1e-6), rank).any() or alike.max() > 1 - 1e-6
+
+
+def svd(task: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    left, sigma, right = torch.linalg.svd(task.double(), full_matrices=False)
+    return left[:, :rank], sigma[:rank], right[:rank]
+
+
+def test_the_projection_worked_by_hand() -> None:
+    # τ_V = diag(4, 2), τ_R = diag(1, 2) with rows swapped: right directions of τ_V are e₁, e₂, of τ_R e₂, e₁.
+    # No direction of a rank is like the other's of that rank: nothing is merged. With τ_R = diag(2, 1) all are,
+    # softmax(32, 32) = ½, so Qᵀ Q = ¼ I; Σσ_V / Σσ_R = 2: ½ τ_R.
+    vlm = torch.diag(torch.tensor([4.0, 2.0]))
+    assert not projected(vlm, torch.tensor([[0.0, 2.0], [1.0, 0.0]]), 0.4).any()
+    expert = torch.diag(torch.tensor([2.0, 1.0]))
+    torch.testing.assert_close(projected(vlm, expert, 0.4), expert / 2)
+
+
+def test_a_task_that_is_zero_adds_nothing(triple: tuple[Tensor, ...]) -> None:
+    vlm, _, base = triple
+    for config in (MergeConfig(method="ip_merging", weights=(1, 1), threshold=0), MergeConfig(method="frism")):
+        merged = merge_tensor(config, NAME, vlm, base, base)
+        expected = config.weights[0] * vlm + (1 - config.weights[0]) * base
+        torch.testing.assert_close(merged, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["frism", "ip_merging"])
+def test_nan_is_named_before_a_decomposition_fails_on_it(tmp_path: Path, method: str) -> None:
+    family = tiny_family(tmp_path / "family")
+    tensors = load_file(family.base / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = math.nan
+    save_file(tensors, family.base / "model.safetensors", {"format": "pt"})
+    config = MergeConfig.model_validate({"method": method, "gates": [1, 0]})
+    with pytest.raises(CheckpointError, match=r"'model\.layers\.0\.mlp\.up_proj\.weight' holds NaN"):
+        merge(config, **family.references, out=tmp_path / "merged")
+
+
+@pytest.mark.parametrize("given", [{"gates": []}, {"gates": [1.2]}, {"threshold": 2}, {"decay": 0}])
+def test_settings_out_of_range_are_refused(given: dict[str, object]) -> None:
+    assert refusal(method="frism", **given).startswith(f"merge.{next(iter(given))}")
 
 
 # ------------------------------------------------------------------------------------- weights by part
@@ -177,7 +321,7 @@ def test_the_last_part_that_a_tensor_is_in_gives_its_weights() -> None:
 @pytest.mark.parametrize(
     ("part", "line"),
     [
-        ({"modules": ["head"]}, "parts.0.modules: 'head' selects no tensor"),
+        ({"modules": ["re:q_norm"]}, "parts.0.modules: 're:q_norm' selects no tensor"),
         ({"layers": "1,7"}, "parts.0.layers: '1,7' names layer 7, but the decoder has layers 0-2"),
         ({"modules": ["norm"], "layers": "0"}, "parts.0.modules: 'norm' selects no tensor"),
     ],
@@ -194,6 +338,7 @@ def test_a_part_that_selects_nothing_is_an_error(part: dict[str, object], line: 
     [
         ({"weights": [1, 0]}, "merge.parts.0: a part has modules, layers or both"),
         ({"module": ["attn"], "weights": [1, 0]}, "merge.parts.0.module: unknown key; did you mean 'modules'?"),
+        ({"modules": ["head"], "weights": [1, 0]}, "merge.parts.0.modules.0: string should match pattern"),
         ({"modules": ["atn"], "weights": [1, 0]}, "merge.parts.0.modules.0: string should match pattern"),
         ({"layers": "a-b", "weights": [1, 0]}, "merge.parts.0.layers: 'a-b' is no layer or range"),
         ({"layers": "0"}, "merge.parts.0.weights: required, but not set"),
@@ -204,16 +349,17 @@ def test_a_part_that_is_written_wrong_is_refused_on_one_line(part: dict[str, obj
     assert refusal(method="slerp", parts=[part]).startswith(line)
 
 
-@pytest.mark.parametrize("method", get_args(MergeMethod))
+@pytest.mark.parametrize("method", [method for method in get_args(MergeMethod) if method != "frank"])
 def test_every_method_merges_each_part_with_its_own_weights(tmp_path: Path, method: str) -> None:
     family = tiny_family(tmp_path / "family")
-    whole = {"method": method, "density": 1, "keep_first": 0}
+    whole = {"method": method, "density": 1, "keep_first": 0, "threshold": 0}
     other = {"modules": ["attn"], "layers": "1", "weights": [0.3, 0.7]}
     sections = {"plain": whole, "other": whole | {"weights": [0.3, 0.7]}, "parts": whole | {"parts": [other]}}
     for name, section in sections.items():
         merge(MergeConfig.model_validate(section), **family.references, out=tmp_path / name)
     plain, there, parts = (load_file(tmp_path / name / "model.safetensors") for name in sections)
     inside = {name for name in plain if ".layers.1.self_attn." in name}
-    assert len(inside) == 7
+    inside -= {name for name in inside if method in ("frism", "ip_merging") and name.endswith(".bias")}
+    assert len(inside) == (4 if method in ("frism", "ip_merging") else 7)
     assert {name for name in plain if not torch.equal(plain[name], parts[name])} == inside
     assert all(torch.equal(there[name], parts[name]) for name in inside)
