@@ -136,11 +136,11 @@ def _weighted(text: str) -> dict[str, str]:
 def merge(
     section_from: SectionOf,
     method: Annotated[str, typer.Option(help="linear, task_arithmetic, ties, della, frank, ...: docs/merging.md.")],
-    expert: Annotated[str, typer.Option(help="φ_reason: directory or hub id.")],
+    expert: Annotated[list[str], typer.Option(help="φ_reason: directory or hub id; several times for several.")],
     vlm: Annotated[str, typer.Option(help="φ_VL: directory or hub id.")],
     out: Out,
     base: Annotated[str | None, typer.Option(help="φ_base: directory or hub id.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Of φ_VL and φ_reason, such as 0.9,0.1.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Of φ_VL and each expert, such as 0.9,0.1.")] = None,
     density: Annotated[float | None, typer.Option(help="Share kept by TIES, DARE and DELLA.")] = None,
     keep_first: Annotated[int | None, typer.Option(help="Layer swap: first layers that stay the VLM's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of DARE's and DELLA's masks.")] = None,
@@ -154,6 +154,7 @@ def merge(
 
     given = {
         "method": method,
+        "experts": expert if len(expert) > 1 else None,
         "weights": weights.split(",") if weights else None,
         "density": density,
         "keep_first": keep_first,
@@ -163,9 +164,9 @@ def merge(
     settings |= {key: value for key, value in given.items() if value is not None}
     section = section_from.load(MergeConfig, "merge", settings)
     if dry_run:
-        show_plan(plan_merge(section, expert=expert, vlm=vlm, base=base).summary(), as_json)
+        show_plan(plan_merge(section, expert=expert[0], vlm=vlm, base=base).summary(), as_json)
     else:
-        show_report(step(section, expert=expert, vlm=vlm, base=base, out=out), out, as_json)
+        show_report(step(section, expert=expert[0], vlm=vlm, base=base, out=out), out, as_json)
 
 
 @command(STEPS)

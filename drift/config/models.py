@@ -117,7 +117,8 @@ class MergePartConfig(Section):
     """attn, mlp, norm, or `re:` and a pattern over canonical names; empty for all."""
     layers: Layers | None = None
     """`0-27`, `4,8-11`; null for all, and for what is in no layer."""
-    weights: tuple[float, float]
+    weights: tuple[float, ...]
+    """Of φ_VL and of each expert."""
 
     @model_validator(mode="after")
     def _is_a_part(self) -> Self:
@@ -130,8 +131,10 @@ class MergeConfig(Section):
     """A merge over the text decoder, by the methods of docs/merging.md; vision, embeddings and head stay the VLM's."""
 
     method: MergeMethod
-    weights: tuple[float, float] = (0.9, 0.1)
-    """Weights of φ_VL and φ_reason (or of their differences from φ_base). FRANK computes its own."""
+    experts: tuple[str | None, ...] = ()
+    """Several experts: checkpoints, null for `models.expert`. Empty: that alone."""
+    weights: tuple[float, ...] = (0.9, 0.1)
+    """Weights of φ_VL and of each expert (or of their differences from φ_base). FRANK computes its own."""
     parts: tuple[MergePartConfig, ...] = ()
     """Other weights in some modules or layers; the last part that a tensor is in counts."""
     density: float = Field(0.2, gt=0, le=1)
@@ -165,17 +168,25 @@ class MergeConfig(Section):
         return self.method not in ("linear", "layer_swap", "slerp")
 
     @model_validator(mode="after")
-    def _fits_the_method(self) -> Self:
+    def _weights_fit(self) -> Self:
+        experts = len(self.experts) or 1
+        if experts > 1 and self.method in ("slerp", "frank", "frism", "ip_merging"):
+            raise ValueError(f"experts: {self.method} merges one expert (got {experts})")
         if self.method == "frank" and (self.parts or self.weights != (0.9, 0.1)):
             raise ValueError("weights: frank computes its own from the task vectors; remove weights and parts")
         for key, weights in self.all_weights:
+            if len(weights) != 1 + experts:
+                raise ValueError(f"{key}: one of φ_VL and one of each expert ({experts}), got {list(weights)}")
             if self.method == "slerp" and abs(math.fsum(weights) - 1) > 1e-6:
                 raise ValueError(f"{key}: slerp's are 1 − t and t, which sum to 1 (got {list(weights)})")
+        return self
+
+    @model_validator(mode="after")
+    def _chances_fit(self) -> Self:
         low, high = self.density - self.epsilon, self.density + self.epsilon
         if self.method in ("della", "della_linear") and self.density < 1 and not 0 < low <= high < 1:
-            raise ValueError(
-                f"epsilon: density ± epsilon must lie between 0 and 1 (got {self.density} ± {self.epsilon})"
-            )
+            given = f"{self.density} ± {self.epsilon}"
+            raise ValueError(f"epsilon: density ± epsilon must lie between 0 and 1 (got {given})")
         return self
 
 

@@ -120,8 +120,10 @@ def _timed(report: TrainReport) -> list[dict[str, float]]:
 def _parents(step: ArmStep, deltas: Sequence[Path]) -> dict[str, str]:
     """The checkpoints that the arm's model comes from, by role."""
     models, found = step.models, {"vlm": step.models.vlm}
-    if step.merge or step.delta:
+    if (step.merge and None in (step.merge.experts or (None,))) or step.delta:
         found["expert"] = models.expert
+    for place, own in enumerate(step.merge.experts if step.merge else (), 1):
+        found |= {f"expert_{place}": own} if own else {}
     if step.merge and models.base:
         found["base"] = models.base
     if step.train and not step.merge and models.start and not models.start_at_champion:

@@ -74,7 +74,7 @@ def merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None, out: 
     started = time.monotonic()
     todo = plan_merge(config, expert=expert, vlm=vlm, base=base)
     with one_thread(), staged(out) as folder:
-        warnings = tuple(check_same_base(todo.expert, [todo.vlm], force=True))
+        warnings = _warnings(todo)
         for warning in warnings:
             logger.warning("merge: %s", warning)
         require_space(folder, sum(file.stat().st_size for file in todo.vlm.files))
@@ -88,6 +88,11 @@ def merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None, out: 
     return MergeReport(
         out, config.method, merged, len(todo.vlm.tensors) - merged, change, time.monotonic() - started, warnings
     )
+
+
+def _warnings(todo: MergePlan) -> tuple[str, ...]:
+    experts = [model for role, model in todo.models.items() if role.startswith("expert")]
+    return tuple(warning for expert in experts for warning in check_same_base(expert, [todo.vlm], force=True))
 
 
 def _write_shards(todo: MergePlan, folder: Path) -> tuple[float, float]:
@@ -145,14 +150,13 @@ def _copy_side_files(source: Path, folder: Path) -> None:
 
 def _write_recipe(todo: MergePlan, folder: Path) -> None:
     section = todo.config.model_dump(mode="json")
-    models = {"vlm": todo.vlm, "expert": todo.expert, **({"base": todo.base} if todo.base else {})}
     recipe = {
         **section,
-        "weights_sha256": {name: fingerprint(checkpoint.path) for name, checkpoint in models.items()},
+        "weights_sha256": {name: fingerprint(checkpoint.path) for name, checkpoint in todo.models.items()},
         "merged": {name: todo.weights[name] for name in sorted(todo.canonical.values())},
         "copied": sorted(todo.vlm.tensors.keys() - todo.canonical.keys()),
     }
     write_json(folder / RECIPE, recipe)
-    inputs = {name: checkpoint.path for name, checkpoint in models.items()}
+    inputs = {name: checkpoint.path for name, checkpoint in todo.models.items()}
     original = original_vlm_sha256(todo.vlm.path)
     write_provenance(folder, "merge", config=section, inputs=inputs, original_vlm_sha256=original)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,74 +11,82 @@ from drift.ground.errors import CheckpointError, ConfigError
 from drift.weights.checkpoints import Checkpoint, pair_decoders, resolve
 from drift.weights.layout import depth, explain_missing, layer_index, module_of, select_modules, unpaired
 
+Other = tuple[Checkpoint, Mapping[str, str]]
+"""A model besides φ_VL, and its name of each tensor by the canonical one."""
+
 
 @dataclass(frozen=True)
 class MergePlan:
-    """How to merge what, and for each tensor of φ_VL that is merged its canonical name; names of the others' too."""
+    """How to merge what: the models, by role and in order, and each tensor of φ_VL that is merged."""
 
     config: MergeConfig
     vlm: Checkpoint
-    expert: Checkpoint
-    base: Checkpoint | None
+    others: Mapping[str, Other]
     canonical: dict[str, str]
-    in_expert: dict[str, str]
-    in_base: dict[str, str]
+    """φ_VL's name of a tensor → its canonical name."""
     weights: dict[str, tuple[float, ...]]
     """Of each tensor that is merged, by its canonical name."""
 
     def sources(self, own: str, name: str) -> list[tuple[Checkpoint, str]]:
         """Every model that is read for a tensor of φ_VL, φ_VL first and φ_base last, with its name there."""
-        models = [(self.vlm, own), (self.expert, self.in_expert[name])]
-        return [*models, (self.base, self.in_base[name])] if self.base else models
+        return [(self.vlm, own), *((model, names[name]) for model, names in self.others.values())]
+
+    @property
+    def models(self) -> dict[str, Checkpoint]:
+        """Every model, by its role."""
+        return {"vlm": self.vlm, **{role: model for role, (model, _) in self.others.items()}}
 
     def summary(self) -> dict[str, Any]:
         """What a dry run shows: counts, bytes, models, every tensor that is merged, what is copied."""
-        read = [(self.expert, self.in_expert), *([(self.base, self.in_base)] if self.base else [])]
-        merged = self.canonical.values()
+        read = [source for own, name in self.canonical.items() for source in self.sources(own, name)[1:]]
         size = sum(info.size_bytes for info in self.vlm.tensors.values())
         return {
             "tensors": len(self.canonical),
             "copied": len(self.vlm.tensors) - len(self.canonical),
-            "read_bytes": size + sum(model.tensors[names[name]].size_bytes for model, names in read for name in merged),
+            "read_bytes": size + sum(model.tensors[there].size_bytes for model, there in read),
             "write_bytes": size,
-            "models": [str(model.path) for model in (self.vlm, *(model for model, _ in read))],
+            "models": [str(model.path) for model in self.models.values()],
             "not_merged": sorted(self.vlm.tensors.keys() - self.canonical.keys()),
-            "pairs": [
-                {
-                    "name": name,
-                    "vlm": own,
-                    "expert": self.in_expert[name],
-                    "base": self.in_base.get(name),
-                    "weights": self.weights[name],
-                }
-                for own, name in self.canonical.items()
-            ],
+            "pairs": [self._pair(own, name) for own, name in self.canonical.items()],
         }
+
+    def _pair(self, own: str, name: str) -> dict[str, Any]:
+        there = {role: names[name] for role, (_, names) in self.others.items()}
+        return {"name": name, "vlm": own, **there, "weights": self.weights[name]}
 
 
 def plan_merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None) -> MergePlan:
     """Pair the decoders' tensors by their headers; no tensor is read. Raises as `merge`."""
     if config.needs_base and base is None:
         raise ConfigError(f"method: '{config.method}' needs models.base (--base), which is not set")
-    visual, reason = Checkpoint(resolve(vlm)), Checkpoint(resolve(expert))
-    origin = Checkpoint(resolve(base)) if base is not None and config.needs_base else None
-    in_vlm, in_expert = pair_decoders(reason, visual), reason.canonical()
-    in_base = pair_decoders(reason, origin) if origin else {}
-    wanted = [name for name in in_expert if module_of(name) not in ("head", "embed")]
-    for checkpoint, names in [(visual, in_vlm), (reason, in_expert), *([(origin, in_base)] if origin else [])]:
-        for name in wanted:
-            if name not in names:
-                why = explain_missing(name, reason.shapes[in_expert[name]], checkpoint.shapes)
-                raise CheckpointError(f"{checkpoint.path}: '{name}': {why}")
-            checkpoint.require_float(names[name])
+    visual = Checkpoint(resolve(vlm))
+    experts = [Checkpoint(resolve(own or expert)) for own in config.experts or (None,)]
+    origin = [Checkpoint(resolve(base))] if base is not None and config.needs_base else []
+    first, in_vlm = experts[0], pair_decoders(experts[0], visual)
+    named = [(model, pair_decoders(first, model) if model is not first else first.canonical()) for model in experts]
+    named += [(model, pair_decoders(first, model)) for model in origin]
+    wanted = [name for name in first.canonical() if module_of(name) not in ("head", "embed")]
+    _require_all(wanted, first, [(visual, in_vlm), *named])
     if config.method == "layer_swap" and config.keep_first >= depth(wanted):
         raise ConfigError(
             f"keep_first: {config.keep_first}, but the decoder has {depth(wanted)} layers; none is merged"
         )
     _require_nothing_left(visual, in_vlm)
-    merged = [name for name in wanted if _takes_part(config, name, reason.shapes[in_expert[name]])]
-    canonical = {in_vlm[name]: name for name in merged}
-    return MergePlan(config, visual, reason, origin, canonical, in_expert, in_base, weights_by_name(config, merged))
+    merged = [name for name in wanted if _takes_part(config, name, first.shapes[named[0][1][name]])]
+    roles = ["expert"] if len(experts) == 1 else [f"expert_{place}" for place in range(1, len(experts) + 1)]
+    others = dict(zip([*roles, *["base"] * len(origin)], named, strict=True))
+    return MergePlan(config, visual, others, {in_vlm[name]: name for name in merged}, weights_by_name(config, merged))
+
+
+def _require_all(wanted: Sequence[str], expert: Checkpoint, models: Iterable[Other]) -> None:
+    """Raise CheckpointError unless every model has every tensor, in a floating type."""
+    own = expert.canonical()
+    for model, names in models:
+        for name in wanted:
+            if name not in names:
+                why = explain_missing(name, expert.shapes[own[name]], model.shapes)
+                raise CheckpointError(f"{model.path}: '{name}': {why}")
+            model.require_float(names[name])
 
 
 def _takes_part(config: MergeConfig, name: str, shape: Sequence[int]) -> bool:

@@ -1,5 +1,7 @@
 """Newer merges than the paper's baselines: each formula by hand or against mergekit, then its limits."""
 
+import functools
+import importlib
 import math
 from pathlib import Path
 from typing import get_args
@@ -19,10 +21,11 @@ from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, sl
 from drift.weights.merging.frank import frank_weights
 from drift.weights.merging.merge import merge
 from drift.weights.merging.plan import weights_by_name
-from drift.weights.merging.sparse import drop_by_magnitude, keep_probabilities, whole_rows
+from drift.weights.merging.sparse import drop_by_magnitude, keep_probabilities, tensor_generator, whole_rows
 from drift.weights.merging.spectra import gated, projected
-from drift.weights.merging.tensors import merge_tensor
-from tests.tiny_models import tiny_family
+from drift.weights.merging.tensors import Job, merge_pieces, merge_tensor
+from drift.weights.streaming import pieces
+from tests.tiny_models import Family, tiny_family, tiny_llm
 
 NAME = "layers.1.mlp.up_proj.weight"
 MERGEKIT = read_json(Path(__file__).parents[2] / "golden" / "mergekit.json")
@@ -363,3 +366,89 @@ def test_every_method_merges_each_part_with_its_own_weights(tmp_path: Path, meth
     assert len(inside) == (4 if method in ("frism", "ip_merging") else 7)
     assert {name for name in plain if not torch.equal(plain[name], parts[name])} == inside
     assert all(torch.equal(there[name], parts[name]) for name in inside)
+
+
+# ------------------------------------------------------------------------------------- several experts
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Family, str]:
+    """A family, and a second expert of it."""
+    folder = tmp_path_factory.mktemp("pair")
+    return tiny_family(folder), str(tiny_llm(folder / "second", fine_tune=7))
+
+
+def test_several_experts_are_merged_each_with_its_weight(pair: tuple[Family, str], tmp_path: Path) -> None:
+    family, second = pair
+    weights = (0.5, 0.3, 0.4)
+    config = MergeConfig(method="task_arithmetic", experts=(None, second), weights=weights)
+    report = merge(config, **family.references, out=tmp_path / "merged")
+    folders = (family.vlm, family.expert, Path(second), family.base, tmp_path / "merged")
+    *models, base, merged = (load_file(folder / "model.safetensors") for folder in folders)
+    assert report.merged == 25
+    for name in (own for own in base if own.startswith("model.") and "embed" not in own):
+        expected = base[name] + sum(
+            weight * (model[name] - base[name]) for weight, model in zip(weights, models, strict=True)
+        )
+        torch.testing.assert_close(merged[name], expected, rtol=0, atol=1e-6)
+    recipe = read_json(tmp_path / "merged" / "merge.json")
+    assert list(recipe["weights_sha256"]) == ["vlm", "expert_1", "expert_2", "base"]
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "dare_linear"])
+def test_ties_and_dare_of_three_tasks_are_pefts_bit_for_bit(method: str) -> None:
+    oracle = importlib.import_module("peft.utils.merge_utils")
+    vlm, first, second, base = (random((48, 32), seed) for seed in range(4))
+    tasks, weights = [vlm - base, first - base, second - base], (1.0, 0.5, 0.2)
+    with torch.random.fork_rng():
+        torch.manual_seed(tensor_generator(7, NAME).initial_seed())
+        expected = base + getattr(oracle, method)(tasks, torch.tensor(weights), 0.3)
+    experts = {"experts": ("a", "b"), "weights": weights, "density": 0.3, "seed": 7}
+    config = MergeConfig.model_validate({"method": method, **experts})
+    read = functools.partial(pieces, vlm, first, second, base)
+    merged = [piece for _, piece in merge_pieces(Job(config, NAME, (48, 32), weights, read))]
+    assert torch.equal(torch.cat(merged).view(48, 32), expected)
+
+
+SEVERAL = [method for method in get_args(MergeMethod) if method not in ("slerp", "frank", "frism", "ip_merging")]
+
+
+@pytest.mark.parametrize("method", SEVERAL)
+def test_a_second_expert_of_weight_zero_changes_no_linear_merge_and_every_method_takes_two(
+    pair: tuple[Family, str], tmp_path: Path, method: str
+) -> None:
+    family, second = pair
+    one = {"method": method, "density": 1, "keep_first": 1}
+    two = one | {"experts": [str(family.expert), second], "weights": [0.9, 0.1, 0]}
+    for name, section in (("one", one), ("two", two)):
+        merge(MergeConfig.model_validate(section), **family.references, out=tmp_path / name)
+    alone, both = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    same = all(torch.allclose(alone[name], both[name], rtol=0, atol=1e-6) for name in alone)
+    assert same == (method not in ("ties", "dare_ties", "della"))  # there the third has a voice in the election
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"experts": ["a", "b"]}, "merge: weights: one of φ_VL and one of each expert (2), got [0.9, 0.1]"),
+        ({"weights": [1, 0, 0]}, "merge: weights: one of φ_VL and one of each expert (1), got [1.0, 0.0, 0.0]"),
+        (
+            {"parts": [{"layers": "0", "weights": [1]}]},
+            "merge: parts.0.weights: one of φ_VL and one of each expert (1), got [1.0]",
+        ),
+        (
+            {"method": "slerp", "experts": ["a", "b"], "weights": [0.4, 0.3, 0.3]},
+            "merge: experts: slerp merges one expert (got 2)",
+        ),
+    ],
+)
+def test_each_expert_has_one_weight(given: dict[str, object], line: str) -> None:
+    assert refusal(**{"method": "linear", **given}) == line
+
+
+def test_a_second_expert_of_another_base_is_named(pair: tuple[Family, str], tmp_path: Path) -> None:
+    other = str(tiny_llm(tmp_path / "other", num_hidden_layers=1))
+    config = MergeConfig(method="linear", experts=(None, other), weights=(0.8, 0.1, 0.1))
+    with pytest.raises(CheckpointError, match="not of one base") as raised:
+        merge(config, **pair[0].references, out=tmp_path / "merged")
+    assert other in str(raised.value)
