@@ -136,9 +136,12 @@ def _weighted(text: str) -> dict[str, str]:
 def merge(
     section_from: SectionOf,
     method: Annotated[str, typer.Option(help="linear, task_arithmetic, ties, della, frank, ...: docs/merging.md.")],
-    expert: Annotated[list[str], typer.Option(help="φ_reason: directory or hub id; several times for several.")],
     vlm: Annotated[str, typer.Option(help="φ_VL: directory or hub id.")],
     out: Out,
+    expert: Annotated[
+        list[str] | None, typer.Option(help="φ_reason: directory or hub id; several times for several.")
+    ] = None,
+    delta: Annotated[Path | None, typer.Option(help="Method delta: folder written by `drift delta`.")] = None,
     base: Annotated[str | None, typer.Option(help="φ_base: directory or hub id.")] = None,
     weights: Annotated[str | None, typer.Option(help="Of φ_VL and each expert, such as 0.9,0.1.")] = None,
     density: Annotated[float | None, typer.Option(help="Share kept by TIES, DARE and DELLA.")] = None,
@@ -154,7 +157,7 @@ def merge(
 
     given = {
         "method": method,
-        "experts": expert if len(expert) > 1 else None,
+        "experts": expert if expert and len(expert) > 1 else None,
         "weights": weights.split(",") if weights else None,
         "density": density,
         "keep_first": keep_first,
@@ -163,10 +166,11 @@ def merge(
     settings = merge_preset(preset, method) if preset else {}
     settings |= {key: value for key, value in given.items() if value is not None}
     section = section_from.load(MergeConfig, "merge", settings)
+    first = expert[0] if expert else None
     if dry_run:
-        show_plan(plan_merge(section, expert=expert[0], vlm=vlm, base=base).summary(), as_json)
+        show_plan(plan_merge(section, expert=first, vlm=vlm, base=base, delta=delta).summary(), as_json)
     else:
-        show_report(step(section, expert=expert[0], vlm=vlm, base=base, out=out), out, as_json)
+        show_report(step(section, expert=first, vlm=vlm, base=base, out=out, delta=delta), out, as_json)
 
 
 @command(STEPS)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from drift.config.section import Fraction, Layered, Module, Positive, Section
+from drift.config.section import Fraction, Layered, Module, Name, Positive, Section
 from drift.ground.errors import ConfigError
 
 
@@ -107,6 +107,7 @@ MergeMethod = Literal[
     "frank",
     "frism",
     "ip_merging",
+    "delta",
 ]
 
 
@@ -133,8 +134,11 @@ class MergeConfig(Section):
     method: MergeMethod
     experts: tuple[str | None, ...] = ()
     """Several experts: checkpoints, null for `models.expert`. Empty: that alone."""
+    delta: Name | None = None
+    """Method `delta`: which of `deltas` is added to φ_VL."""
     weights: tuple[float, ...] = (0.9, 0.1)
-    """Weights of φ_VL and of each expert (or of their differences from φ_base). FRANK computes its own."""
+    """Weights of φ_VL and of each expert (or of their differences from φ_base). FRANK computes its own;
+    `delta` has 1 and the factor of Δ."""
     parts: tuple[MergePartConfig, ...] = ()
     """Other weights in some modules or layers; the last part that a tensor is in counts."""
     density: float = Field(0.2, gt=0, le=1)
@@ -165,11 +169,15 @@ class MergeConfig(Section):
     @property
     def needs_base(self) -> bool:
         """Whether the method is one over differences from φ_base."""
-        return self.method not in ("linear", "layer_swap", "slerp")
+        return self.method not in ("linear", "layer_swap", "slerp", "delta")
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
         experts = len(self.experts) or 1
+        if self.method != "delta" and self.delta is not None:
+            raise ValueError(f"delta: only method 'delta' takes one (got '{self.delta}' with '{self.method}')")
+        if self.method == "delta" and self.experts:
+            raise ValueError("experts: method 'delta' takes none; they are in Δ")
         if experts > 1 and self.method in ("slerp", "frank", "frism", "ip_merging"):
             raise ValueError(f"experts: {self.method} merges one expert (got {experts})")
         if self.method == "frank" and (self.parts or self.weights != (0.9, 0.1)):
@@ -179,6 +187,8 @@ class MergeConfig(Section):
                 raise ValueError(f"{key}: one of φ_VL and one of each expert ({experts}), got {list(weights)}")
             if self.method == "slerp" and abs(math.fsum(weights) - 1) > 1e-6:
                 raise ValueError(f"{key}: slerp's are 1 − t and t, which sum to 1 (got {list(weights)})")
+            if self.method == "delta" and weights[0] != 1:
+                raise ValueError(f"{key}: method 'delta' adds to φ_VL: 1, then the factor of Δ (got {list(weights)})")
         return self
 
     @model_validator(mode="after")
@@ -197,7 +207,7 @@ def merge_preset(name: str, method: str) -> dict[str, Any]:
     """
     if name != "br2v":
         raise ConfigError(f"preset: '{name}' is unknown; known: br2v")
-    if method in ("slerp", "della", "della_linear", "frank", "frism", "ip_merging"):
+    if method in ("slerp", "della", "della_linear", "frank", "frism", "ip_merging", "delta"):
         raise ConfigError(f"preset: br2v published no '{method}'; leave the preset out")
     if method in ("ties", "dare_ties", "dare_linear"):
         return {"weights": [1.6, 0.2], "density": 0.2, "rescale": False}

@@ -82,6 +82,8 @@ def _arm(
 
 
 def _merge(config: Config, merge: MergeConfig, headers: bool) -> str:
+    if merge.method == "delta":
+        return f"φ_VL + {merge.weights[1]:g} Δ '{merge.delta}'"
     if not headers:
         return merge.method
     models = config.models

@@ -22,7 +22,8 @@ from torch import Tensor
 from drift.config.models import MergeConfig
 from drift.ground.artifacts import PROVENANCE, staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
-from drift.weights.checkpoints import INDEX, fingerprint, original_vlm_sha256, read_header
+from drift.weights.checkpoints import INDEX, Checkpoint, Stored, fingerprint, original_vlm_sha256, read_header
+from drift.weights.deltafile import DeltaFile
 from drift.weights.finite import is_finite, require_finite
 from drift.weights.merging.frank import weights_in
 from drift.weights.merging.plan import MergePlan, plan_merge
@@ -64,15 +65,18 @@ class MergeReport:
         return {f"merge/{name}": float(getattr(self, name)) for name in names}
 
 
-def merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None, out: Path) -> MergeReport:
-    """Merge the text decoders into the folder `out`: a model directory with the VLM's tensor names and side files.
+def merge(
+    config: MergeConfig, *, expert: str | None, vlm: str, base: str | None, out: Path, delta: Path | None = None
+) -> MergeReport:
+    """Merge the text decoders, or add a stored Δ to φ_VL's (method `delta`), into the folder `out`.
 
-    Streams tensor by tensor: arithmetic in float32, output in the VLM's dtype. The recipe stands in `merge.json`.
-    Raises CheckpointError if the decoders do not pair or a tensor holds NaN or infinity, ConfigError if the method
-    lacks a base or merges nothing.
+    That is a model directory with the VLM's tensor names and side files. Streams tensor by tensor: arithmetic in
+    float32, output in the VLM's dtype. The recipe stands in `merge.json`. Raises CheckpointError if the decoders do not
+    pair or a tensor holds NaN or infinity, PriorError if Δ is of another φ_VL, ConfigError if the method lacks a base,
+    an expert or a Δ, or merges nothing.
     """
     started = time.monotonic()
-    todo = plan_merge(config, expert=expert, vlm=vlm, base=base)
+    todo = plan_merge(config, expert=expert, vlm=vlm, base=base, delta=delta)
     with one_thread(), staged(out) as folder:
         warnings = _warnings(todo)
         for warning in warnings:
@@ -91,7 +95,7 @@ def merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None, out: 
 
 
 def _warnings(todo: MergePlan) -> tuple[str, ...]:
-    experts = [model for role, model in todo.models.items() if role.startswith("expert")]
+    experts = [model for role, (model, _) in todo.others.items() if role != "base" and isinstance(model, Checkpoint)]
     return tuple(warning for expert in experts for warning in check_same_base(expert, [todo.vlm], force=True))
 
 
@@ -152,11 +156,15 @@ def _write_recipe(todo: MergePlan, folder: Path) -> None:
     section = todo.config.model_dump(mode="json")
     recipe = {
         **section,
-        "weights_sha256": {name: fingerprint(checkpoint.path) for name, checkpoint in todo.models.items()},
+        "weights_sha256": {name: _sha256(model) for name, model in todo.models.items()},
         "merged": {name: todo.weights[name] for name in sorted(todo.canonical.values())},
         "copied": sorted(todo.vlm.tensors.keys() - todo.canonical.keys()),
     }
     write_json(folder / RECIPE, recipe)
-    inputs = {name: checkpoint.path for name, checkpoint in todo.models.items()}
+    inputs = {name: model.path for name, model in todo.models.items()}
     original = original_vlm_sha256(todo.vlm.path)
     write_provenance(folder, "merge", config=section, inputs=inputs, original_vlm_sha256=original)
+
+
+def _sha256(model: Stored) -> str:
+    return model.sha256() if isinstance(model, DeltaFile) else fingerprint(model.path)

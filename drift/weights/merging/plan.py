@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from drift.config.models import MergeConfig
 from drift.ground.errors import CheckpointError, ConfigError
-from drift.weights.checkpoints import Checkpoint, pair_decoders, resolve
-from drift.weights.layout import depth, explain_missing, layer_index, module_of, select_modules, unpaired
+from drift.weights.checkpoints import Checkpoint, Stored, pair_decoders, resolve
+from drift.weights.deltafile import DeltaFile, load_delta, require_made_from
+from drift.weights.layout import (
+    depth,
+    explain_missing,
+    layer_index,
+    match_parameters,
+    module_of,
+    select_modules,
+    unpaired,
+)
 
-Other = tuple[Checkpoint, Mapping[str, str]]
-"""A model besides φ_VL, and its name of each tensor by the canonical one."""
+Names = Mapping[str, str]
+"""Its own name of each tensor, by the canonical one."""
+Other = tuple[Stored, Names]
+"""A model or Δ besides φ_VL."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +39,12 @@ class MergePlan:
     weights: dict[str, tuple[float, ...]]
     """Of each tensor that is merged, by its canonical name."""
 
-    def sources(self, own: str, name: str) -> list[tuple[Checkpoint, str]]:
+    def sources(self, own: str, name: str) -> list[tuple[Stored, str]]:
         """Every model that is read for a tensor of φ_VL, φ_VL first and φ_base last, with its name there."""
         return [(self.vlm, own), *((model, names[name]) for model, names in self.others.values())]
 
     @property
-    def models(self) -> dict[str, Checkpoint]:
+    def models(self) -> dict[str, Stored]:
         """Every model, by its role."""
         return {"vlm": self.vlm, **{role: model for role, (model, _) in self.others.items()}}
 
@@ -55,10 +67,32 @@ class MergePlan:
         return {"name": name, "vlm": own, **there, "weights": self.weights[name]}
 
 
-def plan_merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None) -> MergePlan:
-    """Pair the decoders' tensors by their headers; no tensor is read. Raises as `merge`."""
+def plan_merge(
+    config: MergeConfig, *, expert: str | None, vlm: str, base: str | None, delta: Path | None = None
+) -> MergePlan:
+    """Pair the tensors by their headers; no tensor is read. Raises as `merge`."""
+    if (config.method == "delta") != (delta is not None):
+        raise ConfigError(f"method: '{config.method}' {'takes no' if delta else 'needs a'} Δ (--delta)")
+    if delta is not None:
+        return _plan_delta(config, Checkpoint(resolve(vlm)), load_delta(delta))
+    if expert is None:
+        raise ConfigError(f"method: '{config.method}' needs an expert (--expert)")
     if config.needs_base and base is None:
         raise ConfigError(f"method: '{config.method}' needs models.base (--base), which is not set")
+    return _plan_experts(config, expert, vlm, base)
+
+
+def _plan_delta(config: MergeConfig, vlm: Checkpoint, prior: DeltaFile) -> MergePlan:
+    require_made_from(prior, vlm.path)
+    partners = match_parameters(vlm.shapes, prior.shapes)
+    for own in partners.values():
+        vlm.require_float(own)
+    others: dict[str, Other] = {"delta": (prior, {name: name for name in prior.names})}
+    canonical = {partners[name]: name for name in prior.names}
+    return MergePlan(config, vlm, others, canonical, weights_by_name(config, prior.names))
+
+
+def _plan_experts(config: MergeConfig, expert: str, vlm: str, base: str | None) -> MergePlan:
     visual = Checkpoint(resolve(vlm))
     experts = [Checkpoint(resolve(own or expert)) for own in config.experts or (None,)]
     origin = [Checkpoint(resolve(base))] if base is not None and config.needs_base else []
@@ -74,11 +108,11 @@ def plan_merge(config: MergeConfig, *, expert: str, vlm: str, base: str | None) 
     _require_nothing_left(visual, in_vlm)
     merged = [name for name in wanted if _takes_part(config, name, first.shapes[named[0][1][name]])]
     roles = ["expert"] if len(experts) == 1 else [f"expert_{place}" for place in range(1, len(experts) + 1)]
-    others = dict(zip([*roles, *["base"] * len(origin)], named, strict=True))
+    others: dict[str, Other] = dict(zip([*roles, *["base"] * len(origin)], named, strict=True))
     return MergePlan(config, visual, others, {in_vlm[name]: name for name in merged}, weights_by_name(config, merged))
 
 
-def _require_all(wanted: Sequence[str], expert: Checkpoint, models: Iterable[Other]) -> None:
+def _require_all(wanted: Sequence[str], expert: Checkpoint, models: Iterable[tuple[Checkpoint, Names]]) -> None:
     """Raise CheckpointError unless every model has every tensor, in a floating type."""
     own = expert.canonical()
     for model, names in models:

@@ -182,4 +182,5 @@ _METHODS: Mapping[MergeMethod, Callable[[Job], Combine]] = {
     "frank": _task_arithmetic,
     "frism": _frism,
     "ip_merging": _ip_merging,
+    "delta": _linear,
 }

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import math
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -13,14 +14,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from drift.config.models import MergeConfig, MergeMethod, merge_preset
+from drift.config.models import DeltaConfig, MergeConfig, MergeMethod, merge_preset
 from drift.config.section import validate
-from drift.ground.artifacts import read_json
-from drift.ground.errors import CheckpointError, ConfigError
+from drift.ground.artifacts import read_json, read_provenance
+from drift.ground.errors import CheckpointError, ConfigError, PriorError
+from drift.weights.checkpoints import fingerprint
+from drift.weights.delta import compute_delta
+from drift.weights.deltafile import load_delta, projection
 from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, slerp_factors
 from drift.weights.merging.frank import frank_weights
-from drift.weights.merging.merge import merge
-from drift.weights.merging.plan import weights_by_name
+from drift.weights.merging.merge import MergeReport, merge
+from drift.weights.merging.plan import plan_merge, weights_by_name
 from drift.weights.merging.sparse import drop_by_magnitude, keep_probabilities, tensor_generator, whole_rows
 from drift.weights.merging.spectra import gated, projected
 from drift.weights.merging.tensors import Job, merge_pieces, merge_tensor
@@ -159,7 +163,7 @@ def test_a_window_of_chances_outside_zero_and_one_is_refused(density: float, eps
     assert MergeConfig(method="della", density=1, epsilon=epsilon).density == 1
 
 
-@pytest.mark.parametrize("method", ["slerp", "della", "della_linear", "frank", "frism", "ip_merging"])
+@pytest.mark.parametrize("method", ["slerp", "della", "della_linear", "frank", "frism", "ip_merging", "delta"])
 def test_the_published_preset_has_no_settings_of_what_was_not_published(method: str) -> None:
     with pytest.raises(ConfigError, match=f"preset: br2v published no '{method}'"):
         merge_preset("br2v", method)
@@ -352,7 +356,7 @@ def test_a_part_that_is_written_wrong_is_refused_on_one_line(part: dict[str, obj
     assert refusal(method="slerp", parts=[part]).startswith(line)
 
 
-@pytest.mark.parametrize("method", [method for method in get_args(MergeMethod) if method != "frank"])
+@pytest.mark.parametrize("method", [method for method in get_args(MergeMethod) if method not in ("frank", "delta")])
 def test_every_method_merges_each_part_with_its_own_weights(tmp_path: Path, method: str) -> None:
     family = tiny_family(tmp_path / "family")
     whole = {"method": method, "density": 1, "keep_first": 0, "threshold": 0}
@@ -410,7 +414,7 @@ def test_ties_and_dare_of_three_tasks_are_pefts_bit_for_bit(method: str) -> None
     assert torch.equal(torch.cat(merged).view(48, 32), expected)
 
 
-SEVERAL = [method for method in get_args(MergeMethod) if method not in ("slerp", "frank", "frism", "ip_merging")]
+SEVERAL = sorted({*get_args(MergeMethod)} - {"slerp", "frank", "frism", "ip_merging", "delta"})
 
 
 @pytest.mark.parametrize("method", SEVERAL)
@@ -452,3 +456,88 @@ def test_a_second_expert_of_another_base_is_named(pair: tuple[Family, str], tmp_
     with pytest.raises(CheckpointError, match="not of one base") as raised:
         merge(config, **pair[0].references, out=tmp_path / "merged")
     assert other in str(raised.value)
+
+
+# ------------------------------------------------------------------------------------------------ delta
+
+
+def add(family: Family, delta: Path, out: Path, factor: float, **settings: object) -> MergeReport:
+    config = MergeConfig.model_validate({"method": "delta", "weights": [1, factor], **settings})
+    return merge(config, expert=None, vlm=str(family.vlm), base=None, out=out, delta=delta)
+
+
+@pytest.fixture(scope="module")
+def delta(pair: tuple[Family, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Δ of the family's projections, in several files."""
+    out = tmp_path_factory.mktemp("delta") / "paper"
+    compute_delta(DeltaConfig(), **pair[0].references, out=out, shard_bytes=20_000)
+    assert len(list(out.glob("*.safetensors"))) > 1
+    return out
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.25, 1.0, -0.5])
+def test_a_share_of_delta_is_a_model_that_went_so_far_along_it(
+    pair: tuple[Family, str], delta: Path, tmp_path: Path, factor: float
+) -> None:
+    family = pair[0]
+    report = add(family, delta, tmp_path / "added", factor)
+    assert projection(tmp_path / "added", delta) == pytest.approx(factor, abs=1e-6)
+    vlm, expert, added = (
+        load_file(folder / "model.safetensors") for folder in (family.vlm, family.expert, tmp_path / "added")
+    )
+    moved = {name for name in vlm if not torch.equal(vlm[name], added[name])}
+    assert report.merged == 20  # two layers of 7 weights and 3 biases; norms are in no Δ of projections
+    assert len(moved) == (20 if factor else 0)
+    for name in moved:
+        torch.testing.assert_close(added[name], vlm[name] + factor * (expert[name] - vlm[name]), rtol=0, atol=1e-6)
+
+
+def test_delta_is_added_by_parts_and_the_recipe_names_it(pair: tuple[Family, str], delta: Path, tmp_path: Path) -> None:
+    add(pair[0], delta, tmp_path / "added", 0.5, parts=[{"layers": "1", "weights": [1, 0]}])
+    vlm, added = (load_file(folder / "model.safetensors") for folder in (pair[0].vlm, tmp_path / "added"))
+    assert {name.split(".")[2] for name in vlm if not torch.equal(vlm[name], added[name])} == {"0"}
+    recipe = read_json(tmp_path / "added" / "merge.json")
+    assert recipe["weights_sha256"]["delta"] == load_delta(delta).sha256()
+    assert read_provenance(tmp_path / "added")["original_vlm_sha256"] == fingerprint(pair[0].vlm)
+
+
+def test_a_delta_of_another_vlm_is_refused(delta: Path, tmp_path: Path) -> None:
+    other = tiny_family(tmp_path / "family", seed=3)
+    with pytest.raises(PriorError, match="made from another φ_VL"):
+        add(other, delta, tmp_path / "added", 1)
+    assert not (tmp_path / "added").exists()
+
+
+def test_nan_in_delta_is_named(pair: tuple[Family, str], delta: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(delta, tmp_path / "broken"))
+    info = load_delta(broken).tensors["layers.1.mlp.up_proj.weight"]
+    with info.file.open("r+b") as file:
+        file.seek(info.start)
+        file.write(b"\xff" * 4)
+    with pytest.raises(CheckpointError, match=r"broken/delta-.*'layers\.1\.mlp\.up_proj\.weight' holds NaN"):
+        add(pair[0], broken, tmp_path / "added", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"method": "delta"}, "merge: weights: method 'delta' adds to φ_VL: 1, then the factor of Δ (got [0.9, 0.1])"),
+        ({"method": "ties", "delta": "paper"}, "merge: delta: only method 'delta' takes one (got 'paper' with 'ties')"),
+        (
+            {"method": "delta", "weights": [1, 1], "experts": ["a"]},
+            "merge: experts: method 'delta' takes none; they are in Δ",
+        ),
+    ],
+)
+def test_what_does_not_go_with_a_delta_is_refused(given: dict[str, object], line: str) -> None:
+    assert refusal(**given) == line
+
+
+def test_what_a_method_lacks_is_said_before_anything_is_read(delta: Path) -> None:
+    nowhere = {"vlm": "/nowhere", "base": None}
+    with pytest.raises(ConfigError, match=r"method: 'delta' needs a Δ \(--delta\)"):
+        plan_merge(MergeConfig(method="delta", weights=(1, 1)), expert="/nowhere", **nowhere)
+    with pytest.raises(ConfigError, match=r"method: 'linear' takes no Δ \(--delta\)"):
+        plan_merge(MergeConfig(method="linear"), expert="/nowhere", delta=delta, **nowhere)
+    with pytest.raises(ConfigError, match=r"method: 'linear' needs an expert \(--expert\)"):
+        plan_merge(MergeConfig(method="linear"), expert=None, **nowhere)
