@@ -105,8 +105,10 @@ def keep_probabilities(rows: Tensor, density: float, epsilon: float) -> Tensor:
     Of equal magnitudes the first ranks lowest. DELLA's MAGPRUNE (section 3.1, ranks within a row); ε is that of its
     code and of mergekit, half the width of the window.
     """
-    ranks = rows.abs().argsort(dim=1, stable=True).argsort(dim=1)
-    return (density - epsilon) + ranks.to(torch.float32) / max(1, rows.shape[1] - 1) * (2 * epsilon)
+    order = rows.abs().argsort(dim=1, stable=True)
+    places = torch.arange(rows.shape[1], dtype=torch.float32).expand_as(rows)
+    ranks = torch.empty_like(places).scatter_(1, order, places)
+    return (density - epsilon) + ranks / max(1, rows.shape[1] - 1) * (2 * epsilon)
 
 
 def whole_rows(stretches: Iterable[Sequence[Tensor]], width: int) -> Iterator[list[Tensor]]:
