@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from drift.weights.merging import tensor_generator
+from drift.weights.merging.sparse import tensor_generator
 from drift.weights.streaming import encode_header, write_tensor
 
 ROOT = Path(__file__).parent.parent

@@ -135,25 +135,29 @@ def _weighted(text: str) -> dict[str, str]:
 @command(STEPS)
 def merge(
     section_from: SectionOf,
-    method: Annotated[str, typer.Option(help="linear, task_arithmetic, ties, dare_ties, dare_linear, layer_swap.")],
-    expert: Annotated[str, typer.Option(help="φ_reason: directory or hub id.")],
+    method: Annotated[str, typer.Option(help="linear, task_arithmetic, ties, della, frank, ...: docs/merging.md.")],
     vlm: Annotated[str, typer.Option(help="φ_VL: directory or hub id.")],
     out: Out,
+    expert: Annotated[
+        list[str] | None, typer.Option(help="φ_reason: directory or hub id; several times for several.")
+    ] = None,
+    delta: Annotated[Path | None, typer.Option(help="Method delta: folder written by `drift delta`.")] = None,
     base: Annotated[str | None, typer.Option(help="φ_base: directory or hub id.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Of φ_VL and φ_reason, such as 0.9,0.1.")] = None,
-    density: Annotated[float | None, typer.Option(help="Share kept by TIES and DARE.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Of φ_VL and each expert, such as 0.9,0.1.")] = None,
+    density: Annotated[float | None, typer.Option(help="Share kept by TIES, DARE and DELLA.")] = None,
     keep_first: Annotated[int | None, typer.Option(help="Layer swap: first layers that stay the VLM's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of DARE's mask.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of DARE's and DELLA's masks.")] = None,
     preset: Annotated[str | None, typer.Option(help="br2v: the published baselines' settings, bugs included.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge the expert into the VLM: the baselines, streamed."""
-    from drift.weights.merging import merge as step
-    from drift.weights.merging import plan_merge
+    from drift.weights.merging.merge import merge as step
+    from drift.weights.merging.plan import plan_merge
 
     given = {
         "method": method,
+        "experts": expert if expert and len(expert) > 1 else None,
         "weights": weights.split(",") if weights else None,
         "density": density,
         "keep_first": keep_first,
@@ -162,10 +166,11 @@ def merge(
     settings = merge_preset(preset, method) if preset else {}
     settings |= {key: value for key, value in given.items() if value is not None}
     section = section_from.load(MergeConfig, "merge", settings)
+    first = expert[0] if expert else None
     if dry_run:
-        show_plan(plan_merge(section, expert=expert, vlm=vlm, base=base).summary(), as_json)
+        show_plan(plan_merge(section, expert=first, vlm=vlm, base=base, delta=delta).summary(), as_json)
     else:
-        show_report(step(section, expert=expert, vlm=vlm, base=base, out=out), out, as_json)
+        show_report(step(section, expert=first, vlm=vlm, base=base, out=out, delta=delta), out, as_json)
 
 
 @command(STEPS)

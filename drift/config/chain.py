@@ -83,8 +83,9 @@ class Config(Section):
                 raise ValueError(f"arms.{name}.delta: no delta '{arm.delta}'{suggest(arm.delta, self.deltas)}")
             if arm.delta is not None and arm.train is None:
                 raise ValueError(f"arms.{name}.delta: '{arm.delta}' guides a training, but the arm has no train")
-            if arm.merge is not None and arm.merge.method != "linear" and arm.merge.method != "layer_swap":
+            if arm.merge is not None and arm.merge.needs_base:
                 self._needs_base(f"arms.{name}.merge.method: '{arm.merge.method}'")
+            self._has_delta(name, arm.merge)
             self.arm_train(name)
         return self
 
@@ -102,6 +103,14 @@ class Config(Section):
         for role in sorted({"reasoning", "perception"} - roles):
             raise ValueError(f"evaluate.benchmarks: none has role '{role}'; the gate needs both roles")
         return self
+
+    def _has_delta(self, name: str, merge: MergeConfig | None) -> None:
+        if merge is None or merge.method != "delta":
+            return
+        if merge.delta is None:
+            raise ValueError(f"arms.{name}.merge.delta: required for method 'delta'; known: {', '.join(self.deltas)}")
+        if merge.delta not in self.deltas:
+            raise ValueError(f"arms.{name}.merge.delta: no delta '{merge.delta}'{suggest(merge.delta, self.deltas)}")
 
     def _needs_base(self, what: str) -> None:
         if self.models.base is None:

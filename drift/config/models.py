@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from drift.config.section import Module, Section
+from drift.config.section import Fraction, Layered, Module, Name, Positive, Section
 from drift.ground.errors import ConfigError
+
+
+def parse_layers(text: str) -> frozenset[int]:
+    """`"0-2,5"` as {0, 1, 2, 5}. Raises ValueError."""
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise ValueError(f"'{part.strip()}' is no layer or range; write for example '0-27' or '4,8-11'")
+        chosen.update(range(int(first), int(last if dash else first) + 1))
+    return frozenset(chosen)
+
+
+def _parses(layers: str) -> str:
+    parse_layers(layers)
+    return layers
+
+
+Layers = Annotated[str, AfterValidator(_parses)]
+"""`0-27`, `4,8-11`."""
 
 
 class ModelsConfig(Section):
@@ -60,7 +81,7 @@ class DeltaConfig(Section):
     """φ_other: `vlm` (the paper's), `base`, or a checkpoint."""
     modules: tuple[Module, ...] = ("attn", "mlp")
     """attn, mlp, norm, head, embed, or `re:` and a pattern over canonical names."""
-    layers: str | None = None
+    layers: Layers | None = None
     """`0-27`, `4,8-11`; null for all."""
     include_bias: bool = True
     force: bool = False
@@ -72,50 +93,122 @@ class DeltaConfig(Section):
         experts = self.experts or (ExpertConfig(),)
         return tuple((expert.model, expert.minus or self.minus, expert.weight) for expert in experts)
 
-    @field_validator("layers")
-    @classmethod
-    def _layers_parse(cls, layers: str | None) -> str | None:
-        if layers is not None:
-            parse_layers(layers)
-        return layers
+
+MergeMethod = Literal[
+    "linear",
+    "layer_swap",
+    "slerp",
+    "task_arithmetic",
+    "ties",
+    "dare_ties",
+    "dare_linear",
+    "della",
+    "della_linear",
+    "frank",
+    "frism",
+    "ip_merging",
+    "delta",
+]
 
 
-def parse_layers(text: str) -> frozenset[int]:
-    """`"0-2,5"` as {0, 1, 2, 5}. Raises ValueError."""
-    chosen: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
-            raise ValueError(f"'{part.strip()}' is no layer or range; write for example '0-27' or '4,8-11'")
-        chosen.update(range(int(first), int(last if dash else first) + 1))
-    return frozenset(chosen)
+class MergePartConfig(Section):
+    """Where a merge has other weights."""
 
+    modules: tuple[Layered, ...] = ()
+    """attn, mlp, norm, or `re:` and a pattern over canonical names; empty for all."""
+    layers: Layers | None = None
+    """`0-27`, `4,8-11`; null for all, and for what is in no layer."""
+    weights: tuple[float, ...]
+    """Of φ_VL and of each expert."""
 
-MergeMethod = Literal["linear", "task_arithmetic", "ties", "dare_ties", "dare_linear", "layer_swap"]
+    @model_validator(mode="after")
+    def _is_a_part(self) -> Self:
+        if not self.modules and self.layers is None:
+            raise ValueError("a part has modules, layers or both; weights of the whole are the merge's own")
+        return self
 
 
 class MergeConfig(Section):
-    """A merging baseline over the text decoder; vision, embeddings and head stay the VLM's."""
+    """A merge over the text decoder, by the methods of docs/merging.md; vision, embeddings and head stay the VLM's."""
 
     method: MergeMethod
-    weights: tuple[float, float] = (0.9, 0.1)
-    """Weights of φ_VL and φ_reason (or of their differences from φ_base)."""
+    experts: tuple[str | None, ...] = ()
+    """Several experts: checkpoints, null for `models.expert`. Empty: that alone."""
+    delta: Name | None = None
+    """Method `delta`: which of `deltas` is added to φ_VL."""
+    weights: tuple[float, ...] = (0.9, 0.1)
+    """Weights of φ_VL and of each expert (or of their differences from φ_base). FRANK computes its own;
+    `delta` has 1 and the factor of Δ."""
+    parts: tuple[MergePartConfig, ...] = ()
+    """Other weights in some modules or layers; the last part that a tensor is in counts."""
     density: float = Field(0.2, gt=0, le=1)
-    """TIES, DARE: share of each difference that is kept."""
+    """TIES, DARE, DELLA: share of each difference that is kept."""
+    epsilon: float = Field(0.15, ge=0)
+    """DELLA: from the smallest to the largest of a row, the chance to be kept rises from density − epsilon to density +
+    epsilon."""
     keep_first: int = Field(6, ge=0)
     """Layer swap: the first layers that stay the VLM's."""
     rescale: bool = True
-    """DARE: divide what is kept by the density. BR2V's published numbers were made without."""
+    """DARE, DELLA: divide what is kept by the chance that it was. BR2V's published numbers were made without."""
     seed: int = 0
+
+    decay: Positive | None = None
+    """FRANK: α of its prior exp(−α l) for φ_VL in layer l, counted from 1; null for none."""
+    gates: tuple[Fraction, ...] = Field((0.5,), min_length=1)
+    """FRISM: of equal shares of the expert's singular directions, from the largest singular value on; 0.5 for all is
+    where its training starts."""
+    threshold: Fraction = 0.4
+    """IP-Merging: a matrix is merged if a singular direction of the expert is so similar to the VLM's of that rank."""
+
+    @property
+    def all_weights(self) -> list[tuple[str, tuple[float, ...]]]:
+        """Those of the whole and of every part, each with its key."""
+        parts = [(f"parts.{place}.weights", part.weights) for place, part in enumerate(self.parts)]
+        return [("weights", self.weights), *parts]
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the method is one over differences from φ_base."""
+        return self.method not in ("linear", "layer_swap", "slerp", "delta")
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        experts = len(self.experts) or 1
+        if self.method != "delta" and self.delta is not None:
+            raise ValueError(f"delta: only method 'delta' takes one (got '{self.delta}' with '{self.method}')")
+        if self.method == "delta" and self.experts:
+            raise ValueError("experts: method 'delta' takes none; they are in Δ")
+        if experts > 1 and self.method in ("slerp", "frank", "frism", "ip_merging"):
+            raise ValueError(f"experts: {self.method} merges one expert (got {experts})")
+        if self.method == "frank" and (self.parts or self.weights != (0.9, 0.1)):
+            raise ValueError("weights: frank computes its own from the task vectors; remove weights and parts")
+        for key, weights in self.all_weights:
+            if len(weights) != 1 + experts:
+                raise ValueError(f"{key}: one of φ_VL and one of each expert ({experts}), got {list(weights)}")
+            if self.method == "slerp" and abs(math.fsum(weights) - 1) > 1e-6:
+                raise ValueError(f"{key}: slerp's are 1 − t and t, which sum to 1 (got {list(weights)})")
+            if self.method == "delta" and weights[0] != 1:
+                raise ValueError(f"{key}: method 'delta' adds to φ_VL: 1, then the factor of Δ (got {list(weights)})")
+        return self
+
+    @model_validator(mode="after")
+    def _chances_fit(self) -> Self:
+        low, high = self.density - self.epsilon, self.density + self.epsilon
+        if self.method in ("della", "della_linear") and self.density < 1 and not 0 < low <= high < 1:
+            given = f"{self.density} ± {self.epsilon}"
+            raise ValueError(f"epsilon: density ± epsilon must lie between 0 and 1 (got {given})")
+        return self
 
 
 def merge_preset(name: str, method: str) -> dict[str, Any]:
     """A published recipe's settings of a method. `br2v`: those of the paper's baselines, DARE without its rescaling.
 
-    Raises ConfigError for an unknown preset.
+    Raises ConfigError for an unknown preset, or a method that it has no settings of.
     """
     if name != "br2v":
         raise ConfigError(f"preset: '{name}' is unknown; known: br2v")
+    if method in ("slerp", "della", "della_linear", "frank", "frism", "ip_merging", "delta"):
+        raise ConfigError(f"preset: br2v published no '{method}'; leave the preset out")
     if method in ("ties", "dare_ties", "dare_linear"):
         return {"weights": [1.6, 0.2], "density": 0.2, "rescale": False}
     return {"weights": [0.9, 0.1], "keep_first": 6}

@@ -68,6 +68,8 @@ class InputsStep(Section):
     """Tables whose questions are left out of the training set."""
     deltas: DeltasStep
     start: str | None
+    experts: tuple[str, ...] = ()
+    """Those that merges have besides `models.expert`."""
     hashed: bool
 
 
@@ -164,11 +166,8 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     baseline = BaselineStep(evaluate=config.evaluate, vlm=models.vlm)
     unpublished = config.evaluate.model_copy(update={"published": None})  # that row is the unmodified VLM's
     deltas = DeltasStep(models=models.without_start(), deltas=config.deltas)
-    start = None if models.start_at_champion else models.start
     curate = curate_step(config)
-    outside = InputsStep(
-        ingest=config.ingest, replay=curate.replay, against=curate.against, deltas=deltas, start=start, hashed=local
-    )
+    outside = _outside(config, curate, deltas, hashed=local)
     asked = ChampionStep(model=config.register_.model, starts=models.start_at_champion)
     decided = GateStep(model=config.register_.model, **config.gate.model_dump())
     steps = {
@@ -204,6 +203,24 @@ def arm_steps(config: Config) -> list[ArmStep]:
         )
         for name, arm in config.arms.items()
     ]
+
+
+def _outside(config: Config, curate: CurateConfig, deltas: DeltasStep, *, hashed: bool) -> InputsStep:
+    return InputsStep(
+        ingest=config.ingest,
+        replay=curate.replay,
+        against=curate.against,
+        deltas=deltas,
+        start=None if config.models.start_at_champion else config.models.start,
+        experts=tuple(dict.fromkeys(own for _, own in merged_experts(config))),
+        hashed=hashed,
+    )
+
+
+def merged_experts(config: Config) -> list[tuple[str, str]]:
+    """The experts of merges besides `models.expert`, each with its key."""
+    merges = {name: arm.merge for name, arm in config.arms.items() if arm.merge}
+    return [(f"arms.{name}.merge.experts", own) for name, merge in merges.items() for own in merge.experts if own]
 
 
 def _json(content: Any) -> str:
@@ -298,6 +315,8 @@ def _arm_inputs(step: ArmStep) -> Inputs:
         inputs |= local_inputs("models.start", step.models.start)
     if step.merge:
         inputs |= local_inputs("models.expert", step.models.expert)
+        for own in filter(None, step.merge.experts):
+            inputs |= local_inputs(f"arms.{step.name}.merge.experts:{own}", own)
         inputs |= local_inputs("models.base", step.models.base) if step.models.base else {}
     if step.train and step.train.deepspeed:
         check_deepspeed(step.train)  # before the teacher has worked for hours

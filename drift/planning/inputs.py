@@ -42,6 +42,8 @@ def _models(step: InputsStep) -> Inputs:
     hashes = delta_inputs(step.deltas)
     for role, reference in {**step.deltas.models.model_dump(), "start": step.start}.items():
         hashes |= local_inputs(f"models.{role}", reference) if reference else {}
+    for own in step.experts:
+        hashes |= local_inputs(f"merge.experts:{own}", own)
     return hashes
 
 

@@ -9,7 +9,7 @@ import urllib3
 
 from drift.config.chain import Config
 from drift.config.data import VllmTeacher
-from drift.config.plan import looks_local
+from drift.config.plan import looks_local, merged_experts
 from drift.config.servers import VllmConfig
 from drift.ground.errors import ConfigError
 from drift.ground.findings import Check, Noted
@@ -27,6 +27,7 @@ def models_of(config: Config) -> list[tuple[str, str]]:
     for name, delta in config.deltas.items():
         own = {reference for expert, minus, _ in delta.pairs for reference in (expert, minus)} - {None, "vlm", "base"}
         models += [(f"deltas.{name}", reference) for reference in sorted(map(str, own))]
+    models += merged_experts(config)
     teacher = config.generate.teacher
     return [*models, *([("generate.teacher.model", teacher.model)] if teacher.kind != "endpoint" else [])]
 

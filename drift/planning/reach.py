@@ -17,7 +17,7 @@ from drift.ground.errors import ConfigError, MissingCheckpointError
 from drift.training.launch import processes_of
 from drift.training.safety.effect import reach_per_rate, remark, steps_of, sum_of_rates
 from drift.weights.deltafile import load_delta
-from drift.weights.merging import plan_merge
+from drift.weights.merging.plan import plan_merge
 from drift.weights.pairing import DeltaPlan, plan
 from drift.weights.streaming import chunks
 
@@ -82,6 +82,8 @@ def _arm(
 
 
 def _merge(config: Config, merge: MergeConfig, headers: bool) -> str:
+    if merge.method == "delta":
+        return f"φ_VL + {merge.weights[1]:g} Δ '{merge.delta}'"
     if not headers:
         return merge.method
     models = config.models

@@ -63,7 +63,7 @@ def rehearsal_of(config: Config, world: Path, *, gpu: bool) -> Config:
     raw["models"] = {role: _model(role, reference, world) for role, reference in raw["models"].items()}
     raw["deltas"] = {name: _delta(delta, world) for name, delta in raw["deltas"].items()}
     raw["train"] |= shortened
-    raw["arms"] = {name: _arm(arm, shortened) for name, arm in raw["arms"].items()}
+    raw["arms"] = {name: _arm(arm, shortened, world) for name, arm in raw["arms"].items()}
     _replace_data(raw, world)
     _replace_evaluation(raw, world, gpu)
     raw["gate"] |= OPEN_GATE
@@ -110,13 +110,19 @@ def _minus(minus: str | None, world: Path) -> str | None:
     return minus if minus in (None, "vlm", "base") else str(world / "base")
 
 
-def _arm(arm: Raw, shortened: Raw) -> Raw:
+def _arm(arm: Raw, shortened: Raw, world: Path) -> Raw:
     """The arm with its own settings, except those that every training has shortened; its merge on three layers."""
     train, merge = arm["train"], arm["merge"]
     return arm | {
         "train": train and {key: value for key, value in train.items() if key not in shortened},
-        "merge": merge and merge | {"keep_first": min(1, merge["keep_first"])},
+        "merge": merge and _merge(merge, world),
     }
+
+
+def _merge(merge: Raw, world: Path) -> Raw:
+    experts = [own and str(world / "expert") for own in merge["experts"]]
+    parts = [part | {"layers": part["layers"] and "0"} for part in merge["parts"]]
+    return merge | {"keep_first": min(1, merge["keep_first"]), "parts": parts, "experts": experts}
 
 
 def _replace_data(raw: Raw, world: Path) -> None:

@@ -18,7 +18,7 @@ from drift.ground.strict import strict_json
 from drift.weights.checkpoints import resolve
 from drift.weights.deltafile import load_delta, projection, require_made_from
 from drift.weights.licences import name_parents
-from drift.weights.merging import merge
+from drift.weights.merging.merge import merge
 
 if TYPE_CHECKING:
     from drift.training.sft import TrainReport
@@ -75,22 +75,25 @@ def run_arm(
 
 def _make(step: ArmStep, training_set: Path, deltas: Sequence[Path], start: Path, out: Path) -> TrainReport | None:
     if step.train is None:
-        _merged(step, out)
+        _merged(step, deltas, out)
         return None
     from drift.training.sft import train  # takes seconds, and a merge alone does not need it
 
     with tempfile.TemporaryDirectory(prefix="drift-merge-", dir=out.parent) as aside:
-        model = _merged(step, Path(aside) / "merged") if step.merge else _start(step.models, start / START_MODEL)
+        model = (
+            _merged(step, deltas, Path(aside) / "merged") if step.merge else _start(step.models, start / START_MODEL)
+        )
         for folder in deltas:
             require_made_from(load_delta(folder), model)
-        delta = _delta(step, deltas)
+        delta = _folder(step, step.delta, deltas)
         return train(step.train, model=str(model), training_set=training_set, delta=delta, out=out, name=step.name)
 
 
-def _merged(step: ArmStep, out: Path) -> Path:
+def _merged(step: ArmStep, deltas: Sequence[Path], out: Path) -> Path:
     assert step.merge is not None  # an arm merges or trains
     models = step.models
-    merge(step.merge, expert=models.expert, vlm=models.vlm, base=models.base, out=out)
+    delta = _folder(step, step.merge.delta, deltas)
+    merge(step.merge, expert=models.expert, vlm=models.vlm, base=models.base, out=out, delta=delta)
     return out
 
 
@@ -101,14 +104,14 @@ def _start(models: ModelsConfig, champion: Path) -> Path:
     return resolve(models.start or models.vlm)
 
 
-def _delta(step: ArmStep, deltas: Sequence[Path]) -> Path | None:
-    if step.delta is None:
+def _folder(step: ArmStep, delta: str | None, deltas: Sequence[Path]) -> Path | None:
+    if delta is None:
         return None
     for folder in deltas:
-        if folder.name == step.delta:
+        if folder.name == delta:
             return folder
     known = ", ".join(folder.name for folder in deltas)
-    raise DataError(f"arm '{step.name}': no delta '{step.delta}' among {known}; compute it with `drift delta`")
+    raise DataError(f"arm '{step.name}': no delta '{delta}' among {known}; compute it with `drift delta`")
 
 
 def _timed(report: TrainReport) -> list[dict[str, float]]:
@@ -120,14 +123,17 @@ def _timed(report: TrainReport) -> list[dict[str, float]]:
 def _parents(step: ArmStep, deltas: Sequence[Path]) -> dict[str, str]:
     """The checkpoints that the arm's model comes from, by role."""
     models, found = step.models, {"vlm": step.models.vlm}
-    if step.merge or step.delta:
+    if (step.merge and None in (step.merge.experts or (None,))) or step.delta:
         found["expert"] = models.expert
+    for place, own in enumerate(step.merge.experts if step.merge else (), 1):
+        found |= {f"merged_{place}": own} if own else {}
     if step.merge and models.base:
         found["base"] = models.base
     if step.train and not step.merge and models.start and not models.start_at_champion:
         found["start"] = models.start
-    for folder in deltas if step.delta else ():
-        inputs = read_provenance(folder)["inputs"] if folder.name == step.delta else []
+    added = {step.delta, step.merge.delta if step.merge else None}
+    for folder in (folder for folder in deltas if folder.name in added):
+        inputs = read_provenance(folder)["inputs"]
         others = [one for one in inputs if one["name"].startswith("expert_")]
         found |= {one["name"]: one["uri"] for one in others} if len(others) > 1 else {}
     return found

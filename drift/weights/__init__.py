@@ -4,7 +4,7 @@ checkpoints  lazy safetensors        layout     the decoder's canonical names in
 pairing      do two of them fit?     streaming  a safetensors writer
 delta        Δ and its statistics    deltas     all named Δ of a run     deltafile  a stored Δ
 finite       does a tensor hold NaN?
-merging      the merging baselines   modeling   models and processors    hub        is it on the hub?
+merging/     merges: the baselines   modeling   models and processors    hub        is it on the hub?
 licences     of the checkpoints that a model comes from
 """
 

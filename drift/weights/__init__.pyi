@@ -4,7 +4,7 @@ from .delta import DeltaReport as DeltaReport
 from .delta import compute_delta as compute_delta
 from .deltafile import DeltaFile as DeltaFile
 from .deltafile import load_delta as load_delta
-from .merging import MergeReport as MergeReport
-from .merging import merge as merge
+from .merging.merge import MergeReport as MergeReport
+from .merging.merge import merge as merge
 from .modeling import load_processor as load_processor
 from .modeling import load_vlm as load_vlm

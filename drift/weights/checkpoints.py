@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from drift.ground.artifacts import PROVENANCE, content_sha256, read_json, read_provenance
 from drift.ground.errors import CheckpointError, DataError, MissingCheckpointError
@@ -149,6 +149,21 @@ def _tensor_info(file: Path, entry: Mapping[str, Any], offset: int) -> TensorInf
 # --------------------------------------------------------------------------------------------- models
 
 
+class Stored(Protocol):
+    """What tensors are read from by their names: a checkpoint, or a Δ."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Where each tensor lies."""
+
+    def pieces(self, name: str, elements: int) -> Iterator[Tensor]:
+        """`read_pieces` of the tensor of this name."""
+
+
 class Checkpoint:
     """A model directory: `config`, and `tensors` by their names on disk. Reads headers only.
 
@@ -196,22 +211,8 @@ class Checkpoint:
         return self._open(name).get_tensor(name)
 
     def pieces(self, name: str, elements: int) -> Iterator[Tensor]:
-        """The tensor flat, so many elements at a time, in two memories by turns: use a piece before the next but one.
-
-        Raises CheckpointError if the file ends before the tensor does.
-        """
-        import torch
-
-        info = self.tensors[name]
-        dtype = getattr(torch, DTYPE_NAMES[info.dtype])
-        rooms = torch.empty(2, min(elements, max(1, info.size_bytes // dtype.itemsize)), dtype=dtype)
-        with info.file.open("rb", buffering=0) as file:
-            file.seek(info.start)
-            for turn, left in enumerate(range(info.size_bytes // dtype.itemsize, 0, -elements)):
-                piece = rooms[turn % 2, :left]
-                if file.readinto(piece.view(torch.uint8).numpy().data) != piece.nbytes:
-                    raise CheckpointError(f"{info.file}: ends inside '{name}'; download it again")
-                yield piece
+        """`read_pieces` of the tensor of this name."""
+        return read_pieces(self.tensors[name], name, elements)
 
     def first_rows(self, name: str, elements: int) -> Tensor:
         """The first rows of a tensor, about so many elements of it."""
@@ -230,6 +231,24 @@ class Checkpoint:
         if file not in self._opened:
             self._opened[file] = safe_open(str(file), framework="pt")
         return self._opened[file]
+
+
+def read_pieces(info: TensorInfo, name: str, elements: int) -> Iterator[Tensor]:
+    """A tensor flat, so many elements at a time, in two memories by turns: use a piece before the next but one.
+
+    Raises CheckpointError if the file ends before the tensor does.
+    """
+    import torch
+
+    dtype = getattr(torch, DTYPE_NAMES[info.dtype])
+    rooms = torch.empty(2, min(elements, max(1, info.size_bytes // dtype.itemsize)), dtype=dtype)
+    with info.file.open("rb", buffering=0) as file:
+        file.seek(info.start)
+        for turn, left in enumerate(range(info.size_bytes // dtype.itemsize, 0, -elements)):
+            piece = rooms[turn % 2, :left]
+            if file.readinto(piece.view(torch.uint8).numpy().data) != piece.nbytes:
+                raise CheckpointError(f"{info.file}: ends inside '{name}'; download it again")
+            yield piece
 
 
 def pair_decoders(expert: Checkpoint, other: Checkpoint) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,7 +17,15 @@ from torch import Tensor
 
 from drift.ground.artifacts import PROVENANCE, content_sha256, read_json
 from drift.ground.errors import CheckpointError, DataError, PriorError
-from drift.weights.checkpoints import Checkpoint, indexed_files, indexed_tensors, original_vlm_sha256, read_header
+from drift.weights.checkpoints import (
+    Checkpoint,
+    TensorInfo,
+    indexed_files,
+    indexed_tensors,
+    original_vlm_sha256,
+    read_header,
+    read_pieces,
+)
 from drift.weights.finite import require_finite
 from drift.weights.layout import layer_index, match_parameters, module_of
 from drift.weights.streaming import dot, one_thread, progress
@@ -50,8 +58,13 @@ class DeltaFile:
     modules: tuple[str, ...]
     original_vlm_sha256: str | None
     stats: dict[str, TensorStats]
-    files: dict[str, Path]
-    """Canonical name → file."""
+    tensors: dict[str, TensorInfo]
+    """Where each tensor lies, by canonical name."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.folder
 
     @property
     def names(self) -> list[str]:
@@ -72,12 +85,16 @@ class DeltaFile:
         """The raw Δ of one canonical name, on the CPU. Raises PriorError if Δ has no such tensor."""
         if name not in self.stats:
             raise PriorError(f"{self.folder}: Δ has no tensor '{name}'")
-        with safe_open(str(self.files[name]), framework="pt") as file:
+        with safe_open(str(self.tensors[name].file), framework="pt") as file:
             return file.get_tensor(name)
+
+    def pieces(self, name: str, elements: int) -> Iterator[Tensor]:
+        """`read_pieces` of the raw Δ of one canonical name."""
+        return read_pieces(self.tensors[name], name, elements)
 
     def sha256(self) -> str:
         """The hash of its file's contents; of several files, of their names and hashes."""
-        files = sorted(set(self.files.values()))
+        files = sorted({info.file for info in self.tensors.values()})
         if files == [self.folder / DELTA]:
             return content_sha256(files[0])
         lines = "".join(f"{file.name}\0{content_sha256(file)}\n" for file in files)
@@ -103,8 +120,9 @@ def load_delta(folder: Path) -> DeltaFile:
     stored = {name: info.shape for name, info in tensors.items()}
     if not stored or stored != {name: entry["shape"] for name, entry in stats.items()}:
         raise PriorError(f"{folder}: {DELTA} and {STATS} do not hold the same tensors; compute Δ again")
-    files = {name: info.file for name, info in tensors.items()}
-    return DeltaFile(folder, str(content.get("direction")), tuple(content.get("modules", ())), original, stats, files)
+    return DeltaFile(
+        folder, str(content.get("direction")), tuple(content.get("modules", ())), original, stats, dict(tensors)
+    )
 
 
 def projection(model: Path, delta: Path) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from drift.ground.errors import CheckpointError
-from drift.weights.checkpoints import DTYPE_NAMES, Checkpoint
+from drift.weights.checkpoints import DTYPE_NAMES, Checkpoint, Stored
 from drift.weights.streaming import PIECE_ELEMENTS
 
 
@@ -36,7 +36,7 @@ def first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
     return next((name for name, finite in zip(parts, verdicts, strict=True) if not finite), None)
 
 
-def require_finite(checkpoint: Checkpoint, name: str) -> None:
+def require_finite(checkpoint: Stored, name: str) -> None:
     """Raise CheckpointError if the tensor of this name on disk holds NaN or infinity; read a stretch at a time."""
     info = checkpoint.tensors[name]
     if info.dtype in DTYPE_NAMES and not all(is_finite(piece) for piece in checkpoint.pieces(name, PIECE_ELEMENTS)):

@@ -26,6 +26,7 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "deltas": ("inputs", "deltas"),
     "train.deepspeed": ("arm",),
     "arms": ("arm",),
+    "merge.experts": ("inputs", "arm"),
     "train.checkpoints": ("arm",),
     "train.held_out.table": ("arm",),
     "generate.checkpoints": ("generate",),
@@ -67,7 +68,8 @@ def claim_of(config: Config, resources: Resources, key: str, path: str) -> str:
 
 def _readers(config: Config, key: str) -> list[str]:
     """The steps that read what the key names; with shards, those too that ask for them."""
-    steps = READERS.get(key) or READERS[key.partition(".")[0]]
+    merges = key.startswith("arms.") and key.endswith("merge.experts")
+    steps = READERS["merge.experts"] if merges else READERS.get(key) or READERS[key.partition(".")[0]]
     asking = ASKS_FOR if config.evaluate.shards > 1 else {}
     return [*steps, *(asker for asker, step in asking.items() if step in steps)]
 

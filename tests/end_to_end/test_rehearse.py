@@ -118,8 +118,15 @@ def test_an_arms_own_settings_do_not_undo_what_is_shortened(tmp_path: Path) -> N
     raw = yaml.safe_load(chain.write_config(tmp_path).read_text())
     raw["arms"]["sft"]["train"] = {"epochs": 50, "bf16": True, "learning_rate": 3.0e-3}
     raw["deltas"]["mixed"] = {"experts": [{"model": "/own/code", "minus": "/own/base"}, {"weight": 2}], "layers": "0-9"}
+    parts = [{"layers": "20-27", "weights": [1, 0, 0]}, {"modules": ["attn"], "weights": [1, 0.2, 0.1]}]
+    raw["arms"]["two"] = {
+        "merge": {"method": "linear", "experts": [None, "/own/code"], "weights": [1, 0.1, 0.1], "parts": parts}
+    }
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(raw))
     small = rehearsal_of(load(tmp_path / "own.yaml"), tmp_path, gpu=False)
+    merge = small.arms["two"].merge
+    assert merge is not None and merge.experts == (None, f"{tmp_path}/expert")
+    assert [part.layers for part in merge.parts] == ["0", None]
     sft = small.arm_train("sft")
     assert sft is not None and (sft.epochs, sft.bf16, sft.learning_rate) == (1, False, 3e-3)
     mixed = small.deltas["mixed"]

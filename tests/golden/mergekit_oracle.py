@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import torch
 from mergekit.merge_methods.api import merge_tensors
@@ -22,7 +23,20 @@ CASES = {
         "weights": [1.6, 0.2],
         "options": {"normalize": False, "rescale": False, "density": 0.5},
     },
+    "slerp": {"method": "slerp", "weights": [0.7, 0.3], "options": {}},
+    "della_linear": {
+        "method": "della_linear",
+        "weights": [1.6, 0.2],
+        "options": {"normalize": False, "rescale": False, "density": 0.5, "epsilon": 0.2},
+    },
+    "della": {
+        "method": "della",
+        "weights": [1.0, 1.0],
+        "options": {"normalize": True, "rescale": False, "density": 0.5, "epsilon": 0.2},
+    },
 }
+"""`rescale` is off where masks are drawn: mergekit rescales to the L1 norm, the papers by the chance to be kept. Of
+`della` the weights are 1 and normalized: mergekit then divides by the number that agree, as TIES' paper does."""
 SEED = 1234
 """Of torch's own generator before each case: DARE draws its masks from it."""
 
@@ -34,19 +48,21 @@ def main() -> None:
     vlm, expert = (base + 0.2 * torch.randn(6, 5, generator=generator) for _ in range(2))
     results = {}
     for name, case in CASES.items():
-        tensors = [vlm, expert] if case["method"] == "linear" else [base, vlm, expert]
-        first = len(tensors) - 2
-        weights = {first: case["weights"][0], first + 1: case["weights"][1]}
         torch.manual_seed(SEED)
-        merged = merge_tensors(
-            tensors,
-            case["method"],
-            parameters={"weight": weights, **case["options"]},
-            **({} if first == 0 else {"base_index": 0}),
-        )
+        merged = _merged(case, vlm, expert, base)
         results[name] = {"method": case["method"], "weights": case["weights"], "merged": merged.tolist()}
     tensors = {"base": base.tolist(), "vlm": vlm.tolist(), "expert": expert.tolist()}
     json.dump({"mergekit": "0.1.5", "seed": SEED, **tensors, "cases": results}, sys.stdout, indent=1)
+
+
+def _merged(case: dict[str, Any], vlm: torch.Tensor, expert: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    method, weights = case["method"], case["weights"]
+    if method == "slerp":
+        return merge_tensors([vlm, expert], method, parameters={"t": weights[1]}, base_index=0)
+    tensors = [vlm, expert] if method == "linear" else [base, vlm, expert]
+    first = len(tensors) - 2
+    parameters = {"weight": {first: weights[0], first + 1: weights[1]}, **case["options"]}
+    return merge_tensors(tensors, method, parameters=parameters, **({} if first == 0 else {"base_index": 0}))
 
 
 if __name__ == "__main__":

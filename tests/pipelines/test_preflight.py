@@ -202,10 +202,13 @@ def test_a_path_that_some_step_does_not_mount_is_found(tmp_path: Path) -> None:
             "drift/planning/miniature/assets/pool.parquet",
             "/benchmarks/expert",
         )
+        raw["arms"]["merged"] = {"merge": {"method": "linear", "experts": ["/benchmarks/code"]}}
 
     assert problems(changed(tmp_path, elsewhere), resources=EXAMPLE) == [
         "models.expert: /benchmarks/expert lies on the claim 'drift-benchmarks', which the step 'inputs' does not "
         "mount; give the volume to roles.pipeline or steps.inputs",
+        "arms.merged.merge.experts: /benchmarks/code lies on the claim 'drift-benchmarks', which the step 'inputs' does"
+        " not mount; give the volume to roles.pipeline or steps.inputs",
         "ingest.source: drift/planning/miniature/assets/pool.parquet lies on no claim of the profile, and pods see "
         "no other folder; add a volume",
     ]

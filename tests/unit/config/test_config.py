@@ -116,6 +116,14 @@ MISTAKES = [
         "arms.task_arithmetic.delta=base",
         "arms.task_arithmetic.delta: 'base' guides a training, but the arm has no train",
     ),
+    (
+        "arms.half={merge: {method: delta, weights: [1, 0.5]}}",
+        "arms.half.merge.delta: required for method 'delta'; known: ",
+    ),
+    (
+        "arms.half={merge: {method: delta, delta: papr, weights: [1, 0.5]}}",
+        "arms.half.merge.delta: no delta 'papr'; did you mean 'paper'?",
+    ),
     ("arms.nothing={}", "arms.nothing: neither merge nor train"),
     ("gate.candidate=drfit", "gate.candidate: no arm 'drfit'; did you mean 'drift'?"),
     ("gate.beats=[sff]", "gate.beats: no arm 'sff'; did you mean 'sft'?"),

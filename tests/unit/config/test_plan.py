@@ -9,6 +9,7 @@ from drift.config.chain import Config
 from drift.config.plan import ArmStep, plan
 from drift.config.section import from_json, validate
 from drift.ground.errors import ConfigError
+from drift.planning.outside import models_of
 
 
 @pytest.fixture
@@ -60,6 +61,20 @@ def test_every_expert_of_a_mixed_delta_is_an_input(raw: dict, tmp_path: Path):
     raw["arms"].pop("merged")
     with pytest.raises(ConfigError, match=r"deltas\.mixed\.minus: 'base' needs models\.base"):
         validate(Config, raw)
+
+
+def test_every_expert_of_a_merge_is_an_input_and_looked_at_from_outside(raw: dict, tmp_path: Path):
+    code = str(tmp_path / "code")
+    raw["arms"]["merged"]["merge"] |= {"experts": [None, code], "weights": [1, 0.3, 0.2]}
+    with pytest.raises(ConfigError, match=r"arms\.merged\.merge\.experts:.*/code: '.*/code' does not exist"):
+        plan(validate(Config, raw))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "config.json").write_text("{}")
+    config = validate(Config, raw)
+    inputs = json.loads(plan(config).arms["merged"])["inputs"]
+    assert set(inputs) == {"models.vlm", "models.expert", "models.base", f"arms.merged.merge.experts:{code}"}
+    assert json.loads(plan(config).steps["inputs"])["config"]["experts"] == [code]
+    assert ("arms.merged.merge.experts", code) in models_of(config)
 
 
 def test_every_step_gets_its_section_its_code_and_the_contents_it_reads(raw: dict):

@@ -14,7 +14,7 @@ def test_a_training_does_not_depend_on_the_report_or_the_tracking():
         "drift.training.sft",
         "drift.prior.prior",
         "drift.prior.gradient",
-        "drift.weights.merging",
+        "drift.weights.merging.tensors",
         "drift.weights.checkpoints",
     } <= closure
     assert (

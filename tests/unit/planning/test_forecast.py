@@ -85,6 +85,7 @@ def test_adam_with_every_gradient_along_delta_goes_as_far_as_the_bound_says() ->
 
 
 def test_every_arm_is_foretold(raw: dict, family: Family, tmp_path: Path) -> None:
+    raw["arms"]["half"] = {"merge": {"method": "delta", "delta": "paper", "weights": [1, 0.5]}}
     config = validate(Config, raw)
     compute_delta(config.deltas["paper"], **family.references, out=tmp_path / "paper")
     arms = {arm.arm: arm for arm in forecast(config, deltas=tmp_path)}
@@ -95,6 +96,7 @@ def test_every_arm_is_foretold(raw: dict, family: Family, tmp_path: Path) -> Non
     assert arms["drift"].reach == pytest.approx(0.5 * 26e-3 * ratio)
     assert "α cannot matter at this learning rate" in arms["slow"].remark
     assert (arms["merged"].does, arms["merged"].steps) == ("ties of 25 tensors", 0)
+    assert arms["half"].does == "φ_VL + 0.5 Δ 'paper'"
     assert arms["both"].does == "linear of 25 tensors, then SFT"
 
 

@@ -13,7 +13,7 @@ from drift.planning.inputs import InputsReport, look
 
 @pytest.fixture
 def there(tmp_path: Path) -> Path:
-    for name in ("vlm", "expert", "base", "own", "mine"):
+    for name in ("vlm", "expert", "base", "own", "mine", "code"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
     for name in ("pool.jsonl", "replay.jsonl", "Bench.tsv"):
@@ -32,6 +32,7 @@ def outside(at: Path, *, hashed: bool = False, start: str | None = None, source:
             deltas={"paper": DeltaConfig(), "own": own},
         ),
         start=start,
+        experts=(str(at / "code"),),
         hashed=hashed,
     )
 
@@ -47,6 +48,7 @@ def outside(at: Path, *, hashed: bool = False, start: str | None = None, source:
         ("base/config.json", "models"),
         ("own/config.json", "models"),
         ("mine/config.json", "models"),
+        ("code/config.json", "models"),
     ],
 )
 def test_new_contents_under_an_old_path_change_the_hash_of_what_they_are(there: Path, path: str, changed: str) -> None:

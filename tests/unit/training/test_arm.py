@@ -7,12 +7,12 @@ import pytest
 from safetensors.torch import load_file
 
 from drift.config.gate import RegisterConfig
-from drift.config.models import DeltaConfig, ModelsConfig
+from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
 from drift.config.plan import ArmStep
 from drift.config.train import TrainConfig
 from drift.gate.champion import resolve
 from drift.ground.artifacts import content_sha256, read_json, read_provenance, write_provenance
-from drift.ground.errors import ConfigError, PriorError
+from drift.ground.errors import ConfigError, DataError, PriorError
 from drift.tracking.models.registration import register
 from drift.tracking.models.registry import find_champion
 from drift.training.arm import ArmReport, run_arm
@@ -145,3 +145,15 @@ def test_what_is_no_answer_of_the_registry_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"^champion: '\[\]' is not what the step champion returned"):
         fetch_start(champion="[]", out=tmp_path / "start")
     assert not (tmp_path / "start").exists()
+
+
+def test_an_arm_that_adds_a_share_of_delta_went_so_far(deltas: Path, tmp_path: Path) -> None:
+    models = ModelsConfig(vlm=str(VLM), expert=str(EXPERT))
+    merge = MergeConfig(method="delta", delta="paper", weights=(1, 0.4))
+    step = ArmStep(name="two_fifths", models=models, merge=merge, train=None, delta=None)
+    nowhere = {"training_set": tmp_path, "start": tmp_path}
+    report = run_arm(step, deltas=deltas, out=tmp_path / "model", record=tmp_path / "record", **nowhere)
+    assert report.projection["paper"] == pytest.approx(0.4, abs=1e-3)
+    unknown = step.model_copy(update={"merge": merge.model_copy(update={"delta": "other"})})
+    with pytest.raises(DataError, match="arm 'two_fifths': no delta 'other' among paper"):
+        run_arm(unknown, deltas=deltas, out=tmp_path / "none", record=tmp_path / "other", **nowhere)

@@ -20,7 +20,7 @@ from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftEr
 from drift.weights.checkpoints import INDEX, Checkpoint, fingerprint, read_header
 from drift.weights.delta import SHARD_BYTES, compute_delta, mixing_factors, part_sums, parts, stats_from_sums
 from drift.weights.deltafile import layer_table, load_delta, projection
-from drift.weights.merging import merge
+from drift.weights.merging.merge import merge
 from drift.weights.pairing import plan, sampled_cosine
 from drift.weights.streaming import (
     SUM_BYTES,

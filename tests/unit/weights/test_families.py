@@ -19,7 +19,7 @@ from drift.weights.checkpoints import Checkpoint, match_parameters, pair_decoder
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
 from drift.weights.layout import explain_missing
-from drift.weights.merging import merge
+from drift.weights.merging.merge import merge
 from tests.model_families import FAMILIES, REFUSED, ModelFamily
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "families.md"

@@ -15,7 +15,7 @@ from drift.ground.artifacts import read_provenance, write_json
 from drift.weights.checkpoints import Checkpoint
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
-from drift.weights.merging import merge
+from drift.weights.merging.merge import merge
 from tests.forked import FORKS, begin
 
 MOMENTS = (0.02, 0.5, 0.95)

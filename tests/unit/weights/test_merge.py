@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,29 +15,21 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from drift.config.models import MergeConfig
+from drift.config.models import MergeConfig, MergeMethod
 from drift.ground.artifacts import read_json, read_provenance
 from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftError
 from drift.weights.checkpoints import INDEX, Checkpoint, fingerprint, read_header
 from drift.weights.layout import module_of
-from drift.weights.merging import (
-    disjoint_sum,
-    drop,
-    elect_signs,
-    linear,
-    merge,
-    merge_pieces,
-    merge_tensor,
-    plan_merge,
-    task_arithmetic,
-    tensor_generator,
-    trim,
-    trimmer,
-)
+from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, task_arithmetic
+from drift.weights.merging.merge import merge
+from drift.weights.merging.plan import plan_merge
+from drift.weights.merging.sparse import drop, tensor_generator, trim, trimmer
+from drift.weights.merging.tensors import Job, merge_pieces, merge_tensor
 from drift.weights.modeling import load_vlm
 from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm
 
-METHODS = ("linear", "task_arithmetic", "ties", "dare_ties", "dare_linear", "layer_swap")
+METHODS = [method for method in get_args(MergeMethod) if method != "delta"]  # which has no expert
+WEIGHED = [method for method in METHODS if method != "frank"]  # which computes its weights
 NAME = "layers.1.mlp.up_proj.weight"
 usual = st.floats(-10, 10, width=32).map(lambda value: value if abs(value) > 1e-30 else 0.0)  # half of it is exact
 floats = st.lists(usual, min_size=1, max_size=30)
@@ -92,12 +85,12 @@ MERGEKIT = read_json(Path(__file__).parents[2] / "golden" / "mergekit.json")
 """Results of mergekit itself; `tests/golden/mergekit_oracle.py` made them."""
 
 
-@pytest.mark.parametrize("case", [case for case in MERGEKIT["cases"] if "dare" not in case])
-def test_linear_and_task_arithmetic_are_mergekits(case: str) -> None:
+@pytest.mark.parametrize("case", ["linear", "task_arithmetic", "both whole", "slerp"])
+def test_linear_task_arithmetic_and_slerp_are_mergekits(case: str) -> None:
     vlm, expert, base = (torch.tensor(MERGEKIT[name]) for name in ("vlm", "expert", "base"))
     oracle = MERGEKIT["cases"][case]
     config = section(oracle["method"], weights=oracle["weights"])
-    merged = merge_tensor(config, NAME, vlm, expert, None if oracle["method"] == "linear" else base)
+    merged = merge_tensor(config, NAME, vlm, expert, base if config.needs_base else None)
     torch.testing.assert_close(merged, torch.tensor(oracle["merged"]), rtol=0, atol=1e-6)
 
 
@@ -106,7 +99,7 @@ def test_dare_without_rescale_is_mergekits_under_the_same_mask() -> None:
     generator = torch.Generator().manual_seed(MERGEKIT["seed"])
     tasks = [drop(task, 0.5, generator, rescale=False) for task in (vlm - base, expert - base)]
     oracle = torch.tensor(MERGEKIT["cases"]["dare_linear, published"]["merged"])
-    torch.testing.assert_close(base + linear(tasks[0], tasks[1], (1.6, 0.2)), oracle, rtol=0, atol=1e-6)
+    torch.testing.assert_close(base + linear(tasks, (1.6, 0.2)), oracle, rtol=0, atol=1e-6)
 
 
 def test_dare_without_rescale_is_the_formula_with_the_same_mask(triple: tuple[Tensor, ...]) -> None:
@@ -125,8 +118,8 @@ def test_linear_and_task_arithmetic_agree_with_float64(
     vlm, expert, base = (tensor.double().numpy() for tensor in triple)
     plain = weights[0] * vlm + weights[1] * expert
     arithmetic = base + weights[0] * (vlm - base) + weights[1] * (expert - base)
-    np.testing.assert_allclose(linear(*triple[:2], weights).numpy(), plain, rtol=0, atol=2e-6)
-    np.testing.assert_allclose(task_arithmetic(*triple, weights).numpy(), arithmetic, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(linear(triple[:2], weights).numpy(), plain, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(task_arithmetic(triple[:2], triple[2], weights).numpy(), arithmetic, rtol=0, atol=2e-6)
 
 
 def test_trimming_worked_by_hand() -> None:
@@ -153,15 +146,18 @@ def test_trimming_in_pieces_is_trimming_at_once(density: float, dtype: torch.dty
     assert torch.equal(whole[whole != 0].abs().sort(descending=True).values, kept)
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_ties", "dare_linear", "linear", "task_arithmetic"])
+@pytest.mark.parametrize("method", WEIGHED)
 def test_a_tensor_of_many_pieces_is_merged_as_one(method: str) -> None:
     generator = torch.Generator().manual_seed(0)
     base, *moves = (torch.randn(30_000, generator=generator) for _ in range(3))
-    tensors = [base + 0.1 * moves[0], base + 0.3 * moves[1], base][: 2 if method == "linear" else 3]
-    config = section(method, weights=(1.6, 0.2))
-    whole = merge_tensor(config, NAME, *tensors, *[None] * (3 - len(tensors)))
-    in_pieces = merge_pieces(config, NAME, 30_000, lambda: zip(*(tensor.split(999) for tensor in tensors), strict=True))
-    assert torch.equal(torch.cat(list(in_pieces)), whole)
+    config = section(method, weights=(0.8, 0.2))
+    tensors = [base + 0.1 * moves[0], base + 0.3 * moves[1], base][: 3 if config.needs_base else 2]
+    shaped = [tensor.view(30, 1000) for tensor in tensors]
+    whole = merge_tensor(config, NAME, *shaped, *[None] * (3 - len(tensors))).flatten()
+    read = lambda: zip(*(tensor.split(999) for tensor in tensors), strict=True)  # noqa: E731
+    pieces = list(merge_pieces(Job(config, NAME, (30, 1000), config.weights, read)))
+    assert torch.equal(torch.cat([merged for _, merged in pieces]), whole)
+    assert torch.equal(torch.cat([vlm for vlm, _ in pieces]), tensors[0])
 
 
 def test_ties_worked_by_hand() -> None:
@@ -216,13 +212,13 @@ def test_ties_of_one_task_and_nothing_at_density_one_is_that_task(values: list[f
     assert torch.equal(disjoint_sum(tasks, elect_signs(tasks), (1.0, 1.0)), task)
 
 
-@given(floats, st.sampled_from(["linear", "ties", "dare_ties", "dare_linear", "task_arithmetic"]))
+@given(floats, st.sampled_from(WEIGHED))
 @settings(deadline=None)
 def test_merging_a_model_with_itself_at_full_density_gives_it_back(values: list[float], method: str) -> None:
     # Both tasks are 0, so TIES and DARE return the base; the linear ones weigh to 0.5 + 0.5 = 1.
-    model = torch.tensor(values)
-    base = None if method == "linear" else model
-    assert torch.equal(merge_tensor(section(method, density=1, weights=(0.5, 0.5)), NAME, model, model, base), model)
+    model = torch.tensor([values])
+    config = section(method, density=1, weights=(0.5, 0.5))
+    assert torch.equal(merge_tensor(config, NAME, model, model, model if config.needs_base else None), model)
 
 
 @given(floats, st.integers(0, 2**31))
@@ -237,7 +233,7 @@ def test_dare_at_density_one_drops_nothing(values: list[float], seed: int) -> No
 @pytest.mark.parametrize("method", METHODS)
 def test_a_merged_model_loads_and_all_but_the_decoder_is_the_vlms(family: Family, tmp_path: Path, method: str) -> None:
     out = tmp_path / "merged"
-    report = merge(section(method), **family.references, out=out)
+    report = merge(section(method, threshold=0), **family.references, out=out)
     before, after = load_file(family.vlm / "model.safetensors"), load_file(out / "model.safetensors")
     assert list(before) == list(after)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -245,8 +241,14 @@ def test_a_merged_model_loads_and_all_but_the_decoder_is_the_vlms(family: Family
     decoder = {
         name for name in before if name.startswith("model.") and module_of(name.removeprefix("model.")) != "embed"
     }
-    assert len(decoder) == report.merged == 25
-    assert changed == ({n for n in decoder if ".layers.0." not in n} if method == "layer_swap" else decoder)
+    assert len(decoder) == 25
+    outside = {
+        "layer_swap": {name for name in decoder if ".layers.0." in name},
+        "frank": {"model.norm.weight"},
+        **{key: {name for name in decoder if before[name].dim() == 1} for key in ("frism", "ip_merging")},
+    }.get(method, set())
+    assert changed == decoder - outside
+    assert report.merged == (25 if method == "layer_swap" else len(changed))
     model = load_vlm(out)
     assert torch.equal(model.model.language_model.norm.weight, after["model.norm.weight"])
 
@@ -357,7 +359,7 @@ def refused(family: Family, out: Path, error: type[DriftError], config: MergeCon
     return str(raised.value)
 
 
-@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_ties", "dare_linear"])
+@pytest.mark.parametrize("method", [method for method in METHODS if section(method).needs_base])
 def test_methods_over_task_vectors_need_a_base(family: Family, tmp_path: Path, method: str) -> None:
     message = refused(family, tmp_path / "merged", ConfigError, section(method), base=None)
     assert message.startswith(f"method: '{method}' needs models.base")

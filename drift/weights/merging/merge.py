@@ -1,0 +1,170 @@
+"""The merges on disk: checkpoints in, a model directory out, written tensor by tensor.
+
+Embeddings, language head and everything outside the decoder are copied from the multimodal model byte for byte,
+under their own names, in their own shards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from drift.config.models import MergeConfig
+from drift.ground.artifacts import PROVENANCE, staged, write_json, write_provenance
+from drift.ground.errors import CheckpointError
+from drift.weights.checkpoints import INDEX, Checkpoint, Stored, fingerprint, original_vlm_sha256, read_header
+from drift.weights.deltafile import DeltaFile
+from drift.weights.finite import is_finite, require_finite
+from drift.weights.merging.frank import weights_in
+from drift.weights.merging.plan import MergePlan, plan_merge
+from drift.weights.merging.tensors import Job, merge_pieces
+from drift.weights.pairing import check_same_base
+from drift.weights.streaming import (
+    CHUNK_ELEMENTS,
+    DTYPES,
+    chunks,
+    copy_tensor,
+    created,
+    one_thread,
+    progress,
+    require_space,
+    write_tensor,
+)
+
+RECIPE = "merge.json"
+_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What was merged: tensors merged and copied, and ‖merged − φ_VL‖ / ‖φ_VL‖ over the merged ones."""
+
+    folder: Path
+    method: str
+    merged: int
+    copied: int
+    relative_change: float
+    seconds: float
+    warnings: tuple[str, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Flat names for MLflow."""
+        names = ("merged", "copied", "relative_change", "seconds")
+        return {f"merge/{name}": float(getattr(self, name)) for name in names}
+
+
+def merge(
+    config: MergeConfig, *, expert: str | None, vlm: str, base: str | None, out: Path, delta: Path | None = None
+) -> MergeReport:
+    """Merge the text decoders, or add a stored Δ to φ_VL's (method `delta`), into the folder `out`.
+
+    That is a model directory with the VLM's tensor names and side files. Streams tensor by tensor: arithmetic in
+    float32, output in the VLM's dtype. The recipe stands in `merge.json`. Raises CheckpointError if the decoders do not
+    pair or a tensor holds NaN or infinity, PriorError if Δ is of another φ_VL, ConfigError if the method lacks a base,
+    an expert or a Δ, or merges nothing.
+    """
+    started = time.monotonic()
+    todo = plan_merge(config, expert=expert, vlm=vlm, base=base, delta=delta)
+    with one_thread(), staged(out) as folder:
+        warnings = _warnings(todo)
+        for warning in warnings:
+            logger.warning("merge: %s", warning)
+        require_space(folder, sum(file.stat().st_size for file in todo.vlm.files))
+        if config.method == "frank":
+            todo = dataclasses.replace(todo, weights=weights_in(todo))
+        changes = _write_shards(todo, folder)
+        _copy_side_files(todo.vlm.path, folder)
+        _write_recipe(todo, folder)
+    merged = len(todo.canonical)
+    change = math.sqrt(changes[0] / changes[1]) if changes[1] else 0.0
+    return MergeReport(
+        out, config.method, merged, len(todo.vlm.tensors) - merged, change, time.monotonic() - started, warnings
+    )
+
+
+def _warnings(todo: MergePlan) -> tuple[str, ...]:
+    experts = [model for role, (model, _) in todo.others.items() if role != "base" and isinstance(model, Checkpoint)]
+    return tuple(warning for expert in experts for warning in check_same_base(expert, [todo.vlm], force=True))
+
+
+def _write_shards(todo: MergePlan, folder: Path) -> tuple[float, float]:
+    """Write every weight file with its header as it was; returns (‖merged − φ_VL‖², ‖φ_VL‖²)."""
+    total = torch.zeros(2, dtype=torch.float64)
+    with progress("merge", sum(info.size_bytes for info in todo.vlm.tensors.values())) as bar:
+        for file in todo.vlm.files:
+            header = read_header(file)
+            with file.open("rb") as source, created(folder / file.name, file.stat().st_size) as stream:
+                stream.write(source.read(header.size_bytes))
+                for name, info in sorted(header.tensors.items(), key=lambda item: item[1].start):
+                    if name in todo.canonical:
+                        total += _write_merged(todo, name, stream)
+                    else:
+                        if name in todo.vlm.tensors:  # else no index names it, and nobody reads it
+                            require_finite(todo.vlm, name)
+                        copy_tensor(stream, source, info)
+                    bar.update(info.size_bytes)
+    moved, whole = total.tolist()
+    return moved, whole
+
+
+def _write_merged(todo: MergePlan, name: str, stream: BinaryIO) -> Tensor:
+    """Append one merged tensor; (‖merged − φ_VL‖², ‖φ_VL‖²) of it."""
+    canonical, info = todo.canonical[name], todo.vlm.tensors[name]
+    models = todo.sources(name, canonical)
+
+    def read() -> Iterator[list[Tensor]]:
+        stretches = (model.pieces(own, CHUNK_ELEMENTS) for model, own in models)
+        return ([piece.float() for piece in stretch] for stretch in zip(*stretches, strict=True))
+
+    sums = torch.zeros(2, dtype=torch.float64)
+    for vlm, merged in merge_pieces(Job(todo.config, canonical, info.shape, todo.weights[canonical], read)):
+        stored = merged.to(DTYPES[info.dtype])
+        if not is_finite(stored):
+            for model, own in models:
+                require_finite(model, own)
+            raise CheckpointError(f"'{canonical}': the merge overflows {info.dtype}; give smaller weights")
+        write_tensor(stream, stored)
+        for after, before in chunks(merged, vlm):
+            sums[1] += before @ before
+            after -= before
+            sums[0] += after @ after
+    return sums
+
+
+def _copy_side_files(source: Path, folder: Path) -> None:
+    """Copy configuration, processor, tokenizer, chat template: all but weights, which are written."""
+    for file in sorted(source.iterdir()):
+        skipped = file.name in (PROVENANCE, RECIPE) or file.name.startswith(".") or file.suffix in _WEIGHT_SUFFIXES
+        foreign_index = file.name.endswith(".index.json") and file.name != INDEX
+        if file.is_file() and not skipped and not foreign_index:
+            shutil.copyfile(file, folder / file.name)
+
+
+def _write_recipe(todo: MergePlan, folder: Path) -> None:
+    section = todo.config.model_dump(mode="json")
+    recipe = {
+        **section,
+        "weights_sha256": {name: _sha256(model) for name, model in todo.models.items()},
+        "merged": {name: todo.weights[name] for name in sorted(todo.canonical.values())},
+        "copied": sorted(todo.vlm.tensors.keys() - todo.canonical.keys()),
+    }
+    write_json(folder / RECIPE, recipe)
+    inputs = {name: model.path for name, model in todo.models.items()}
+    original = original_vlm_sha256(todo.vlm.path)
+    write_provenance(folder, "merge", config=section, inputs=inputs, original_vlm_sha256=original)
+
+
+def _sha256(model: Stored) -> str:
+    return model.sha256() if isinstance(model, DeltaFile) else fingerprint(model.path)
