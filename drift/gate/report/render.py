@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPT = "page.js.jinja"
-_LEFT_OUT = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|(?<=<svg )xmlns\S*=\"[^\"]*\" ?", re.DOTALL)
+_LEFT_OUT = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>| xmlns(?::\w+)?=\"[^\"]*\"", re.DOTALL)
 _NAMES = re.compile(r' id="(?!(?:[mp]|image)[0-9a-f]{10}")[^"]*"')
 """Of groups in a figure, which other figures have too; marks, clips and images are named by what they are."""
 

@@ -3,6 +3,7 @@
 import base64
 import csv
 import dataclasses
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -51,7 +52,7 @@ class Page(HTMLParser):
     def part(self, name: str) -> str:
         """The text of a section, without its tags."""
         inner = self.html.partition(f'<section id="{name}"')[2].partition("</section>")[0]
-        return " ".join(re.sub(r"<[^>]*>", " ", inner).split())
+        return html.unescape(" ".join(re.sub(r"<[^>]*>", " ", inner).split()))
 
 
 class Run:
@@ -227,7 +228,10 @@ def test_what_a_model_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
 
 def test_the_tables_are_there_to_calculate_with(tmp_path: Path, whole: Page) -> None:
     Run(tmp_path).report()
-    tables = {path.name: list(csv.DictReader(path.open())) for path in (tmp_path / "report" / "tables").iterdir()}
+    tables = {
+        path.name: list(csv.DictReader(path.read_text().splitlines()))
+        for path in (tmp_path / "report" / "tables").iterdir()
+    }
     assert set(tables) == {"results.csv", "differences.csv", "categories.csv", "replies.csv"}
     found = {(row["model"], row["column"]): float(row["percent"]) for row in tables["results.csv"]}
     assert found["drift", "reasoning mean"] == found["drift", "Sums"] == 60
