@@ -20,12 +20,10 @@ def report(
     metrics: Output[Metrics],
 ) -> None:
     """All arms in one table, and an HTML page that says why the gate decided as it did."""
-    import shutil
     from pathlib import Path
 
     from drift.config.plan import ReportStep
     from drift.gate.report.page import PAGE, Summary, summarize, write_report
-    from drift.tracking.facts import run_facts
     from drift.tracking.steps import finite_metrics, labelled, run_step
 
     scored = labelled([one.path for one in scores], "scores.json", "label")
@@ -36,8 +34,7 @@ def report(
 
     def work(config: ReportStep) -> Summary:
         summary = summarize(folders["baseline"], arms, folders["gate"], model=config.model)
-        write_report(out, summary, arms=arms, title=config.name, run=run_facts(), **folders)
-        shutil.copyfile(out / PAGE, page.path)
+        write_report(out, summary, arms=arms, title=config.name, copy=Path(page.path), **folders)
         return summary
 
     summary = run_step(

@@ -1,7 +1,7 @@
 """All models' answers to all questions, packed for the page's browser: JSON, gzip, base64.
 
-The page shows up to `SHOWN` questions of each benchmark and stays below a budget of bytes: pictures get smaller first,
-then long replies lose their middle. What it leaves out is whole in `answers/BENCHMARK.answers.html` beside it.
+The page stays below a budget of bytes. What does not fit whole is shown by up to `SHOWN` questions of each benchmark:
+their pictures get smaller first, then long replies lose their middle. What it leaves out is whole in `answers/BENCHMARK.answers.html` beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from drift.gate.report.models import Model
 from drift.gate.report.replies import parts
 
 SHOWN = 200
-"""Questions of a benchmark in the page itself."""
+"""Questions of a benchmark in the page itself, where not all of them fit."""
 BUDGET = 6_500_000
 """Characters of the packed answers in the page, so that all of it stays below 8 MB."""
 SIDES = (None, 192, 128, 96, 64, 40)
@@ -32,6 +32,7 @@ CLIPS = (20_000, 8_000, 4_000, 2_000, 1_000, 500, 250, 120)
 """Characters that a reply's thinking, and the rest of it, may each have."""
 
 NEAR = 1.1
+"""How far what some questions take may be above the budget, by chance."""
 
 Key = tuple[str, str]
 """Benchmark and index."""
@@ -93,6 +94,16 @@ def questions(models: Sequence[Model], candidate: str, examples: Iterable[Exampl
             known = found.setdefault((sample.benchmark, sample.index), [[] for _ in models])
             known[place].append(sample)
     return Questions(models, candidate, found, {(one.benchmark, one.index): one.image for one in examples})
+
+
+def pack_page(asked: Questions, budget: int = BUDGET) -> Packed:
+    """What the page shows of all questions."""
+    total, some = len(asked.answers), asked.spread(SOME)
+    if len(_packed(some, _pictures(some, None), None)) * total <= budget * NEAR * len(some.answers):
+        packed = pack(asked, total)
+        if len(packed.text) <= budget:
+            return packed
+    return pack(asked.spread(SHOWN), total, budget)
 
 
 def pack(asked: Questions, total: int, budget: int | None = None) -> Packed:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from drift.evaluate.samples import read_examples
 from drift.evaluate.scores import ROLES
-from drift.gate.report.browser import BUDGET, SHOWN, Questions, pack, questions
+from drift.gate.report.browser import Questions, pack, pack_page, questions
 from drift.gate.report.contrasts import contrasts, in_words
 from drift.gate.report.exports import tables
 from drift.gate.report.models import Model, read_models
@@ -26,7 +27,7 @@ from drift.gate.report.setup import setup
 from drift.gate.report.summary import Folders, Summary, summarize
 from drift.gate.report.verdict import headlines, sentence
 from drift.ground.artifacts import read_json, staged, write_json, write_provenance, write_text
-from drift.tracking.facts import RunFacts
+from drift.tracking.facts import run_facts
 
 __all__ = ["Summary", "make_report", "summarize", "write_report"]
 
@@ -45,13 +46,10 @@ def make_report(
     out: Path,
     training_set: Path | None = None,
     deltas: Path | None = None,
-    run: RunFacts | None = None,
 ) -> Summary:
     """`summarize`, then `write_report`; the summary."""
     summary = summarize(baseline, arms, gate)
-    write_report(
-        out, summary, baseline=baseline, arms=arms, gate=gate, training_set=training_set, deltas=deltas, run=run
-    )
+    write_report(out, summary, baseline=baseline, arms=arms, gate=gate, training_set=training_set, deltas=deltas)
     return summary
 
 
@@ -65,12 +63,13 @@ def write_report(
     training_set: Path | None = None,
     deltas: Path | None = None,
     title: str = "DRIFT",
-    run: RunFacts | None = None,
+    copy: Path | None = None,
 ) -> None:
     """Write `report.html`, which needs no other file, `tables/*.csv` and `summary.json` into ``out``.
 
     Answers that the page has no room for are whole in `answers/BENCHMARK.answers.html`. Sections whose input is not
-    given are left out, and what ``run`` does not know. Raises DataError for an input that cannot be read.
+    given are left out, and what is not known of the run that this process is a step of, if it is one. ``copy``: where
+    the page goes once more. Raises DataError for an input that cannot be read.
     """
     named = named_deltas(deltas)
     folders = {"baseline": baseline, **{f"scores {name}": scores for name, (scores, _) in arms.items()}, "gate": gate}
@@ -83,8 +82,8 @@ def write_report(
         "summary": summary,
         **_decided(summary, read_json(gate / "gate.json")),
         **_measured(summary, models),
-        "answers": pack(asked.spread(SHOWN), len(asked.answers), BUDGET),
-        "setup": setup(folders, arms, run, summary.registered),
+        "answers": pack_page(asked),
+        "setup": setup(folders, arms, run_facts(), summary.registered),
         "training_figures": training_figures(arms),
         "funnel": funnel(training_set) if training_set else None,
         "deltas": delta_sections(named),
@@ -98,6 +97,8 @@ def write_report(
             write_text(folder / TABLES / name, text)
         write_json(folder / SUMMARY, summary.to_json())
         write_provenance(folder, "report", config={"title": title}, inputs=folders)
+    if copy:
+        shutil.copyfile(out / PAGE, copy)
 
 
 def _decided(summary: Summary, decision: Mapping[str, Any]) -> dict[str, Any]:

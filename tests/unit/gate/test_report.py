@@ -18,7 +18,7 @@ from drift.gate.report.page import make_report, summarize, write_report
 from drift.gate.report.render import figure
 from drift.ground.artifacts import write_json, write_provenance
 from drift.ground.errors import DataError
-from drift.tracking.facts import RunFacts, StepFact
+from drift.tracking.telling.journal import append, make_event
 from tests.score_folders import write_score_folder
 
 
@@ -241,21 +241,21 @@ def test_the_tables_are_there_to_calculate_with(tmp_path: Path, whole: Page) -> 
     assert base64.b64decode(linked[0]).decode() == (tmp_path / "report" / "tables" / "results.csv").read_text()
 
 
-def test_how_the_run_was_made_is_said_as_far_as_it_is_known(tmp_path: Path) -> None:
+def test_how_the_run_was_made_is_said_as_far_as_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path)
     unknown = run.report().part("setup")
     assert "arms.drift.train.learning_rate 3e-05" in unknown and "arms.drift.train.seed=7" in unknown
     assert "gate.max_perception_loss 12.0" in unknown and "gate.confidence" not in unknown
     assert "command" not in unknown and "cost" not in unknown and "machine" not in unknown
-    facts = RunFacts(
-        name="mini-1",
-        command="drift run -c a.yaml",
-        links={"MLflow": "http://tracking/#/experiments/1/runs/2"},
-        steps=(StepFact("generate", "", 7200.0, cost=3.5), StepFact("arm", "drift", 60.0, cached=True)),
-    )
-    page = run.report("known", run=facts)
+    write_json(tmp_path / "run.json", {"started": "2026-01-01", "mlflow": "http://tracking/#/experiments/1/runs/2"})
+    append(tmp_path, make_event("1", "pipeline", "", "begun", tags={"mlflow.source.name": "drift run -c a.yaml"}))
+    cost = [["data/generate/cost", 3.5, 0, 0]]
+    append(tmp_path, make_event("1/generate", "generate", "", "cached", seconds=7200.0, metrics=cost))
+    append(tmp_path, make_event("1/arm/drift", "arm", "drift", "ended", seconds=60.0))
+    monkeypatch.setenv("DRIFT_RUN_DIR", str(tmp_path))
+    page = run.report("known")
     assert "command drift run -c a.yaml" in page.part("setup") and "2.0 h of work in 2 steps" in page.part("setup")
-    assert "generate 2.0 h 3.50" in page.part("setup") and "arm drift 60 s – yes" in page.part("setup")
+    assert "generate 2.0 h 3.50 yes" in page.part("setup") and "arm drift 60 s –" in page.part("setup")
     assert "http://tracking/#/experiments/1/runs/2" in page.links
 
 

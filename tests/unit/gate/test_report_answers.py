@@ -16,7 +16,7 @@ from PIL import Image
 from drift.evaluate.samples import Example, Sample, read_samples
 from drift.evaluate.scores import read_scores
 from drift.gate.comparison import compare
-from drift.gate.report.browser import Packed, Questions, clipped, pack, questions
+from drift.gate.report.browser import Packed, Questions, clipped, pack, pack_page, questions
 from drift.gate.report.contrasts import Contrast, contrasts, in_words
 from drift.gate.report.models import Model, read_models
 from drift.gate.report.replies import categories, lengths, parts, whole
@@ -117,6 +117,16 @@ def test_of_many_questions_those_with_pictures_come_first_and_the_rest_is_spread
     few = asked(models, examples).spread(6)
     assert [index for name, index in few.answers if name == "Sums"] == ["0", "3", "7", "11", "21", "30"]
     assert len([index for name, index in few.answers if name == "Colours"]) == 6
+
+
+def test_the_page_has_all_questions_where_they_fit_and_else_some_of_each_benchmark(
+    models: list[Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drift.gate.report.browser.SHOWN", 30)
+    whole = pack_page(asked(models))
+    assert whole.whole and whole.shown == 80
+    some = pack_page(asked(models), len(whole.text) - 1)
+    assert (some.shown, some.total, some.whole) == (60, 80, False)
 
 
 def test_even_a_budget_that_is_far_too_small_is_kept(models: list[Model]) -> None:
