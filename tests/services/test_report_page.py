@@ -3,6 +3,7 @@
 Runs with `make test-services`; needs Debian's `chromium`.
 """
 
+import base64
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,18 @@ def test_the_switch_turns_the_colours_round(report: Path, tab: Page) -> None:
     tab.press("Enter")
     assert tab.run("getComputedStyle(document.body).backgroundColor") != before
     assert tab.run(FADED) == []
+
+
+def test_a_refusal_in_a_frame_of_no_origin_as_mlflow_shows_it_works_alike(tmp_path: Path, tab: Page) -> None:
+    make_report(**published(tmp_path, questions=5, words=20), out=tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_bytes()
+    tab.show(f"data:text/html;base64,{base64.b64encode(page).decode()}", 1280)
+    shots(tab, "refused")
+    assert tab.run("origin") == "null"
+    assert tab.run(COUNT).startswith("40 of 40 match")
+    assert "was refused by the gate" in tab.run("document.querySelector('#verdict').textContent")
+    assert tab.run(FADED) == []
+    assert (tab.requests, tab.faults) == ([], [])
 
 
 def test_every_column_is_on_paper(report: Path, tab: Page) -> None:

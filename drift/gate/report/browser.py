@@ -1,7 +1,8 @@
 """All models' answers to all questions, packed for the page's browser: JSON, gzip, base64.
 
 The page stays below a budget of bytes. What does not fit whole is shown by up to `SHOWN` questions of each benchmark:
-their pictures get smaller first, then long replies lose their middle. What it leaves out is whole in `answers/BENCHMARK.answers.html` beside it.
+their pictures get smaller first, then long replies lose their middle. All of it is then whole in
+`answers/BENCHMARK.answers.html` beside the page.
 """
 
 from __future__ import annotations

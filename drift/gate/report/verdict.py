@@ -38,10 +38,9 @@ def _headline(title: str, difference: Mapping[str, float], good: bool, said: str
 
 
 def sentence(summary: Summary, decision: Mapping[str, Any]) -> str:
-    """Who passed or not; of a refusal the first reason, and how many there are more."""
-    baseline = decision["baseline"]
+    """What a pass says; of a refusal the first reason, and how many there are more."""
     if summary.passed:
-        return f"{summary.candidate} reasons better than {baseline} and has kept its perception: it passed the gate."
+        return f"It reasons better than {decision['baseline']} and has kept its perception."
     more = len(summary.reasons) - 1
     rest = f" And {more} more; see the gate's checks." if more else ""
-    return f"{summary.candidate} was refused by the gate. {summary.reasons[0]}{rest}"
+    return f"{summary.reasons[0]}{rest}"

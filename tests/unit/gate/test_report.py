@@ -52,7 +52,8 @@ class Page(HTMLParser):
     def part(self, name: str) -> str:
         """The text of a section, without its tags."""
         inner = self.html.partition(f'<section id="{name}"')[2].partition("</section>")[0]
-        return html.unescape(" ".join(re.sub(r"<[^>]*>", " ", inner).split()))
+        text = re.sub(r"<[^>]*>", " ", re.sub(r"</?(span|strong|wbr)\b[^>]*>", "", inner))
+        return html.unescape(" ".join(text.split()))
 
 
 class Run:
@@ -167,7 +168,7 @@ def test_the_page_shows_everything_it_was_given_and_needs_nothing_from_outside(w
 
 def test_the_verdict_is_two_numbers_with_their_intervals_and_a_sentence(whole: Page) -> None:
     said = whole.part("verdict")
-    assert "Passed. drift reasons better than vlm and has kept its perception: it passed the gate." in said
+    assert "drift passed the gate. It reasons better than vlm and has kept its perception." in said
     assert re.search(r"Reasoning gain \+40.0 points \+\d+\.\d to \+\d+\.\d, 95 % interval gain shown", said)
     assert re.search(r"Perception change −2.0 points −\d+\.\d to \+\d+\.\d, 95 % interval retained", said)
 
@@ -175,7 +176,7 @@ def test_the_verdict_is_two_numbers_with_their_intervals_and_a_sentence(whole: P
 def test_a_refusal_says_its_first_reason_and_how_many_there_are(tmp_path: Path) -> None:
     run = Run(tmp_path, colours="0" * 50)
     said = run.report().part("verdict")
-    assert "Refused. drift was refused by the gate. Perception fell by 90.0 points" in said
+    assert "drift was refused by the gate. Perception fell by 90.0 points" in said
     assert "And 1 more; see the gate's checks." in said
     assert "Perception change −90.0 points" in said and "not shown to be retained" in said
     assert json.loads((tmp_path / "report" / "summary.json").read_text())["winner"] == ""
