@@ -17,7 +17,7 @@ from drift.ground.errors import DataError, ServiceError
 from drift.tracking.cluster import KFP_UI
 from drift.tracking.runs.records import RunRecord, read_run
 from drift.tracking.steps import RUN_DIR
-from drift.tracking.store import RUN_ID
+from drift.tracking.store import RUN_ID, redact
 from drift.tracking.telling.journal import read
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def _of_folder(folder: Path) -> RunFacts:
     return RunFacts(
         name=folder.name,
         started=str(state.get("started", "")),
-        command=tags.get("mlflow.source.name", ""),
+        command=redact(tags.get("mlflow.source.name", "")),
         machine=tags.get("drift.host", ""),
         links={"MLflow": page} if page.startswith("http") else {},
         steps=_steps(events),

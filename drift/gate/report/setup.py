@@ -21,6 +21,7 @@ from drift.gate.report.summary import Folders
 from drift.ground.artifacts import PROVENANCE, read_json
 from drift.ground.errors import ConfigError
 from drift.tracking.facts import RunFacts
+from drift.tracking.store import redact
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +108,10 @@ def _changed(given: Given) -> tuple[dict[str, str], list[str]]:
 
 
 def flat(name: str, value: Any) -> dict[str, str]:
-    """A tree as dotted keys with their values as text."""
+    """A tree as dotted keys with their values as text, passwords in addresses left out."""
     if isinstance(value, Mapping) and value:
         return {key: text for inner, below in value.items() for key, text in flat(f"{name}.{inner}", below).items()}
-    return {} if isinstance(value, Mapping) else {name: str(value)}
+    return {} if isinstance(value, Mapping) else {name: redact(str(value))}
 
 
 def _distinct(made: Mapping[str, Mapping[str, Any]], key: str) -> list[str]:

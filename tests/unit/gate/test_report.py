@@ -16,6 +16,7 @@ from drift.config.gate import GateConfig
 from drift.gate.decision import decide
 from drift.gate.report.page import make_report, summarize, write_report
 from drift.gate.report.render import figure
+from drift.gate.report.setup import flat
 from drift.ground.artifacts import write_json, write_provenance
 from drift.ground.errors import DataError
 from drift.tracking.telling.journal import append, make_event
@@ -265,6 +266,12 @@ def test_a_section_that_another_version_wrote_is_named_and_not_guessed_at(tmp_pa
     write_provenance(run.baseline, "evaluate", config={"data": "tables", "invented": 1}, inputs={})
     said = run.report().part("setup")
     assert "Written by another version, so that their defaults are not known: evaluate." in said
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    assert flat("evaluate", {"judge": {"base_url": "http://ada:secret@judge/v1"}, "vllm": {}}) == {
+        "evaluate.judge.base_url": "http://judge/v1"
+    }
 
 
 def test_an_arm_the_gate_did_not_compare_is_an_error(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def folder(tmp_path: Path, mlflow: str) -> Path:
     run = tmp_path / "mini-1"
     run.mkdir()
     write_json(run / "run.json", {"started": "2026-01-01T00:00:00+00:00", "mlflow": mlflow})
-    tags = {"mlflow.source.name": "drift run -c a.yaml", "drift.host": "node-7"}
+    tags = {"mlflow.source.name": "drift run u=http://ada:secret@judge/", "drift.host": "node-7"}
     append(run, make_event("1", "pipeline", "", "begun", tags=tags))
     append(run, make_event("1/generate", "generate", "", "metrics", metrics=[["data/generate/cost", 3.5, 0, 0]]))
     append(run, make_event("1/generate", "generate", "", "ended", seconds=9.0, status="FAILED"))
@@ -37,7 +37,7 @@ def test_a_run_on_this_machine_is_known_by_its_folder(tmp_path: Path, monkeypatc
     monkeypatch.setenv(RUN, str(folder(tmp_path, SERVER)))
     steps = (StepFact("generate", "", 12.0, cost=3.5), StepFact("arm", "sft", 60.0, cached=True))
     assert run_facts() == RunFacts(
-        "mini-1", "2026-01-01T00:00:00+00:00", "drift run -c a.yaml", "node-7", {"MLflow": SERVER}, steps
+        "mini-1", "2026-01-01T00:00:00+00:00", "drift run u=http://judge/", "node-7", {"MLflow": SERVER}, steps
     )
 
 
