@@ -35,7 +35,7 @@ test-all: .venv/dev  ## the whole proof, which CI runs; 20 minutes on two cores
 test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an environment of its own
 	$(BIN)/python -m pytest -n 2 tests/vlmeval
 
-test-services: .venv/dev  ## the chain in containers, and on a team's MLflow; needs Docker, `make images` and PostgreSQL
+test-services: .venv/dev  ## the chain in containers, on a team's MLflow, the report in a browser; needs Docker, `make images`, PostgreSQL, Chromium
 	$(BIN)/python -m pytest tests/services
 
 check: .venv/dev  ## style, types, architecture

@@ -1,7 +1,7 @@
 """Door to `drift.gate.report.page`."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Output
 
 from components._images import image
 
@@ -16,13 +16,14 @@ def report(
     training_set: Input[Dataset],
     statistics: Input[Artifact],
     report: Output[Artifact],
+    page: Output[HTML],
     metrics: Output[Metrics],
 ) -> None:
     """All arms in one table, and an HTML page that says why the gate decided as it did."""
     from pathlib import Path
 
     from drift.config.plan import ReportStep
-    from drift.gate.report.page import Summary, summarize, write_report
+    from drift.gate.report.page import PAGE, Summary, summarize, write_report
     from drift.tracking.steps import finite_metrics, labelled, run_step
 
     scored = labelled([one.path for one in scores], "scores.json", "label")
@@ -33,7 +34,7 @@ def report(
 
     def work(config: ReportStep) -> Summary:
         summary = summarize(folders["baseline"], arms, folders["gate"], model=config.model)
-        write_report(out, summary, arms=arms, title=config.name, **folders)
+        write_report(out, summary, arms=arms, title=config.name, copy=Path(page.path), **folders)
         return summary
 
     summary = run_step(
@@ -43,6 +44,6 @@ def report(
         work,
         record=metrics.path,
         outputs={"report": report},
-        files=[out / "report.html", out / "summary.json"],
+        files=[out / PAGE, out / "summary.json"],
     )
     metrics.metadata.update(finite_metrics(summary))

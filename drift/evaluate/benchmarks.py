@@ -26,8 +26,8 @@ from drift.inference.images import decode_image
 from drift.verdicts.answers import AnswerForm
 
 COLUMNS = ("index", "image", "question", "answer")
-EXAMPLES = 3  # per benchmark
-EXAMPLE_PIXELS = (320, 240)
+EXAMPLES = 200  # per benchmark
+EXAMPLE_PIXELS = (256, 256)
 MAX_ASPECT_RATIO = 200  # Qwen's image processor raises above it
 SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
 
@@ -140,16 +140,17 @@ def _columns(benchmark: BenchmarkConfig) -> tuple[str, ...]:
 
 
 def examples(benchmark: Benchmark) -> list[Example]:
-    """A few items spread over the table, with small pictures; the same for every model."""
+    """`EXAMPLES` items spread over the table, with small pictures; the same for every model."""
     items = [item for item in benchmark.items if item.image is not None]
-    return [_example(benchmark.name, item) for item in items[:: max(1, len(items) // EXAMPLES)][:EXAMPLES]]
+    count = min(EXAMPLES, len(items))
+    return [_example(benchmark.name, items[place * len(items) // count]) for place in range(count)]
 
 
 def _example(name: str, item: Item) -> Example:
     image = decode_image(item.image or b"", f"{name} index {item.index}")
     image.thumbnail(EXAMPLE_PIXELS)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "WEBP", quality=70)
     return Example(name, item.index, buffer.getvalue())
 
 

@@ -1,6 +1,6 @@
 """One answered question, and the table of all of them: what every comparison is made from.
 
-A few questions keep a small picture too (`examples.parquet`), for people to look at.
+Some questions keep a small picture too (`examples.parquet`), for people to look at.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Example:
-    """A question's picture, as a small PNG."""
+    """A question's picture, small: WebP, in older folders PNG."""
 
     benchmark: str
     index: str

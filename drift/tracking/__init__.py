@@ -8,6 +8,7 @@ models     the registry: versions, champions, rights       steps     one step, a
 cluster    a step in a pod: its runs, signs of life        plugin    what Kubeflow's own plugin for MLflow says
 store      where MLflow is, that it answers, secrets out   limits    how long a request may take
 resend     what MLflow did not take, sent again            ui        MLflow's pages over this machine's runs
+facts      what a report says of its run
 """
 
 import lazy_loader as lazy

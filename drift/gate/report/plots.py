@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,38 +17,30 @@ from drift.ground.drawing import COLOURS, Array, svg
 REASONING, PERCEPTION = COLOURS[:2]
 
 History = Sequence[Mapping[str, float]]
-Bar = tuple[str, Mean | None, Mean | None]
 
 
-def bars(rows: Sequence[Bar], min_reasoning: float | None, min_perception: float | None) -> str:
-    """Reasoning and perception of every (label, reasoning, perception) with intervals; the gate's thresholds dashed."""
+def intervals(rows: Sequence[tuple[str, Mean]], least: float, role: str, candidate: str) -> str:
+    """The mean of a role of every (label, mean) with its interval, a line each; what the gate asks for is dashed."""
+    colour = REASONING if role == "reasoning" else PERCEPTION
 
     def draw(axes: Axes) -> None:
-        places = np.arange(len(rows))
-        reasoning, perception = [row[1] for row in rows], [row[2] for row in rows]
-        _bars_of_role(axes, places - 0.19, reasoning, "reasoning", REASONING, min_reasoning)
-        _bars_of_role(axes, places + 0.19, perception, "perception", PERCEPTION, min_perception)
-        axes.set_xticks(places, [row[0] for row in rows], rotation=15 if len(rows) > 4 else 0)
-        axes.set_ylabel("percent right")
-        axes.set_ylim(0, 105)
-        axes.grid(axis="y", color="#eee")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+        places = np.arange(len(rows))[::-1]
+        means = np.array([mean.mean for _, mean in rows])
+        reach = np.array([(mean.mean - mean.low, mean.high - mean.mean) for _, mean in rows]).clip(0).T
+        axes.errorbar(means, places, xerr=reach, fmt="o", color=colour, ms=5, capsize=3, lw=1.4)
+        axes.axvline(least, color=colour, ls="--", lw=1, label=f"the gate's minimum of {role}")
+        axes.set_yticks(places, [label for label, _ in rows])
+        for text in axes.get_yticklabels():
+            text.set_fontweight("bold" if text.get_text() == candidate else "normal")
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_xlabel(f"{role}, percent right")
+        axes.grid(axis="x", color="#eee")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.5 / (0.3 * len(rows))), fontsize=9)
 
-    return svg(draw, width=1.6 + 1.3 * max(len(rows), 4), height=4.2)
-
-
-def _bars_of_role(
-    axes: Axes, places: Array, means: Sequence[Mean | None], role: str, colour: str, minimum: float | None
-) -> None:
-    heights = [mean.mean if mean else 0.0 for mean in means]
-    whiskers = [(mean.mean - mean.low, mean.high - mean.mean) if mean else (0.0, 0.0) for mean in means]
-    axes.bar(places, heights, 0.36, color=colour, label=role)
-    axes.errorbar(places, heights, np.array(whiskers).T, fmt="none", ecolor="#222", capsize=3, lw=1)
-    if minimum is not None:
-        axes.axhline(minimum, color=colour, ls="--", lw=1, label=f"the gate's minimum of {role}")
+    return svg(draw, width=5.6, height=1.2 + 0.3 * len(rows))
 
 
-def curves(histories: Mapping[str, History], key: str, title: str) -> str | None:
+def curves(histories: Mapping[str, History], key: str) -> str | None:
     """A quantity of the training steps, one line per arm; None if no arm logged it."""
     lines = {
         arm: [(row["step"], row[key]) for row in history if row.get(key) is not None and math.isfinite(row[key])]
@@ -57,14 +50,14 @@ def curves(histories: Mapping[str, History], key: str, title: str) -> str | None
     def draw(axes: Axes) -> None:
         for place, (arm, points) in enumerate(lines.items()):
             if points:
-                axes.plot(*zip(*points, strict=True), color=COLOURS[place % len(COLOURS)], lw=1.4, label=arm)
+                style: Any = {"color": COLOURS[place % len(COLOURS)], "ls": "-" if place < len(COLOURS) else "--"}
+                axes.plot(*zip(*points, strict=True), lw=1.4, label=arm, **style)
         axes.set_xlabel("optimizer step")
-        axes.set_ylabel(title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#eee")
-        axes.legend()
+        axes.legend(fontsize=9, ncols=1 if len(lines) < 5 else 2)
 
-    return svg(draw, width=6.2, height=3.6) if any(lines.values()) else None
+    return svg(draw, width=5.6, height=3.6) if any(lines.values()) else None
 
 
 def funnel(stages: Sequence[tuple[str, int]]) -> str:
@@ -84,18 +77,21 @@ def funnel(stages: Sequence[tuple[str, int]]) -> str:
     return svg(draw, width=7.5, height=0.6 + 0.42 * len(stages))
 
 
-def heatmap(modules: Sequence[str], layers: Sequence[int], ratios: Array) -> str:
-    """‖Δ‖/‖φ_VL‖ per module (row) and layer (column). Shape of ``ratios``: [modules, layers]; NaN where Δ has none."""
+def heatmap(modules: Sequence[str], layers: Sequence[int], ratios: Array, most: float) -> str:
+    """‖Δ‖/‖φ_VL‖ per module (row) and layer (column), its scale from 0 to ``most``.
+
+    Shape of ``ratios``: [modules, layers]; NaN where Δ has none.
+    """
 
     def draw(axes: Axes) -> None:
-        image = axes.imshow(ratios, aspect="auto", cmap="viridis", vmin=0)
+        image = axes.imshow(ratios, aspect="auto", cmap="viridis", vmin=0, vmax=most or None)
         axes.set_yticks(range(len(modules)), list(modules))
         axes.set_xlabel("decoder layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ticks = [int(tick) for tick in np.linspace(0, len(layers) - 1, min(len(layers), 15))]
+        ticks = [int(tick) for tick in np.linspace(0, len(layers) - 1, min(len(layers), 10))]
         axes.set_xticks(ticks, [str(layers[tick]) for tick in ticks])
         figure = axes.figure
         assert isinstance(figure, Figure)
         figure.colorbar(image, ax=axes, label="‖Δ‖ / ‖φ$_{VL}$‖")
 
-    return svg(draw, width=max(4.5, 2.6 + 0.3 * len(layers)), height=1.2 + 0.32 * len(modules))
+    return svg(draw, width=min(5.6, max(4.5, 2.6 + 0.3 * len(layers))), height=1.2 + 0.32 * len(modules))

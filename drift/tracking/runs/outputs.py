@@ -28,7 +28,7 @@ DEFAULT_UPLOAD = "winner"
 LARGE_BYTES = 256 * 1024**2
 """A single file above this stays where it is."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-ROWS = (".parquet", ".jsonl")
+ROWS = (".parquet", ".jsonl", ".answers.html")
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 """The tag by which MLflow's page finds tables."""
 
@@ -79,7 +79,7 @@ def stays(path: Path, policy: str) -> bool:
     if policy == "all":
         return False
     kept = WEIGHTS if policy == "winner" else (*WEIGHTS, *ROWS)
-    return path.suffix in kept or path.stat().st_size > LARGE_BYTES
+    return path.name.endswith(kept) or path.stat().st_size > LARGE_BYTES
 
 
 def _files(folder: Path, uri: str) -> Iterator[File]:

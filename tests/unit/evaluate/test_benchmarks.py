@@ -132,8 +132,9 @@ def test_the_limit_takes_the_first_rows_and_only_their_faults_count(tmp_path: Pa
     assert [item.index for item in benchmark.items] == ["1"]
 
 
-def test_examples_are_few_small_and_spread_over_the_table(tmp_path: Path) -> None:
+def test_examples_are_limited_small_and_spread_over_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drift.evaluate.benchmarks.EXAMPLES", 3)
     rows = [f"{place}\t{png(size=(900, 300))}\tq\t3" for place in range(9)]
     chosen = examples(read(tmp_path, table(*rows)))
     assert [example.index for example in chosen] == ["0", "3", "6"]
-    assert Image.open(io.BytesIO(chosen[0].image)).size == (320, 107)
+    assert Image.open(io.BytesIO(chosen[0].image)).size == (256, 85)

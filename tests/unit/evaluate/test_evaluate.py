@@ -69,7 +69,7 @@ def test_every_question_gets_a_sample_in_the_tables_order_and_the_scores_count_t
     assert report.metrics()["evaluate/n"] == 8
     assert report.metrics()["reasoning/Sums"] == scores.columns()["Sums"].mean
     assert report.metrics()["perception/mean"] == scores.columns()["Colours"].mean
-    assert len(read_examples(tmp_path / "scores")) == 5
+    assert len(read_examples(tmp_path / "scores")) == 7, "all with a picture"
 
 
 def test_the_same_evaluation_gives_the_same_bytes(model: Path, data: Path, tmp_path: Path) -> None:

@@ -168,6 +168,12 @@ def test_what_a_step_wrote_is_uploaded_or_referred_to_by_the_setting(tracker, mo
         assert weights["sha256"] == content_sha256(model / "deep" / "model.safetensors")
 
 
+def test_whole_answers_are_rows_of_data_whatever_they_are_written_as(tmp_path: Path):
+    page = tmp_path / "MMStar.answers.html"
+    page.write_text("<p>B</p>")
+    assert outputs.stays(page, "none") and not outputs.stays(page, "winner")
+
+
 def test_a_single_large_file_is_referred_to_unless_all_is_asked_for(model: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(outputs, "LARGE_BYTES", 1)
     assert outputs.stays(model / "config.json", "winner") and not outputs.stays(model / "config.json", "all")
