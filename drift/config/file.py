@@ -1,7 +1,12 @@
-"""Configuration files: YAML that may `extends:` another, with dotted overrides (`train.learning_rate=2e-5`) on top."""
+"""Configuration files: YAML that may `extends:` another, with dotted overrides (`train.learning_rate=2e-5`) on top.
+
+What has a name (an arm, a Δ, a benchmark) and is inherited is taken out by null in its place, in a file or an override;
+`~KEY` takes any key out, which then has its default.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,20 +16,40 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from drift.config.chain import Config
-from drift.config.section import SectionType, validate
+from drift.config.section import SectionType, suggest, validate
 from drift.ground.errors import ConfigError
+
+NAMED = ("arms", "deltas", "evaluate.benchmarks")
+"""Mappings by name, whose entries can be taken out by null."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, merge and validate a configuration file. Raises ConfigError, one line."""
+    return validate(Config, read_raw(path, overrides))
+
+
+def read_raw(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A file with what it extends and the overrides, not validated yet. Raises ConfigError, one line."""
     tree = read_yaml(Path(path))
     for override in overrides:
         tree = _override(tree, override)
+    return resolved(tree, str(path))
+
+
+def resolved(tree: Any, where: str) -> dict[str, Any]:
+    """A tree as plain mappings, without the entries that null takes out. Raises ConfigError."""
     try:
-        raw = OmegaConf.to_container(tree, resolve=True)
+        raw: Any = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
-    return validate(Config, raw)
+        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
+    for key in NAMED:
+        *above, last = key.split(".")
+        section = raw
+        for part in above:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(named := section.get(last), dict):
+            section[last] = {name: entry for name, entry in named.items() if entry is not None}
+    return dict(raw)
 
 
 def schema() -> dict[str, Any]:
@@ -49,7 +74,22 @@ def read_yaml(path: Path) -> Any:
         return tree
     if not isinstance(parent, str) or (path.parent / parent).resolve() == path.resolve():
         raise ConfigError(f"{path}: extends: '{parent}' must name another file beside this one")
-    return _extended(read_yaml(path.parent / parent), tree)
+    inherited = read_yaml(path.parent / parent)
+    for key in NAMED:
+        _check_taken_out(inherited, tree, key, str(path))
+    return _extended(inherited, tree)
+
+
+def _check_taken_out(inherited: Any, tree: Any, key: str, where: str) -> None:
+    """Raise ConfigError for a null in place of what is not there to be taken out."""
+    given, there = (OmegaConf.select(one, key) for one in (tree, inherited))
+    if not OmegaConf.is_dict(given):
+        return
+    known = list(there) if OmegaConf.is_dict(there) else []
+    for name in given:
+        if given[name] is None and name not in known:
+            hint = suggest(str(name), known)
+            raise ConfigError(f"{where}: {key}.{name}: null takes out what is inherited, and that is not{hint}")
 
 
 def _extended(parent: Any, child: Any) -> Any:
@@ -60,13 +100,32 @@ def _extended(parent: Any, child: Any) -> Any:
 
 
 def _override(tree: Any, override: str) -> Any:
+    if override.startswith("~"):
+        return _without(tree, override)
     key, equals, _ = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"override '{override}': write it as key=value, for example train.learning_rate=2e-5")
+        raise ConfigError(
+            f"override '{override}': write it as key=value, for example train.learning_rate=2e-5, or ~key to take it out"
+        )
     try:
-        return OmegaConf.merge(tree, OmegaConf.from_dotlist([override]))
+        change = OmegaConf.from_dotlist([override])
+        for named in NAMED:
+            _check_taken_out(tree, change, named, f"override '{override}'")
+        return OmegaConf.merge(tree, change)
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
         raise ConfigError(f"override '{override}': {str(error).splitlines()[0]}") from error
+
+
+def _without(tree: Any, override: str) -> Any:
+    """``tree`` without the key that `~key` names. Raises ConfigError if it has none."""
+    above, _, last = override[1:].rpartition(".")
+    left = copy.deepcopy(tree)
+    section = OmegaConf.select(left, above) if above else left
+    known = [str(key) for key in section] if OmegaConf.is_dict(section) else []
+    if last not in known:
+        raise ConfigError(f"override '{override}': there is no '{override[1:]}' to take out{suggest(last, known)}")
+    del section[last]
+    return left
 
 
 def load_section(
