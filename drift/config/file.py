@@ -75,21 +75,20 @@ def read_yaml(path: Path) -> Any:
     if not isinstance(parent, str) or (path.parent / parent).resolve() == path.resolve():
         raise ConfigError(f"{path}: extends: '{parent}' must name another file beside this one")
     inherited = read_yaml(path.parent / parent)
-    for key in NAMED:
-        _check_taken_out(inherited, tree, key, str(path))
+    check_taken_out(inherited, tree, str(path))
     return _extended(inherited, tree)
 
 
-def _check_taken_out(inherited: Any, tree: Any, key: str, where: str) -> None:
+def check_taken_out(inherited: Any, tree: Any, where: str) -> None:
     """Raise ConfigError for a null in place of what is not there to be taken out."""
-    given, there = (OmegaConf.select(one, key) for one in (tree, inherited))
-    if not OmegaConf.is_dict(given):
-        return
-    known = list(there) if OmegaConf.is_dict(there) else []
-    for name in given:
-        if given[name] is None and name not in known:
-            hint = suggest(str(name), known)
-            raise ConfigError(f"{where}: {key}.{name}: null takes out what is inherited, and that is not{hint}")
+    for key in NAMED:
+        given, there = (OmegaConf.select(one, key) for one in (tree, inherited))
+        known = list(there) if OmegaConf.is_dict(there) else []
+        out = [name for name in given if given[name] is None] if OmegaConf.is_dict(given) else []
+        for name in out:
+            if name not in known:
+                hint = suggest(str(name), known)
+                raise ConfigError(f"{where}: {key}.{name}: null takes out what is inherited, and that is not{hint}")
 
 
 def _extended(parent: Any, child: Any) -> Any:
@@ -105,12 +104,12 @@ def _override(tree: Any, override: str) -> Any:
     key, equals, _ = override.partition("=")
     if not equals or not key:
         raise ConfigError(
-            f"override '{override}': write it as key=value, for example train.learning_rate=2e-5, or ~key to take it out"
+            f"override '{override}': write it as key=value, for example train.learning_rate=2e-5, or ~key to take "
+            "key out"
         )
     try:
         change = OmegaConf.from_dotlist([override])
-        for named in NAMED:
-            _check_taken_out(tree, change, named, f"override '{override}'")
+        check_taken_out(tree, change, f"override '{override}'")
         return OmegaConf.merge(tree, change)
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
         raise ConfigError(f"override '{override}': {str(error).splitlines()[0]}") from error

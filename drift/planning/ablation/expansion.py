@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from drift.config.chain import Config
-from drift.config.file import read_raw, resolved
+from drift.config.file import check_taken_out, read_raw, resolved
 from drift.config.gate import GateConfig
 from drift.config.section import suggest, validate
 from drift.ground.errors import ConfigError
@@ -31,7 +31,7 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the chain: labels of `across` in its order, a seed, the configuration, and which arm makes which row."""
+    """One run of the chain: labels of `across` in its order, a seed, and the configuration."""
 
     labels: tuple[str, ...]
     seed: int
@@ -78,9 +78,7 @@ def expand(path: Path) -> Ablation:
     common = _with_arms(config, base, str(path))
     across = [list(values.items()) for values in config.across.values()]
     cells = tuple(
-        _cell(config, common, dict(chosen), seed)
-        for chosen in itertools.product(*across)
-        for seed in config.seeds
+        _cell(config, common, dict(chosen), seed) for chosen in itertools.product(*across) for seed in config.seeds
     )
     ablation = Ablation(config, cells, validate(Config, base).gate)
     _check_table(ablation, path)
@@ -105,6 +103,7 @@ def _with_arms(config: AblationConfig, base: Tree, where: str) -> Tree:
 
 def _over(tree: Tree, changes: Tree, where: str) -> Tree:
     """``changes`` merged over ``tree``; null takes out what has a name."""
+    check_taken_out(OmegaConf.create(tree), OmegaConf.create(changes), where)
     try:
         return resolved(OmegaConf.merge(tree, changes), where)
     except (OmegaConfBaseException, ValueError, TypeError) as error:

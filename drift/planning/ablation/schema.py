@@ -39,7 +39,9 @@ class GridConfig(Section):
     def _names_tell_arms_apart(self) -> Self:
         unnamed = [axis for axis, values in self.axes.items() if len(values) > 1 and f"{{{axis}}}" not in self.name]
         if unnamed:
-            raise ValueError(f"grid.name: '{self.name}' does not say which '{unnamed[0]}'; write {{{unnamed[0]}}} in it")
+            raise ValueError(
+                f"grid.name: '{self.name}' does not say which '{unnamed[0]}'; write {{{unnamed[0]}}} in it"
+            )
         return self
 
     def choices(self) -> Iterator[dict[str, tuple[str, Any]]]:
@@ -106,7 +108,7 @@ class AblationConfig(Section):
     """What is asked, in a sentence."""
     base: str
     """The configuration that all cells are made from, beside this file."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = Field(default={})
     """Keys over the base, for all cells; null takes out what has a name."""
     arms: tuple[Name, ...] | None = None
     """Of the base's arms, those that stay; null keeps all."""
@@ -114,7 +116,7 @@ class AblationConfig(Section):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     seeded: Literal["chain", "training"] = "chain"
     """What another seed makes anew: the whole chain from the teacher on, or trainings and random merges alone."""
-    across: dict[Name, dict[Name, dict[str, Any]]] = {}
+    across: dict[Name, dict[Name, dict[str, Any]]] = Field(default={})
     """Axes that need a run of their own: dotted keys of the configuration by axis and label; null takes out."""
     table: TableConfig
 
