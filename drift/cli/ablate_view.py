@@ -13,6 +13,8 @@ from drift.cli.show import close_table, out, show_json, show_text
 if TYPE_CHECKING:
     from drift.planning.ablation.budget import CellCost
     from drift.planning.ablation.expansion import Ablation
+    from drift.planning.ablation.table import Table
+    from pipelines.local.ablation import CellResult
 
 HEADS = ("cell", "arms", "trainings", "merges", "scored", "M tokens", "PFLOP", "hours", "GPU hours")
 
@@ -51,3 +53,14 @@ def _twins(ablation: Ablation) -> list[str]:
     """A line for each arm that is another one under a second name."""
     pairs = {(name, arm) for cell in ablation.cells for name, arm in cell.arms.items() if name != arm}
     return [f"{name} is {arm}: made once" for name, arm in sorted(pairs)]
+
+
+def show_ablation(ablation: Ablation, table: Table, results: Sequence[CellResult], as_json: bool) -> None:
+    """How the cells ended, and the table as it is now."""
+    from drift.planning.ablation.writing import csv, markdown
+
+    if as_json:
+        cells = {one.cell: one.failed for one in results}
+        show_json(json.dumps({"name": ablation.config.name, "failed": cells, "table": csv(table)}))
+        return
+    show_text(markdown(table).rstrip())

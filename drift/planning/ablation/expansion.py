@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from drift.config.catalog import columns_of
 from drift.config.chain import Config
 from drift.config.file import check_taken_out, read_raw, resolved
 from drift.config.gate import GateConfig
@@ -119,6 +120,12 @@ def _grid_arms(grid: GridConfig) -> dict[str, Tree]:
             OmegaConf.update(arm, key, _filled(value, chosen, labels), force_add=True)
         arms[_formatted(grid.name, labels)] = resolved(arm, "grid")
     return arms
+
+
+def grid_names(grid: GridConfig, labels: Mapping[str, str]) -> list[str]:
+    """Names of the arms of a grid that have these labels on these axes."""
+    every = ({axis: label for axis, (label, _) in chosen.items()} for chosen in grid.choices())
+    return [_formatted(grid.name, own) for own in every if labels.items() <= own.items()]
 
 
 def _filled(value: Any, chosen: Mapping[str, tuple[str, Any]], labels: Mapping[str, str]) -> Any:
@@ -231,7 +238,6 @@ def _check_table(ablation: Ablation, path: Path) -> None:
 
 def columns_of_cell(cell: Cell) -> list[str]:
     """The headline columns that a cell's benchmarks have."""
-    from drift.config.catalog import columns_of
 
     benchmarks = cell.config.evaluate.benchmarks
     return [column for name, one in benchmarks.items() for column in columns_of(name, one.format)]

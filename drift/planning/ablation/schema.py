@@ -51,6 +51,8 @@ class GridConfig(Section):
 
 
 def _by_label(axis: str, values: Any) -> Any:
+    if isinstance(values, dict):
+        return {str(label): value for label, value in values.items()}
     if not isinstance(values, list):
         return values
     if bad := [value for value in values if isinstance(value, dict | list)]:
