@@ -26,7 +26,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Measure:
-    """Percent: the mean over seeds and its deviation (n − 1), None of a single one."""
+    """Percent: the mean over seeds and its deviation (n − 1); None of a single draw, also where seeds share it."""
 
     mean: float
     deviation: float | None
@@ -119,14 +119,15 @@ def _row(ablation: Ablation, name: str, found: Mapping[Key, Found], confidence: 
     cells = [cell for cell in ablation.cells if name in cell.rows]
     mine = {cell.name: found.get((cell.name, name), Found(None)) for cell in cells}
     sums = sums_of(mine, ablation.config.table.columns)
-    columns = {column: _measure(values) for column, values in sums.columns.items()}
+    draws = len({one.folder for one in mine.values() if one.folder})
+    columns = {column: _measure(values, draws) for column, values in sums.columns.items()}
     other = cells[0].row(ablation.config.table.against)
     theirs = {cell.name: found.get((cell.name, other), Found(None)) for cell in cells}
     published = ablation.config.table.published
     return Row(
         name=name,
         columns=columns,
-        roles={role: _measure(values) for role, values in sums.roles.items()},
+        roles={role: _measure(values, draws) for role, values in sums.roles.items()},
         effects={} if name == other else _effects(mine, theirs, ablation.config.table.columns, confidence),
         published=_beside(published, name, columns, [one.scores for one in mine.values() if one.scores]),
         missing={cell: one.reason for cell, one in mine.items() if one.folder is None},
@@ -134,9 +135,9 @@ def _row(ablation: Ablation, name: str, found: Mapping[Key, Found], confidence: 
     )
 
 
-def _measure(values: Mapping[str, float]) -> Measure:
+def _measure(values: Mapping[str, float], draws: int) -> Measure:
     every = list(values.values())
-    return Measure(float(np.mean(every)), _deviation(every), len(every))
+    return Measure(float(np.mean(every)), _deviation(every) if draws > 1 else None, len(every))
 
 
 def _deviation(values: Sequence[float]) -> float | None:

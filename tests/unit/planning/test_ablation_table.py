@@ -77,6 +77,12 @@ def test_a_row_is_the_mean_over_seeds_with_its_deviation(ablation, found):
     assert rows["adaptive_half"].columns["Sums"].deviation is None
 
 
+def test_what_seeds_share_has_no_deviation(ablation, found, tmp_path):
+    shared = scores(tmp_path, "any", "vlm", "1000")
+    rows = tabulate(ablation, found | {("seed0", "vlm"): shared, ("seed1", "vlm"): shared}).rows
+    assert (rows[0].name, rows[0].columns["Sums"].seeds, rows[0].columns["Sums"].deviation) == ("vlm", 2, None)
+
+
 def test_the_difference_is_that_of_every_question_paired_within_its_seed(ablation, found):
     rows = {row.name: row for row in tabulate(ablation, found).rows}
     reasoning = rows["adaptive_one"].effects["reasoning"]
