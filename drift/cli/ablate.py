@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from drift.cli.ablate_view import show_ablation, show_budget
+from drift.cli.ablate_view import show_ablation, show_budget, show_submitted
+from drift.cli.cluster import comes_back
 from drift.cli.options import (
     CHAIN,
     EXIT_BAD_INPUT,
     AsJson,
     Assumed,
+    Group,
+    OnCluster,
+    Overrides,
     ResourcesFile,
     Rows,
     RunnerKind,
@@ -33,12 +37,23 @@ if TYPE_CHECKING:
 ablate_app = typer.Typer(help="Ablations: arms from a grid, over seeds and data, as one table.", no_args_is_help=True)
 app.add_typer(ablate_app, name="ablate", rich_help_panel=CHAIN)
 
-AblationFile = Annotated[Path, typer.Argument(metavar="FILE", help="An ablation; see configs/ablations/.")]
+
+def _expanded(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ablation; see configs/ablations/.")],
+    overrides: Overrides = None,
+) -> Any:
+    from drift.planning.ablation.expansion import expand
+
+    return expand(file, overrides or ())
+
+
+Expanded = Annotated[Any, Group(_expanded)]
+"""The cells of a file (`drift.planning.ablation.expansion.Ablation`), with overrides for all of them."""
 
 
 @command(CHAIN, "plan", of=ablate_app)
 def ablate_plan(
-    file: AblationFile,
+    ablation: Expanded,
     assumed: Assumed,
     samples: Rows = None,
     resources: ResourcesFile = None,
@@ -46,16 +61,15 @@ def ablate_plan(
 ) -> None:
     """Say which cells and arms a file stands for, how many trainings, and what they cost together; runs nothing."""
     from drift.planning.ablation.budget import budget
-    from drift.planning.ablation.expansion import expand
     from drift.planning.costs import Assumptions
 
-    ablation, on = expand(file), validate(Assumptions, assumed)
+    on = validate(Assumptions, assumed)
     show_budget(ablation, budget(ablation, on, samples=samples, gpus=gpus_of_steps(resources)), as_json)
 
 
 @command(CHAIN, "run", of=ablate_app)
 def ablate_run(
-    file: AblationFile,
+    ablation: Expanded,
     shown: Shown,
     runner: RunnerKind = "subprocess",
 ) -> None:
@@ -64,10 +78,8 @@ def ablate_run(
     An arm that fails is left out of its cell; exit code 2 if one did.
     """
     need_kubeflow()
-    from drift.planning.ablation.expansion import expand
     from pipelines.local.ablation import run as run_cells
 
-    ablation = expand(file)
     with RunView(quiet=shown.silent) as view:
         results = run_cells(
             ablation,
@@ -81,9 +93,30 @@ def ablate_run(
         raise typer.Exit(EXIT_BAD_INPUT)
 
 
+@command(CHAIN, "submit", of=ablate_app)
+def ablate_submit(
+    ablation: Expanded,
+    cluster: OnCluster,
+    shown: Shown,
+    wait: Annotated[bool, typer.Option(help="One cell after the other; without, all at once.")] = True,
+) -> None:
+    """Run every cell on a Kubeflow cluster, a run each, in one experiment; exit code 2 if one failed.
+
+    The table is not made here: numbers and reports are in MLflow, and of each run `drift watch` tells.
+    """
+    target = cluster.target()
+    from pipelines.cluster.ablation import submit
+
+    with comes_back(), RunView(quiet=shown.silent) as view:
+        ended = submit(ablation, target, wait=wait, on_event=view.event, on_note=view.note)
+    show_submitted(ended, shown.as_json)
+    if any(one.state in ("FAILED", "CANCELED") for one in ended):
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
 @command(CHAIN, "table", of=ablate_app)
 def ablate_table(
-    file: AblationFile,
+    ablation: Expanded,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for table.md, .csv, .tex and the plots; may exist.")
     ] = None,
@@ -91,11 +124,9 @@ def ablate_table(
 ) -> None:
     """Show what is there of a table, finished or not; what is missing is a dash, and why stands below."""
     need_kubeflow()
-    from drift.planning.ablation.expansion import expand
     from drift.planning.ablation.plots import write_plots
     from drift.planning.ablation.writing import csv, latex, markdown, write_tables
 
-    ablation = expand(file)
     table = _table(ablation)
     if out is None:
         show_text({"md": markdown, "csv": csv, "tex": latex}[form](table).rstrip("\n"))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from drift.planning.ablation.budget import CellCost
     from drift.planning.ablation.expansion import Ablation
     from drift.planning.ablation.table import Table
+    from pipelines.cluster.follow import ClusterRun
     from pipelines.local.ablation import CellResult
 
 HEADS = ("cell", "arms", "trainings", "merges", "scored", "M tokens", "PFLOP", "hours", "GPU hours")
@@ -64,3 +65,12 @@ def show_ablation(ablation: Ablation, table: Table, results: Sequence[CellResult
         show_json(json.dumps({"name": ablation.config.name, "failed": cells, "table": csv(table)}))
         return
     show_text(markdown(table).rstrip())
+
+
+def show_submitted(runs: Sequence[ClusterRun], as_json: bool) -> None:
+    """Where every cell's run is, and how it ended."""
+    if as_json:
+        show_json(json.dumps([asdict(one) for one in runs]))
+        return
+    for one in runs:
+        show_text(" ".join(filter(None, (one.name, one.state, one.url, one.failure))))

@@ -30,10 +30,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def read_raw(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A file with what it extends and the overrides, not validated yet. Raises ConfigError, one line."""
-    tree = read_yaml(Path(path))
+    return resolved(overridden(read_yaml(Path(path)), overrides), str(path))
+
+
+def overridden(tree: Any, overrides: Sequence[str]) -> Any:
+    """A tree with `key=value` and `~key` applied, in their order. Raises ConfigError, one line."""
     for override in overrides:
         tree = _override(tree, override)
-    return resolved(tree, str(path))
+    return tree
 
 
 def resolved(tree: Any, where: str) -> dict[str, Any]:
@@ -139,9 +143,7 @@ def load_section(
     ``given`` holds what the command line's own options set; entries that are None do not count.
     """
     tree = OmegaConf.create({}) if path is None else (read_yaml(path).get(key) or OmegaConf.create({}))
-    tree = OmegaConf.merge(tree, _without_none(given))
-    for override in overrides:
-        tree = _override(tree, override)
+    tree = overridden(OmegaConf.merge(tree, _without_none(given)), overrides)
     return validate(section, OmegaConf.to_container(tree, resolve=True), where=key)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from drift.config.catalog import columns_of
 from drift.config.chain import Config
-from drift.config.file import check_taken_out, read_raw, resolved
+from drift.config.file import check_taken_out, overridden, read_raw, resolved
 from drift.config.gate import GateConfig
 from drift.config.section import suggest, validate
 from drift.ground.errors import ConfigError
@@ -69,14 +69,15 @@ class Ablation:
         return list(self.config.table.rows) or found
 
 
-def expand(path: Path) -> Ablation:
-    """Read a file and make its cells.
+def expand(path: Path, overrides: Sequence[str] = ()) -> Ablation:
+    """Read a file and make its cells. ``overrides``: `key=value` and `~key` of the configuration of all cells.
 
     Raises ConfigError, one line: for a key of the file, of the base, or of a cell, which is then named.
     """
     config = read_ablation(path)
     base = read_raw(path.parent / config.base)
-    common = _with_arms(config, base, str(path))
+    tree = overridden(OmegaConf.create(_with_arms(config, base, str(path))), overrides)
+    common = resolved(tree, str(path))
     across = [list(values.items()) for values in config.across.values()]
     cells = tuple(
         _cell(config, common, dict(chosen), seed) for chosen in itertools.product(*across) for seed in config.seeds

@@ -147,3 +147,9 @@ def test_published_rows_have_a_number_for_every_column(tmp_path):
     published = {"source": "a table", "columns": ["MiniRead"], "rows": {"sft": [1, 2]}}
     with pytest.raises(ConfigError, match=r"published.rows.sft: 2 numbers for 1 columns"):
         expand(written(tmp_path, table={"title": "T", "published": published}))
+
+
+def test_overrides_reach_every_cell_and_can_take_an_arm_of_a_grid_out(tmp_path):
+    cells = expand(written(tmp_path, seeds=[0, 1]), ["train.epochs=2", "~arms.drift_adaptive_-0.5"]).cells
+    assert [cell.config.train.epochs for cell in cells] == [2, 2]
+    assert "drift_adaptive_-0.5" not in cells[1].arms
