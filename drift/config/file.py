@@ -121,14 +121,24 @@ def _override(tree: Any, override: str) -> Any:
 
 def _without(tree: Any, override: str) -> Any:
     """``tree`` without the key that `~key` names. Raises ConfigError if it has none."""
-    above, _, last = override[1:].rpartition(".")
-    left = copy.deepcopy(tree)
-    section = OmegaConf.select(left, above) if above else left
-    known = [str(key) for key in section] if OmegaConf.is_dict(section) else []
-    if last not in known:
-        raise ConfigError(f"override '{override}': there is no '{override[1:]}' to take out{suggest(last, known)}")
+    key, left = override[1:], copy.deepcopy(tree)
+    place = _place(left, key)
+    if place is None:
+        above, _, last = key.rpartition(".")
+        near = OmegaConf.select(left, above) if above else left
+        hint = suggest(last, map(str, near)) if OmegaConf.is_dict(near) else ""
+        raise ConfigError(f"override '{override}': there is no '{key}' to take out{hint}")
+    section, last = place
     del section[last]
     return left
+
+
+def _place(section: Any, key: str) -> tuple[Any, str] | None:
+    """The mapping that holds a dotted key, and its last part, which may have dots itself; None if there is none."""
+    if not OmegaConf.is_dict(section) or key in section:
+        return (section, key) if OmegaConf.is_dict(section) else None
+    below = [name for name in section if key.startswith(f"{name}.")]
+    return next((found for name in below if (found := _place(section[name], key[len(name) + 1 :]))), None)
 
 
 def load_section(

@@ -129,7 +129,7 @@ def _row(ablation: Ablation, name: str, found: Mapping[Key, Found], confidence: 
         columns=columns,
         roles={role: _measure(values, draws) for role, values in sums.roles.items()},
         effects={} if name == other else _effects(mine, theirs, ablation.config.table.columns, confidence),
-        published=_beside(published, name, columns, [one.scores for one in mine.values() if one.scores]),
+        published=beside_published(published, name, columns, [one.scores for one in mine.values() if one.scores]),
         missing={cell: one.reason for cell, one in mine.items() if one.folder is None},
         seeds=len(cells),
     )
@@ -184,9 +184,10 @@ def _with_holm(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _beside(
+def beside_published(
     published: PublishedConfig | None, name: str, columns: Mapping[str, Measure], scores: Sequence[Scores]
 ) -> list[Beside]:
+    """Every published number of a row, with what it is worth beside ours, which ``scores`` were made."""
     if published is None:
         return []
     found = []

@@ -153,3 +153,12 @@ def test_overrides_reach_every_cell_and_can_take_an_arm_of_a_grid_out(tmp_path):
     cells = expand(written(tmp_path, seeds=[0, 1]), ["train.epochs=2", "~arms.drift_adaptive_-0.5"]).cells
     assert [cell.config.train.epochs for cell in cells] == [2, 2]
     assert "drift_adaptive_-0.5" not in cells[1].arms
+
+
+def test_the_file_that_the_page_shows_is_what_the_page_says_of_it(tmp_path):
+    page = Path("docs/ablations.md").read_text(encoding="utf-8")
+    shown = page.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "shown.yaml").write_text(shown.replace("../miniature.yaml", str(MINIATURE)))
+    cells = expand(tmp_path / "shown.yaml").cells
+    assert "Here: 2 · 3 cells of 5 arms." in page
+    assert [len(cell.config.arms) for cell in cells] == [5] * 6

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from drift.config.published import MADE_WITH
 from drift.gate.comparison import compare
 from drift.ground.errors import DataError
 from drift.planning.ablation.expansion import expand
 from drift.planning.ablation.plots import write_plots
 from drift.planning.ablation.results import Found, paired
-from drift.planning.ablation.table import tabulate
+from drift.planning.ablation.schema import PublishedConfig
+from drift.planning.ablation.table import Measure, beside_published, tabulate
 from drift.planning.ablation.writing import csv as as_csv
 from drift.planning.ablation.writing import latex, markdown, missing, write_tables
 from tests.score_folders import write_score_folder
@@ -190,3 +193,26 @@ def test_the_plots_are_pictures_with_something_on_them(ablation, found, tmp_path
     assert [path.name for path in paths] == ["forest.png", "scatter.png", *heatmaps]
     for path in paths:
         assert np.asarray(Image.open(path).convert("L")).std() > 5
+
+
+STEPS = ("2steps_1", "2steps_2", "2steps_multi")
+PROTOCOL = {**MADE_WITH, "prompts": {"WeMath": "{question}"}}
+
+
+@pytest.mark.parametrize(
+    ("number", "protocol", "verdict"),
+    [
+        (98.5, PROTOCOL, "reproduced"),
+        (103.0, PROTOCOL, "-3.0 points away"),
+        (98.5, {**PROTOCOL, "limit": 5}, "not comparable: made with another limit 5 (published None)"),
+    ],
+)
+def test_only_a_number_that_was_made_as_the_papers_is_held_against_it(tmp_path, number, protocol, verdict):
+    folder = write_score_folder(tmp_path / "vlm", {"WeMath": "111"}, groups={"WeMath": "aaa"}, parts={"WeMath": STEPS})
+    content = json.loads((folder / "scores.json").read_text())
+    (folder / "scores.json").write_text(json.dumps(content | {"protocol": protocol}))
+    found = Found(folder)
+    (column, *_) = found.scores.columns()
+    published = PublishedConfig(source="Table 9", columns=(column,), rows={"vlm": (number,)})
+    (beside,) = beside_published(published, "vlm", {column: Measure(100.0, None, 1)}, [found.scores])
+    assert beside.verdict == verdict
