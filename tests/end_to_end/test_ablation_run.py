@@ -72,7 +72,7 @@ def test_a_killed_ablation_repeats_no_finished_arm_and_a_broken_arm_loses_no_oth
     process.communicate()
 
     table, _ = start("table", str(path)).communicate(timeout=120)
-    assert "| sft | — |" in table and "sft, seed0: not made yet" in table
+    assert "| sft | — |" in table and "seed0, sft, broken: not made yet" in table
     assert "| task_arithmetic | — |" not in table, "what is there is shown"
 
     again = start("run", str(path))
@@ -84,4 +84,4 @@ def test_a_killed_ablation_repeats_no_finished_arm_and_a_broken_arm_loses_no_oth
     assert after["generate", ""] == after["curate", ""] == after["evaluate_vlm", ""] == after["gate", ""] == 1
     assert ("arm", "broken") not in after
     assert "| broken | — |" in out and "| sft | — |" not in out
-    assert "broken, seed0: arm: " in out
+    assert "seed0, broken: arm: " in out

@@ -11,7 +11,7 @@ from drift.config.catalog import Role
 from drift.ground.artifacts import write_text
 from drift.planning.ablation.table import Effect, Measure, Row, Table
 
-MISSING = "—"
+MISSING, NOT_YET = "—", "not made yet"
 FORMATS = ("md", "csv", "tex")
 
 
@@ -57,10 +57,12 @@ def caption(table: Table) -> str:
 
 
 def missing(table: Table) -> list[str]:
-    """A sentence for each cell that has failed or is not made yet."""
-    return [
-        f"{row.name}, {cell}: {reason or 'not made yet'}" for row in table.rows for cell, reason in row.missing.items()
-    ]
+    """A sentence for each cell and reason: which rows have failed, or are not made yet."""
+    together: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        for cell, reason in row.missing.items():
+            together.setdefault((cell, reason or NOT_YET), []).append(row.name)
+    return [f"{cell}, {', '.join(rows)}: {reason}" for (cell, reason), rows in together.items()]
 
 
 def _heads(table: Table) -> list[str]:
@@ -140,7 +142,7 @@ def _records(table: Table) -> list[dict[str, Any]]:
 
 
 def _records_of(table: Table, row: Row) -> list[dict[str, Any]]:
-    why = "; ".join(f"{cell}: {reason or 'not made yet'}" for cell, reason in row.missing.items())
+    why = "; ".join(f"{cell}: {reason or NOT_YET}" for cell, reason in row.missing.items())
     beside: dict[str, dict[str, Any]] = {
         one.column: {"published": one.published, "verdict": one.verdict} for one in row.published
     }

@@ -151,8 +151,8 @@ def test_holm_is_over_the_rows_of_a_role(ablation, found):
 def test_what_is_missing_is_a_dash_and_says_why(ablation, found):
     table = tabulate(ablation, found)
     said = missing(table)
-    assert "grad_norm_one, seed0: arm: TrainingError: loss is NaN at step 3" in said
-    assert "grad_norm_one, seed1: not made yet" in said
+    assert "seed0, grad_norm_one: arm: TrainingError: loss is NaN at step 3" in said
+    assert "seed1, vlm, grad_norm_half, grad_norm_one: not made yet" in said
     text = markdown(table)
     assert "| grad_norm_one | — | — | — | — | — | — | — | — |" in text
     assert "| adaptive_half | 50.0 (1/2) |" in text
