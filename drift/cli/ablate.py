@@ -72,6 +72,9 @@ def ablate_run(
     ablation: Expanded,
     shown: Shown,
     runner: RunnerKind = "subprocess",
+    cell: Annotated[
+        list[str] | None, typer.Option(help="Only this one, as `plan` names it; may be repeated. Default: all.")
+    ] = None,
 ) -> None:
     """Run every cell on this machine and show the table; goes on where it stopped, and repeats no finished arm.
 
@@ -83,8 +86,9 @@ def ablate_run(
     with RunView(quiet=shown.silent) as view:
         results = run_cells(
             ablation,
+            cells=cell or (),
             on_event=view.event,
-            on_cell=None if shown.silent else lambda cell: view.note(f"cell {cell.name}: {len(cell.config.arms)} arms"),
+            on_cell=None if shown.silent else lambda one: view.note(f"cell {one.name}: {len(one.config.arms)} arms"),
             runner=runner,
         )
     table = _table(ablation)

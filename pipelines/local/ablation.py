@@ -38,19 +38,22 @@ class CellResult:
 def run(
     ablation: Ablation,
     *,
+    cells: Sequence[str] = (),
     on_event: Callable[[StepEvent], None] | None = None,
     on_cell: Callable[[Cell], None] | None = None,
     runner: Runner = "subprocess",
 ) -> list[CellResult]:
-    """Every cell, one after the other: an arm that fails is left out of its cell, a cell that fails stops no other.
+    """Every cell, or those named, one after the other: an arm that fails is left out of its cell, and a cell that fails
+    stops no other.
 
     What an earlier call has finished comes from the cache. KeyboardInterrupt and SystemExit pass, after the steps at
     work have ended; ServiceError and ConfigError too: they would meet every cell.
     """
-    for cell in ablation.cells:
+    chosen = ablation.cells_named(cells)
+    for cell in chosen:
         plan(cell.config)  # what one of them lacks is said before any is paid for
     results = []
-    for cell in ablation.cells:
+    for cell in chosen:
         if on_cell:
             on_cell(cell)
         results.append(CellResult(cell.name, _run_cell(cell.config, on_event, runner)))

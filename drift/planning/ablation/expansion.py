@@ -68,6 +68,14 @@ class Ablation:
         found = list(dict.fromkeys(row for cell in self.cells for row in cell.rows))
         return list(self.config.table.rows) or found
 
+    def cells_named(self, names: Sequence[str]) -> tuple[Cell, ...]:
+        """Some cells, in the file's order; all where none is named. Raises ConfigError for one that there is not."""
+        known = [cell.name for cell in self.cells]
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"--cell: {self.config.name} has no cell '{name}'{suggest(name, known)}")
+        return tuple(cell for cell in self.cells if not names or cell.name in names)
+
 
 def expand(path: Path, overrides: Sequence[str] = ()) -> Ablation:
     """Read a file and make its cells. ``overrides``: `key=value` and `~key` of the configuration of all cells.

@@ -162,3 +162,11 @@ def test_the_file_that_the_page_shows_is_what_the_page_says_of_it(tmp_path):
     cells = expand(tmp_path / "shown.yaml").cells
     assert "Here: 2 · 3 cells of 5 arms." in page
     assert [len(cell.config.arms) for cell in cells] == [5] * 6
+
+
+def test_a_cell_can_be_run_by_its_name(tmp_path):
+    ablation = expand(written(tmp_path, seeds=[0, 1, 2]))
+    assert [cell.seed for cell in ablation.cells_named(["seed2", "seed0"])] == [0, 2]
+    assert ablation.cells_named([]) == ablation.cells
+    with pytest.raises(ConfigError, match=r"--cell: scan has no cell 'sed1'; did you mean 'seed1'\?"):
+        ablation.cells_named(["sed1"])
