@@ -13,6 +13,7 @@ from drift.cli.options import (
     CHAIN,
     EXIT_BAD_INPUT,
     AsJson,
+    Assumed,
     Cluster,
     Fresh,
     Loaded,
@@ -20,12 +21,14 @@ from drift.cli.options import (
     OnServer,
     Output,
     ResourcesFile,
+    Rows,
     RunnerKind,
     RunsFolder,
     Server,
     ServiceAccount,
     Shown,
     command,
+    gpus_of_steps,
     has_kubeflow,
     need_kubeflow,
 )
@@ -74,12 +77,9 @@ def retrain(
 @command(CHAIN, "plan")
 def plan_(
     config: Loaded,
-    samples: Annotated[int | None, typer.Option(min=1, help="Rows of the training set; default: curate.keep.")] = None,
+    assumed: Assumed,
+    samples: Rows = None,
     deltas: Annotated[Path | None, typer.Option(help="Folder with one folder per Δ; default: a sample of Δ.")] = None,
-    tokens_per_row: Annotated[int | None, typer.Option(help="Mean of a training row; default: the cutoff.")] = None,
-    tokens_per_answer: Annotated[int | None, typer.Option(help="Mean of an answer; default: max_new_tokens.")] = None,
-    tflops: Annotated[float | None, typer.Option(help="That a GPU reaches; default: 40 % of an H100's 989.")] = None,
-    tokens_per_second: Annotated[float | None, typer.Option(help="Answers, of a GPU or of the endpoint.")] = None,
     resources: ResourcesFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,29 +88,13 @@ def plan_(
     from drift.planning.reach import forecast
     from drift.planning.sizing import disk_of, headers, memory_of
 
-    given = {
-        "tokens_per_row": tokens_per_row,
-        "tokens_per_answer": tokens_per_answer,
-        "tflops": tflops,
-        "tokens_per_second": tokens_per_second,
-    }
-    assumed = validate(Assumptions, {name: value for name, value in given.items() if value is not None})
-    gpus = _gpus(resources)
+    on = validate(Assumptions, assumed)
+    gpus = gpus_of_steps(resources)
     arms = forecast(config, samples=samples, deltas=deltas, gpus=gpus.get("arm"))
     models = headers(config)
-    phases = cost(config, assumed, models, samples=samples, gpus=gpus, last=_last_hours(config))
+    phases = cost(config, on, models, samples=samples, gpus=gpus, last=_last_hours(config))
     disk = disk_of(config, models[0] if models else None)
-    show_forecast(arms, memory_of(config, models), phases, disk, assumed, as_json)
-
-
-def _gpus(resources: Path | None) -> dict[str, int]:
-    """GPUs that a cluster gives its steps; nothing without a profile."""
-    if resources is None:
-        return {}
-    need_kubeflow()
-    from pipelines.placement import gpus_of, read_resources
-
-    return gpus_of(read_resources(resources))
+    show_forecast(arms, memory_of(config, models), phases, disk, on, as_json)
 
 
 def _last_hours(config: Config) -> dict[str, float]:

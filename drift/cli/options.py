@@ -115,6 +115,38 @@ Loaded = Annotated[Config, Group(_load)]
 """The whole configuration: a file with overrides on top."""
 
 
+Rows = Annotated[int | None, typer.Option(min=1, help="Rows of the training set; default: curate.keep.")]
+
+
+def _assumed(
+    tokens_per_row: Annotated[int | None, typer.Option(help="Mean of a training row; default: the cutoff.")] = None,
+    tokens_per_answer: Annotated[int | None, typer.Option(help="Mean of an answer; default: max_new_tokens.")] = None,
+    tflops: Annotated[float | None, typer.Option(help="That a GPU reaches; default: 40 % of an H100's 989.")] = None,
+    tokens_per_second: Annotated[float | None, typer.Option(help="Answers, of a GPU or of the endpoint.")] = None,
+) -> dict[str, Any]:
+    given = {
+        "tokens_per_row": tokens_per_row,
+        "tokens_per_answer": tokens_per_answer,
+        "tflops": tflops,
+        "tokens_per_second": tokens_per_second,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+Assumed = Annotated[dict[str, Any], Group(_assumed)]
+"""What an estimate of costs rests on (`drift.planning.costs.Assumptions`), where it is given."""
+
+
+def gpus_of_steps(resources: Path | None) -> dict[str, int]:
+    """GPUs that a cluster gives its steps; nothing without a profile."""
+    if resources is None:
+        return {}
+    need_kubeflow()
+    from pipelines.placement import gpus_of, read_resources
+
+    return gpus_of(read_resources(resources))
+
+
 def _runs(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration that names the folder.")] = None,
     runs: Annotated[

@@ -72,7 +72,7 @@ def _cost(phases: Sequence[Phase], sums: Mapping[str, Total], assumed: Assumptio
         table.add_column("last run", justify="right", no_wrap=True)
     for phase in phases:
         table.add_row(*_phase(phase)[: len(table.columns)])
-    tokens, flop, hours = _summed(sums["tokens"], 1e6), _summed(sums["training_flop"], 1e15), _summed(sums["hours"])
+    tokens, flop, hours = summed(sums["tokens"], 1e6), summed(sums["training_flop"], 1e15), summed(sums["hours"])
     tokens = _bound(tokens, any(phase.at_most for phase in phases))
     table.add_row("total", "", tokens, flop, "", hours, style="bold")
     return table
@@ -89,7 +89,8 @@ def _bound(number: str, at_most: bool) -> str:
     return f"≤ {number.removeprefix('< ')}" if at_most else number
 
 
-def _summed(total: Total, unit: float = 1.0) -> str:
+def summed(total: Total, unit: float = 1.0) -> str:
+    """What is known of a sum, in multiples of ``unit``, and whether that is all."""
     known = _short(total.known or None, unit)
     return known if total.complete or not total.known else f"{known} + ?"
 

@@ -23,7 +23,7 @@ def compare(
     Raises DataError, naming both, if they were not measured by the same protocol on the same questions.
     """
     ours, theirs = read_scores(candidate), read_scores(baseline)
-    _check_same(candidate, baseline, ours, theirs)
+    check_same(candidate, baseline, ours, theirs)
     answers = read_answers(candidate, baseline, ours.benchmarks)
     paired = partial(
         compare_pairs,
@@ -85,7 +85,8 @@ def _cells(difference: Difference) -> list[str]:
     ]
 
 
-def _check_same(candidate: Path, baseline: Path, ours: Scores, theirs: Scores) -> None:
+def check_same(candidate: Path, baseline: Path, ours: Scores, theirs: Scores) -> None:
+    """Raise DataError, naming both, if they were not measured by the same protocol on the same questions."""
     for what, left, right in (
         ("protocols", ours.protocol_fingerprint, theirs.protocol_fingerprint),
         ("data", ours.data_fingerprint, theirs.data_fingerprint),

@@ -22,7 +22,7 @@ independent of each other; the bounds do not. Arrays only; `drift.gate.compariso
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Codes = np.ndarray[Any, np.dtype[np.int64]]
 
 POWER = 0.8
+SMALLEST_P, LARGEST_P = 1e-12, 1 - 1e-9
+"""Of `clustered_p`: below, the normal law says nothing that could be checked."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,18 @@ class Difference:
     def lower_at(self, confidence: float) -> float:
         """The one-sided lower bound at another confidence."""
         return max(-100.0, self.points - self.spread.reach(confidence, -1))
+
+    @property
+    def clustered_p(self) -> float:
+        """Two-sided: the least α whose interval [low, high] leaves out 0, so that it says what the interval says."""
+        side = -1 if self.points > 0 else 1
+
+        def beyond(alpha: float) -> float:
+            return abs(self.points) - self.spread.reach(1 - alpha / 2, side)
+
+        if self.points == 0 or beyond(LARGEST_P) < 0:
+            return 1.0
+        return _root(beyond, SMALLEST_P, LARGEST_P) if beyond(SMALLEST_P) < 0 else SMALLEST_P
 
 
 @dataclass(frozen=True)
@@ -269,6 +283,12 @@ def worse_p_value(pair: Pair, column: str, resamples: int, rng: np.random.Genera
     sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
     flipped = (2 * rng.binomial(counts, 0.5, size=(resamples, len(counts))) - counts) @ sizes
     return float((1 + (flipped <= sums.sum() + 1e-6).sum()) / (1 + resamples))
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    from scipy.optimize import brentq
+
+    return float(brentq(function, low, high))
 
 
 def _z(confidence: float) -> float:

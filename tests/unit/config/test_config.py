@@ -170,3 +170,31 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, message):
 def test_a_missing_file_points_at_the_examples(tmp_path):
     with pytest.raises(ConfigError, match="no such file; see the examples in configs/"):
         load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("override", ["arms.layer_swap=null", "~arms.layer_swap"])
+def test_an_arm_that_a_file_inherits_is_taken_out_by_an_override(override):
+    whole, less = load("configs/qwen2_vl_2b.yaml"), load("configs/qwen2_vl_2b.yaml", [override])
+    assert [name for name in whole.arms if name not in less.arms] == ["layer_swap"]
+
+
+def test_what_a_file_inherits_is_taken_out_by_null_and_may_come_back_in_the_next_file(tmp_path):
+    (tmp_path / "less.yaml").write_text(
+        f"extends: {MINIATURE.resolve()}\narms: {{drift_paper: null}}\nevaluate: {{benchmarks: {{MiniRead: null}}}}\n"
+    )
+    (tmp_path / "again.yaml").write_text("extends: less.yaml\narms: {drift_paper: {train: {}, delta: paper}}\n")
+    less, again = (load(tmp_path / name) for name in ("less.yaml", "again.yaml"))
+    assert "drift_paper" not in less.arms and "MiniRead" not in less.evaluate.benchmarks
+    assert again.arms["drift_paper"].delta == "paper"
+
+
+def test_taking_out_what_is_not_there_is_one_line(tmp_path):
+    (tmp_path / "typo.yaml").write_text(f"extends: {MINIATURE.resolve()}\narms: {{drift_papr: null}}\n")
+    with pytest.raises(ConfigError, match=r"arms.drift_papr: null takes out .*did you mean 'drift_paper'\?"):
+        load(tmp_path / "typo.yaml")
+    with pytest.raises(ConfigError, match=r"override '~arms.sfd': there is no .*did you mean 'sft'\?"):
+        load(MINIATURE, ["~arms.sfd"])
+
+
+def test_a_key_that_is_taken_out_has_its_default_again():
+    assert load(MINIATURE, ["~train.epochs"]).train.epochs == TrainConfig().epochs
