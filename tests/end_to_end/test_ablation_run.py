@@ -27,7 +27,7 @@ def write_ablation(folder: Path) -> Path:
             "ingest": {"limit": 100},
             "generate": {"samples": 1},
             "curate": {"keep": 40, "min_kept": 16},
-            "train": {"epochs": 1},
+            "train": {"epochs": 30},  # so that it is still at work when the merge has been scored
             "evaluate": {"limit": 16},
         },
         "grid": [{"name": "broken", "axes": {"rate": [BROKEN]}, "arm": {"train.learning_rate": "{rate}"}}],
@@ -70,6 +70,7 @@ def test_a_killed_ablation_repeats_no_finished_arm_and_a_broken_arm_loses_no_oth
     time.sleep(1)  # for the cache to take it
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert ("arm", "sft") not in finished(tmp_path), "it was to be killed at work"
 
     table, _ = start("table", str(path)).communicate(timeout=120)
     assert "| sft | — |" in table and "seed0, sft, broken: not made yet" in table

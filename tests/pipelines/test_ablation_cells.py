@@ -24,9 +24,9 @@ def nothing_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def ablation_of(folder: Path, base: dict[str, Any], **more: Any) -> Ablation:
-    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    (folder / "base.yaml").write_text(yaml.safe_dump(base, sort_keys=False))
     raw = {"name": "two", "base": "base.yaml", "seeds": [0, 1], "table": {"title": "Two", "against": "sft"}}
-    (folder / "two.yaml").write_text(yaml.safe_dump({**raw, **more}))
+    (folder / "two.yaml").write_text(yaml.safe_dump({**raw, **more}, sort_keys=False))
     return expand(folder / "two.yaml")
 
 
