@@ -29,7 +29,7 @@ run: .venv/run  ## problems to a registered model, on the miniature world
 test: .venv/dev  ## the proof but for the slowest whole chains; no root, no services; 6 minutes on two cores
 	$(PYTEST) -m "not slow"
 
-test-all: .venv/dev  ## the whole proof, which CI runs; 20 minutes on two cores
+test-all: .venv/dev  ## the whole proof, which CI runs; about 40 minutes on two cores
 	$(PYTEST)
 
 test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an environment of its own
