@@ -24,6 +24,11 @@ class ArmConfig(Section):
     delta: Name | None = None
     """Which of `deltas` guides the training; null is plain SFT."""
 
+    @property
+    def used_deltas(self) -> set[str]:
+        """Names of what guides the training and of what the merge adds."""
+        return {name for name in (self.delta, self.merge.delta if self.merge else None) if name}
+
 
 class TrackingConfig(Section):
     """MLflow. The server's address comes from MLFLOW_TRACKING_URI; without it a store in `runs` is used."""

@@ -109,6 +109,8 @@ MergeMethod = Literal[
     "ip_merging",
     "delta",
 ]
+RANDOM_MERGES = ("dare_ties", "dare_linear", "della", "della_linear")
+"""What they leave out is drawn, from `seed`."""
 
 
 class MergePartConfig(Section):

@@ -16,6 +16,7 @@ from drift.config.catalog import columns_of
 from drift.config.chain import Config
 from drift.config.file import check_taken_out, overridden, read_raw, resolved
 from drift.config.gate import GateConfig
+from drift.config.models import RANDOM_MERGES
 from drift.config.section import suggest, validate
 from drift.ground.errors import ConfigError
 from drift.planning.ablation.identity import BASELINE, arm_identities
@@ -24,8 +25,6 @@ from drift.planning.ablation.schema import AblationConfig, GridConfig, read_abla
 NEVER = 100.0
 """Points: no gain is larger, so no gate passes and nothing is registered. An ablation compares; it puts nothing into
 service."""
-DRAWS = ("dare_ties", "dare_linear")
-"""Merges that have a seed of their own."""
 
 Tree = dict[str, Any]
 
@@ -194,7 +193,7 @@ def _seeded(tree: Tree, seed: int, seeded: str) -> Tree:
 
 def _drawn(arm: Any, seed: int) -> Any:
     merge = arm.get("merge") if isinstance(arm, dict) else None
-    if not (isinstance(merge, dict) and merge.get("method") in DRAWS):
+    if not (isinstance(merge, dict) and merge.get("method") in RANDOM_MERGES):
         return arm
     return {**arm, "merge": {"seed": seed, **merge}}
 
@@ -217,7 +216,7 @@ def _once(labels: tuple[str, ...], seed: int, config: Config) -> Cell:
 def with_arms(config: Config, names: list[str]) -> Config:
     """A configuration with some of its arms alone, and the Δs that they use. Raises ConfigError for none."""
     arms = {name: config.arms[name] for name in names}
-    used = [arm.delta for arm in arms.values() if arm.delta]
+    used = set().union(*(arm.used_deltas for arm in arms.values()))
     deltas = {name: delta for name, delta in config.deltas.items() if name in (used or list(config.deltas)[:1])}
     gate = config.gate if config.gate.candidate in arms else _candidate(config.gate, names)
     return config.model_copy(update={"arms": arms, "deltas": deltas, "gate": gate})

@@ -14,10 +14,10 @@ BASELINE = "vlm"
 
 
 def arm_content(config: Config, step: ArmStep) -> dict[str, Any]:
-    """What makes an arm's weights, its name left out and its Δ resolved."""
-    content = step.model_dump(mode="json", exclude={"name"})
-    delta = config.deltas[step.delta].model_dump(mode="json") if step.delta else None
-    return content | {"delta": delta}
+    """What makes an arm's weights, its name left out and the Δ of its merge and of its training resolved."""
+    content = step.model_dump(mode="json", exclude={"name": True, "delta": True, "merge": {"delta"}})
+    used = (step.merge.delta if step.merge else None, step.delta)
+    return content | {"deltas": [config.deltas[name].model_dump(mode="json") if name else None for name in used]}
 
 
 def arm_identities(config: Config) -> dict[str, str]:

@@ -73,6 +73,15 @@ def test_a_delta_that_no_arm_uses_is_not_made(tmp_path):
     assert list(expand(written(tmp_path)).cells[0].config.deltas) == ["base"]
 
 
+def test_the_delta_that_a_merge_adds_is_made_and_known_by_its_content(tmp_path):
+    added = {"merge": {"method": "delta", "delta": "paper", "weights": [1.0, 0.1]}}
+    config = expand(written(tmp_path, changes={"arms": {"added": added}})).cells[0].config
+    assert set(config.deltas) == {"base", "paper"}
+    other = config.model_copy(update={"deltas": {**config.deltas, "paper": config.deltas["base"]}})
+    assert result_identities(other)["added"] != result_identities(config)["added"]
+    assert result_identities(other)["sft"] == result_identities(config)["sft"]
+
+
 def test_a_cell_for_each_seed_and_label_with_rows_that_seeds_share(tmp_path):
     across = {"data": {"few": {"curate.keep": 100, "curate.min_kept": 50}, "many": {"arms.sft": None}}}
     ablation = expand(written(tmp_path, seeds=[3, 4], across=across, table={"title": "Data", "against": "vlm"}))
@@ -84,10 +93,11 @@ def test_a_cell_for_each_seed_and_label_with_rows_that_seeds_share(tmp_path):
 
 
 def test_only_trainings_and_random_merges_draw_anew_where_the_file_says_so(tmp_path):
-    changes = {"arms": {"dare": {"merge": {"method": "dare_linear", "weights": [1.0, 1.0]}}}}
+    merges = {name: {"merge": {"method": name, "weights": [1.0, 1.0]}} for name in ("dare_linear", "della", "ties")}
+    changes = {"arms": merges}
     cells = expand(written(tmp_path, seeds=[5, 6], seeded="training", changes=changes)).cells
     assert [(cell.config.generate.seed, cell.config.train.seed) for cell in cells] == [(0, 5), (0, 6)]
-    assert [cell.config.arms["dare"].merge.seed for cell in cells] == [5, 6]
+    assert [[cell.config.arms[name].merge.seed for name in merges] for cell in cells] == [[5, 5, 0], [6, 6, 0]]
 
 
 def test_no_cell_can_register_a_model_or_be_counted_at_the_bases(tmp_path):
