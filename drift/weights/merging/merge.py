@@ -6,6 +6,7 @@ under their own names, in their own shards.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -77,7 +78,7 @@ def merge(
     """
     started = time.monotonic()
     todo = plan_merge(config, expert=expert, vlm=vlm, base=base, delta=delta)
-    with one_thread(), staged(out) as folder:
+    with _threads(config), staged(out) as folder:
         warnings = _warnings(todo)
         for warning in warnings:
             logger.warning("merge: %s", warning)
@@ -92,6 +93,11 @@ def merge(
     return MergeReport(
         out, config.method, merged, len(todo.vlm.tensors) - merged, change, time.monotonic() - started, warnings
     )
+
+
+def _threads(config: MergeConfig) -> contextlib.AbstractContextManager[None]:
+    """One thread, but for the methods that decompose large matrices."""
+    return contextlib.nullcontext() if config.method in ("frism", "ip_merging") else one_thread()
 
 
 def _warnings(todo: MergePlan) -> tuple[str, ...]:
