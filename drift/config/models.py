@@ -84,6 +84,8 @@ class DeltaConfig(Section):
     layers: Layers | None = None
     """`0-27`, `4,8-11`; null for all."""
     include_bias: bool = True
+    shuffle: int | None = None
+    """A control: with this seed, each tensor's elements change places. Its norm stays, its direction does not."""
     force: bool = False
     """Go on although the checkpoints do not look like fine-tunes of one base, or φ_VL was made from another here."""
 

@@ -47,6 +47,7 @@ from drift.weights.streaming import (
     one_thread,
     progress,
     require_space,
+    tensor_generator,
     write_tensor,
 )
 
@@ -250,10 +251,11 @@ def _write_hashes(todo: DeltaPlan, folder: Path, shards: Shards) -> None:
 def parts(todo: DeltaPlan, source: Source) -> Iterator[tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]]:
     """Δ, φ_VL and the (expert, other) pairs of one tensor, flat, one stretch after the other.
 
-    Each tensor is read once (twice for several experts) in a thread ahead, into memory of its own: use a stretch before
-    the next.
+    With `shuffle` the elements of a stretch of Δ, of `PIECE_ELEMENTS` or the whole tensor, change places. Each tensor
+    is read once (twice for several experts) in a thread ahead, into memory of its own: use a stretch before the next.
     """
-    factors = _factors(todo, source)
+    factors, seed = _factors(todo, source), todo.config.shuffle
+    places = None if seed is None else tensor_generator(seed, source.name)
     room = torch.empty(PIECE_ELEMENTS, dtype=source.dtype)
     for at in _read(todo, source):
         pairs = [(at[expert], at[other]) for expert, other in _places(todo, source)]
@@ -262,6 +264,8 @@ def parts(todo: DeltaPlan, source: Source) -> Iterator[tuple[Tensor, Tensor, lis
             torch.sub(*pairs[0], out=delta)
         else:
             delta.copy_(mix(factors, pairs))
+        if places is not None:
+            delta = delta[torch.randperm(len(delta), generator=places)]
         yield delta, at[todo.vlm, source.vlm], pairs
 
 

@@ -75,7 +75,8 @@ class DeltaPlan:
     def direction(self) -> str:
         """`expert-minus-vlm` and the like, as it stands in Δ's files."""
         (minus, *more) = {minus if minus in ("vlm", "base") else "other" for _, minus, _ in self.config.pairs}
-        return f"{'experts' if self.config.experts else 'expert'}-minus-{'several' if more else minus}"
+        shuffled = "" if self.config.shuffle is None else "-shuffled"
+        return f"{'experts' if self.config.experts else 'expert'}-minus-{'several' if more else minus}{shuffled}"
 
     @property
     def checkpoints(self) -> list[Checkpoint]:

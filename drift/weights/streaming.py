@@ -7,6 +7,7 @@ memory. Sums run in float64 over chunks of a tensor, in a fixed order: the same 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -134,3 +135,9 @@ def require_space(folder: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size_bytes:
         raise CheckpointError(f"{folder}: {size_bytes:,} bytes to write, {free:,} free; choose a disk with more room")
+
+
+def tensor_generator(seed: int, name: str) -> torch.Generator:
+    """Randomness of one tensor, from the seed and the canonical name: whatever else is drawn, and in what order."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

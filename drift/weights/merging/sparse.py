@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -120,9 +119,3 @@ def whole_rows(stretches: Iterable[Sequence[Tensor]], width: int) -> Iterator[li
         if whole:
             yield [tensor[:whole] for tensor in joined]
         left = [tensor[whole:].clone() for tensor in joined]
-
-
-def tensor_generator(seed: int, name: str) -> torch.Generator:
-    """Randomness of one tensor, from the seed and the canonical name: whatever else is merged, and in what order."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -21,12 +21,11 @@ from drift.weights.merging.sparse import (
     drop_by_magnitude,
     keep_mask,
     masked,
-    tensor_generator,
     trimmer,
     whole_rows,
 )
 from drift.weights.merging.spectra import gated, projected
-from drift.weights.streaming import chunks, pieces
+from drift.weights.streaming import chunks, pieces, tensor_generator
 
 Read = Callable[[], Iterable[Sequence[Tensor]]]
 """Read the stretches of every model from the beginning."""

@@ -1,5 +1,6 @@
 """The prior Δ: bit for bit a subtraction, its statistics worked by hand, and every pair that is no pair."""
 
+import itertools
 import json
 import math
 import os
@@ -66,6 +67,22 @@ def test_delta_is_the_subtraction_bit_for_bit(tmp_path: Path, dtype: torch.dtype
         own = name if name == "lm_head.weight" else f"model.{name}"
         assert tensor.dtype == dtype
         assert torch.equal(tensor, torch.sub(expert[own], vlm[own]))
+
+
+def test_a_shuffled_delta_has_the_numbers_of_delta_and_not_its_direction(family: Family, tmp_path: Path) -> None:
+    plain, shuffled, other = (
+        compute_delta(DeltaConfig(shuffle=seed), out=tmp_path / str(seed), **family.references).folder
+        for seed in (None, 0, 1)
+    )
+    deltas = [load_file(folder / "delta.safetensors") for folder in (plain, shuffled, other)]
+    whole = [torch.cat([delta[name].flatten().double() for name in deltas[0]]) for delta in deltas]
+    for name, tensor in deltas[0].items():
+        assert torch.equal(deltas[1][name].flatten().sort().values, tensor.flatten().sort().values)
+    for one, two in itertools.combinations(whole, 2):
+        assert abs(torch.cosine_similarity(one, two, dim=0)) < 0.2
+    assert load_delta(shuffled).direction == "expert-minus-vlm-shuffled"
+    again = compute_delta(DeltaConfig(shuffle=0), out=tmp_path / "again", **family.references).folder
+    assert (again / "delta.safetensors").read_bytes() == (shuffled / "delta.safetensors").read_bytes()
 
 
 def test_minus_base_subtracts_the_base_and_measures_against_the_vlm(family: Family, tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, sl
 from drift.weights.merging.frank import frank_weights
 from drift.weights.merging.merge import MergeReport, merge
 from drift.weights.merging.plan import plan_merge, weights_by_name
-from drift.weights.merging.sparse import drop_by_magnitude, keep_probabilities, tensor_generator, whole_rows
+from drift.weights.merging.sparse import drop_by_magnitude, keep_probabilities, whole_rows
 from drift.weights.merging.spectra import gated, projected
 from drift.weights.merging.tensors import Job, merge_pieces, merge_tensor
-from drift.weights.streaming import pieces
+from drift.weights.streaming import pieces, tensor_generator
 from tests.tiny_models import Family, tiny_family, tiny_llm
 
 NAME = "layers.1.mlp.up_proj.weight"
