@@ -24,6 +24,7 @@ from drift.ground.artifacts import write_provenance
 
 SAMPLES, CHARACTERS, SIDE = 4, 2000, 64
 PER_PART = 200
+WORDS = [f"{one}{two}{three}" for one in "bdfgklmnprst" for two in "aeiou" for three in ("", "n", "r", "st")]
 
 
 def write_pool(folder: Path, problems: int) -> None:
@@ -52,7 +53,7 @@ def problem_row(number: int) -> dict[str, Any]:
 
 
 def _generations(number: int) -> Iterator[dict[str, Any]]:
-    reasoning = ("So x is the sum of the two sides, and we look at the figure once more. " * 40)[:CHARACTERS]
+    reasoning = " ".join(random.Random(number).choices(WORDS, k=CHARACTERS // 5))[:CHARACTERS]
     for sample in range(SAMPLES):
         answer = number % 97 + sample % 2
         text = f"<think>{sample} {reasoning}</think>\n\n\\boxed{{{answer}}}"

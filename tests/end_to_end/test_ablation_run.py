@@ -1,5 +1,7 @@
 """An ablation is killed and goes on: no finished arm is repeated, and one that fails loses no other."""
 
+import csv
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from tests.end_to_end import chain
 
@@ -86,3 +89,51 @@ def test_a_killed_ablation_repeats_no_finished_arm_and_a_broken_arm_loses_no_oth
     assert ("arm", "broken") not in after
     assert "| broken | — |" in out and "| sft | — |" not in out
     assert "seed0, broken: arm: " in out
+    assert in_scores(tmp_path) == in_table(path) == in_report(tmp_path) == in_mlflow(tmp_path)
+
+
+Numbers = dict[tuple[str, str], float]
+"""Percent by arm and column, and by arm and role."""
+
+
+def in_scores(folder: Path) -> Numbers:
+    """What the arms' `scores.json` say; the means are taken here."""
+    found: Numbers = {}
+    for path in folder.glob("runs/killed-*/tasks/**/scores.json"):
+        scores = json.loads(path.read_text())
+        roles: dict[str, list[float]] = {"reasoning": [], "perception": []}
+        for name, one in scores["benchmarks"].items():
+            found[scores["label"], name] = one["columns"][name]["mean"]
+            roles[one["role"]].append(one["columns"][name]["mean"])
+        found |= {(scores["label"], role): sum(values) / len(values) for role, values in roles.items()}
+    assert {arm for arm, _ in found} == {"vlm", "task_arithmetic", "sft"}
+    return found
+
+
+def in_table(path: Path) -> Numbers:
+    table, _ = start("table", str(path), "--format", "csv").communicate(timeout=120)
+    rows = csv.DictReader(table.splitlines())
+    return {(row["method"], row["column"]): float(row["mean"]) for row in rows if row["mean"]}
+
+
+def in_report(folder: Path) -> Numbers:
+    """The table that the page links to, all of whose numbers the page shows."""
+    (report,) = folder.glob("runs/killed-*/tasks/report/report/report.html")
+    rows = list(csv.DictReader((report.parent / "tables" / "results.csv").read_text().splitlines()))
+    page = report.read_text()
+    assert all(f"{float(row['percent']):.1f}" in page for row in rows)
+    return {(row["model"], row["column"].removesuffix(" mean")): float(row["percent"]) for row in rows}
+
+
+def in_mlflow(folder: Path) -> Numbers:
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    (experiment,) = (one for one in client.search_experiments() if one.name == "killed")
+    found: Numbers = {}
+    for run in client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'"):
+        arm = run.data.tags.get("drift.arm") or "vlm"
+        of_step = run.data.metrics if run.info.run_name.startswith("evaluate_") else {}
+        for name, value in of_step.items():
+            role, _, column = name.partition("/")
+            if role in ("reasoning", "perception"):
+                found[arm, role if column == "mean" else column] = value
+    return found
