@@ -33,11 +33,11 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """What clients call it: the registered model's name, the directory's, or the hub id."""
+        """What clients call it: the registered model's name, the directory's, or the hub id without revision."""
         if self.found:
             return self.found.champion.model
         path = Path(self.model).expanduser()
-        return path.resolve().name if path.is_dir() else self.model
+        return path.resolve().name if path.is_dir() else self.model.partition("@")[0]
 
     def words(self, place: str, executable: str = "vllm") -> list[str]:
         """The command, for the model at ``place``."""

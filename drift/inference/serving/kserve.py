@@ -65,7 +65,7 @@ def _predictor(wanted: Wanted, place: str, pod: Pod) -> dict[str, Any]:
         **({"minReplicas": copies, "maxReplicas": copies} if copies else {}),
         "model": {
             "modelFormat": {"name": "huggingface"},
-            "args": _arguments(wanted.name, wanted.config, wanted.dtype),
+            "args": _arguments(wanted.name.rpartition("/")[2], wanted.config, wanted.dtype),
             "storageUri": place,
             "resources": {"requests": resources, "limits": dict(resources)},
         },
@@ -125,5 +125,5 @@ def _origin(wanted: Wanted) -> dict[str, Any]:
 
 def _name(model: str) -> str:
     """As KServe wants one: lower case letters, digits and `-`, a letter first."""
-    text = _NO_NAME.sub("-", model.rpartition("/")[2].partition("@")[0].lower()).strip("-")
+    text = _NO_NAME.sub("-", model.rpartition("/")[2].lower()).strip("-")
     return (text if text[:1].isalpha() else f"model-{text}".rstrip("-"))[:LONGEST_NAME].rstrip("-")
