@@ -68,13 +68,13 @@ def _text(text: str, style: str = "") -> Text:
 
 
 def prompted() -> Iterator[str]:
-    """Lines that a person types, until the end of the input."""
+    """Lines that a person types, until the end of the input or Ctrl-C."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # arrows and history
     sys.stderr.write(f"{HELP}\n")
     while True:
         try:
             yield input("> ")
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             sys.stderr.write("\n")
             return

@@ -81,7 +81,7 @@ def _answer(section: EvaluateConfig, model: str, question: str, images: Sequence
 
 
 def _talk(section: EvaluateConfig, models: list[str], images: list[bytes], runs: Path, as_json: bool) -> None:
-    """Question by question until the end of the input. An error of one question does not end the dialogue."""
+    """Question by question until the end of the input. An error of one, or Ctrl-C meanwhile, ends that one alone."""
     from drift.evaluate.asking import dialogue
 
     with contextlib.ExitStack() as stack:
@@ -91,6 +91,8 @@ def _talk(section: EvaluateConfig, models: list[str], images: list[bytes], runs:
                 images = _said(line.strip(), opened, images, as_json)
             except DriftError as error:
                 sys.stderr.write(f"drift: {' '.join(str(error).split())}\n")
+            except KeyboardInterrupt:
+                sys.stderr.write("drift: stopped; ask again\n")
 
 
 def _said(line: str, opened: Sequence[Dialogue], images: list[bytes], as_json: bool) -> list[bytes]:

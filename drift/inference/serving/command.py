@@ -60,7 +60,7 @@ def printed(wanted: Wanted) -> str:
     """
     executable = _executable(wanted.config)
     if wanted.found is None:
-        return shlex.join(wanted.words(str(resolve(wanted.model)), executable))
+        return shlex.join(wanted.words(str(resolve(wanted.model).absolute()), executable))
     if wanted.found.folder:
         return shlex.join(wanted.words(str(wanted.found.folder), executable))
     name, version = wanted.found.champion.model, str(wanted.found.champion.version)

@@ -51,7 +51,7 @@ def test_a_registered_version_and_another_model_answer_side_by_side(
 
 
 def served(body: Body) -> Body:
-    return {"content": f"<think> I was told {len(body['messages'])} [red]\x1b[2J </think> The [answer]."}
+    return {"content": f"<think> I was told {len(body['messages'])} [red]\x1b[2J </think> The [answer] :cat:."}
 
 
 def test_what_a_model_writes_is_shown_as_it_stands_and_cannot_command_the_terminal(drift: Terminal):
@@ -59,7 +59,7 @@ def test_what_a_model_writes_is_shown_as_it_stands_and_cannot_command_the_termin
         code, out, _ = drift("ask", "--url", server.url, "--model", "m", "Well?")
     assert code == 0 and "\x1b" not in out
     assert "thinking" in out and "I was told 1 [red][2J" in out
-    assert out.index("[red]") < out.index("The [answer].") < out.index("5 tokens in ")
+    assert out.index("[red]") < out.index("The [answer] :cat:.") < out.index("5 tokens in ")
 
 
 Type = Callable[[str], None]
@@ -86,7 +86,7 @@ def test_without_a_question_a_terminal_gets_a_dialogue_until_its_input_ends(
         ["image_url", "text"],
         ["text"],
     ]
-    assert out.count("The [answer].") == 3
+    assert out.count("The [answer] :cat:.") == 3
     assert error.count("drift: ") == 1 and "drift: none.png: no such image file; give the path of" in error
 
 
@@ -95,7 +95,7 @@ def test_a_question_may_come_from_another_command(drift: Terminal, monkeypatch: 
     with OpenAIServer(served) as server, (tmp_path / "question").open() as typed:
         monkeypatch.setattr("sys.stdin", typed)
         answer = drift.json("ask", "--url", server.url, "--model", "m")
-    assert answer["answer"] == "The [answer]."
+    assert answer["answer"] == "The [answer] :cat:."
     assert server.requests[0]["messages"][0]["content"] == [{"type": "text", "text": "How\nmany?"}]
 
 
