@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from drift.gate.statistics import Comparison
 
 out = Console(highlight=False, emoji=False)
-"""Results go to standard output; progress goes to standard error. `:cat:` in a reply is what a model wrote, no emoji."""
+"""Results go to standard output; progress goes to standard error. `:cat:` in a reply stays what a model wrote."""
 
 COUNTS = ("failed", "truncated", "unparsed")
 """Of a benchmark's questions, beside its scores."""

@@ -119,7 +119,7 @@ def _origin(wanted: Wanted) -> dict[str, Any]:
     """Which version of the registry it is, for whoever finds it on the cluster."""
     if wanted.found is None:
         return {}
-    said = {"drift/version": wanted.found.address, "drift/contents": wanted.found.champion.fingerprint}
+    said = {"drift.version": wanted.found.address, "drift.contents": wanted.found.champion.fingerprint}
     return {"annotations": {key: value for key, value in said.items() if value}}
 
 

@@ -220,7 +220,7 @@ def test_an_inference_service_has_kserves_fields_and_arguments_that_its_runtime_
     assert all(place.rpartition(".")[2] in found[place.rpartition(".")[0]] for place in REQUIRED)
     assert (body["apiVersion"], body["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
     assert body["metadata"]["name"] == "cat-drift-vlm" and NAMES.fullmatch("cat-drift-vlm")
-    assert body["metadata"]["annotations"] == {"drift/version": "models:/cat.Drift_VLM/2", "drift/contents": "5ha"}
+    assert body["metadata"]["annotations"] == {"drift.version": "models:/cat.Drift_VLM/2", "drift.contents": "5ha"}
     predictor = body["spec"]["predictor"]
     assert (predictor["serviceAccountName"], predictor["minReplicas"], predictor["maxReplicas"]) == ("reader", 3, 3)
     model = predictor["model"]
@@ -260,7 +260,7 @@ def test_the_command_prints_the_manifest_of_a_version_whose_files_were_put_elsew
     body = yaml.safe_load(out)
     assert code == 0 and body["spec"]["predictor"]["model"]["storageUri"] == place
     assert body["spec"]["predictor"]["model"]["resources"]["requests"]["memory"] == "48Gi"
-    assert body["metadata"]["annotations"]["drift/contents"] == content_sha256(chain.model("two"))
+    assert body["metadata"]["annotations"]["drift.contents"] == content_sha256(chain.model("two"))
     hub = drift("serve", "--model", "Qwen/Qwen2.5-VL-7B-Instruct@main", "--kserve")[1]
     served = yaml.safe_load(hub)
     assert served["metadata"] == {"name": "qwen2-5-vl-7b-instruct"}
