@@ -74,7 +74,9 @@ def prompted() -> Iterator[str]:
     sys.stderr.write(f"{HELP}\n")
     while True:
         try:
-            yield input("> ")
+            if not sys.stdout.isatty():
+                sys.stderr.write("> ")  # answers alone go where standard output goes
+            yield input("> " if sys.stdout.isatty() else "")
         except (EOFError, KeyboardInterrupt):
             sys.stderr.write("\n")
             return

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,19 @@ def test_without_a_question_a_terminal_gets_a_dialogue_until_its_input_ends(
     ]
     assert out.count("The [answer] :cat:.") == 3
     assert error.count("drift: ") == 1 and "drift: none.png: no such image file; give the path of" in error
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_dialogue(drift: Terminal, keyboard: Type):
+    def interrupted(body: Body) -> Body:
+        if body["messages"][-1]["content"][0]["text"] == "Long?":
+            os.kill(os.getpid(), signal.SIGINT)
+        return served(body)
+
+    keyboard("Long?\nShort?")
+    with OpenAIServer(interrupted, delay_seconds=0.1) as server:
+        code, out, error = drift("ask", "--url", server.url, "--model", "m")
+    assert (code, out.count("The [answer]")) == (0, 1) and "drift: stopped; ask again" in error
+    assert "I was told 1 " in out, "what was not answered was not said"
 
 
 def test_a_question_may_come_from_another_command(drift: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
