@@ -21,6 +21,7 @@ from drift.ground.errors import TERMINATED, ConfigError, DriftError
 
 if TYPE_CHECKING:
     from drift.evaluate.asking import Answer, Dialogue
+    from drift.inference.serving.command import Wanted
 
 MODEL = "Directory, hub id, or registered NAME, NAME@ALIAS, NAME/VERSION"
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -146,17 +147,17 @@ def serve(
     elif only_print:
         show_text(printed(asked))
     else:
-        _serve(asked, runs)
+        _serve(asked)
 
 
-def _serve(asked: Any, runs: Path) -> None:
+def _serve(asked: Wanted) -> None:
     from drift.inference.serving.service import serve as step
 
     def ready(url: str) -> None:
         show_text(f"{asked.name} is served at {url}; `drift ask --url {url} --model {asked.name}` asks it")
 
     with _ended_by_signals():
-        step(asked, runs, ready)
+        step(asked, ready)
 
 
 @contextlib.contextmanager

@@ -77,8 +77,9 @@ def dialogue(config: EvaluateConfig, model: str, runs: Path) -> Iterator[Dialogu
         yield Dialogue(model, _at_server(config, model), config.instruction)
         return
     from drift.inference.serving.named import directory
+    from drift.tracking.models import at_hand
 
-    with directory(model, runs) as folder:
+    with directory(model, at_hand.find(model, runs)) as folder:
         yield Dialogue(model, _here(config, folder), config.instruction)
 
 

@@ -11,13 +11,13 @@ from drift.weights.checkpoints import resolve
 
 
 @contextlib.contextmanager
-def directory(model: str, runs: Path) -> Iterator[Path]:
-    """The model's directory as long as the block lasts: itself, the hub's download, or the version's checked files.
+def directory(model: str, found: at_hand.AtHand | None) -> Iterator[Path]:
+    """The model's directory as long as the block lasts: itself, the hub's download, or the files of ``found``, which is
+    the version that it names, if it names one.
 
-    Raises ConfigError, CheckpointError (no such directory or hub id), DataError (no such version, or other contents
-    than were registered), ServiceError.
+    Raises CheckpointError (no such directory or hub id), DataError (other contents than were registered), ServiceError.
     """
-    if found := at_hand.find(model, runs):
+    if found:
         with at_hand.directory_of(found) as folder:
             yield folder
         return

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 from drift.ground.errors import ConfigError, ServiceError
 from drift.inference.served import POLL_SECONDS, ending, find_vllm, health, start
@@ -18,7 +17,7 @@ KEY = "VLLM_API_KEY"
 """vLLM's own variable for the key that its clients must send."""
 
 
-def serve(wanted: Wanted, runs: Path, ready: Callable[[str], None]) -> None:
+def serve(wanted: Wanted, ready: Callable[[str], None]) -> None:
     """Serve until the server ends or this process is interrupted; ``ready`` gets the URL once it answers.
 
     Raises ConfigError (vLLM is not installed, the port is taken, a machine's address without a key), what `directory`
@@ -27,7 +26,7 @@ def serve(wanted: Wanted, runs: Path, ready: Callable[[str], None]) -> None:
     executable = _installed(wanted)
     _require_key(wanted.host)
     _require_free(wanted.host, wanted.port)
-    with directory(wanted.model, runs) as folder:
+    with directory(wanted.model, wanted.found) as folder:
         process = start(wanted.words(str(folder), executable), os.environ.get(KEY))
         try:
             _await(process, f"http://{_asked_at(wanted.host)}:{wanted.port}", ready)

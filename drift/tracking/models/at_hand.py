@@ -7,6 +7,7 @@ NAME@ALIAS, NAME/2    that version; `models:/` before either is MLflow's own spe
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import tempfile
@@ -18,10 +19,13 @@ from typing import TYPE_CHECKING
 from drift.ground.errors import ConfigError, DataError
 from drift.tracking import store
 from drift.tracking.models import copies, packaging, registry, storage
+from drift.tracking.models.standing import blocked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+logger = logging.getLogger(__name__)
 
 _VERSION = re.compile(r"(?:models:/)?([^/:@\s.~][^/:@\s]*)(?:@([^/:@\s]+)|/(\d+))?")
 
@@ -56,6 +60,7 @@ def named(text: str) -> tuple[str, str] | None:
 def find(text: str, runs: Path) -> AtHand | None:
     """The version that a text names, in the registry or the store of ``runs``; None if it names none, see `named`.
 
+    What a person said against it is a warning.
     Raises ConfigError where there is no registry, DataError where there is no such version, ServiceError.
     """
     if (wanted := named(text)) is None:
@@ -67,7 +72,10 @@ def find(text: str, runs: Path) -> AtHand | None:
     name, version = wanted
     with registry.asking("asked for a version", name) as client:
         chosen = registry.find_version(client, name, version)
-        return _at_hand(client, chosen)
+        found = _at_hand(client, chosen)
+        if said := blocked(client, name, found.champion.version):
+            logger.warning("%s %s", found.address, said)
+        return found
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import ConfigError, DataError
 from drift.tracking.models.at_hand import directory_of, find, named
+from drift.tracking.models.by_hand import roll_back
 from tests.mlflow_server import mlflow_server
 from tests.unit.tracking.test_promoting import Chain, chain
 from tests.unit.tracking.test_registry import CONFIG, client, names
@@ -45,6 +46,16 @@ def test_files_in_a_folder_of_this_machine_are_linked_without_what_lies_beside_t
         assert all(path.is_symlink() for path in folder.iterdir())
         assert content_sha256(folder) == content_sha256(chain.model("two"))
     assert not folder.exists() and champion.folder and (champion.folder / "MLmodel").is_file()
+
+
+def test_what_a_person_said_against_a_version_is_said_to_who_asks_for_it(
+    chain: Chain, caplog: pytest.LogCaptureFixture
+):
+    assert find(NAME, NOWHERE) and caplog.messages == []
+    roll_back(NAME, reason="invents sources")
+    assert find(f"{NAME}/2", NOWHERE)
+    (said,) = caplog.messages
+    assert said.startswith(f"models:/{NAME}/2 was rolled back by ") and said.endswith("(invents sources)")
 
 
 def test_files_that_were_changed_or_are_gone_are_refused(chain: Chain):
