@@ -47,6 +47,7 @@ def _alone(
 ) -> None:
     os.environ.clear()  # what stands there is from when the server began
     os.environ.update(environment)
+    tempfile.tempdir = None  # and so is the folder that it was found by
     warnings.simplefilter("ignore")
     for stream, path in enumerate(output, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), stream)

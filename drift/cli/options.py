@@ -30,7 +30,7 @@ EXIT_REFUSED = 3
 DEFAULT_CONFIG = Path("configs/miniature.yaml")
 
 CHAIN, RUNS, STEPS, DATA, CLUSTER = "Whole chain", "Past runs", "Steps", "Data", "Cluster"
-REGISTRY, OTHER = "Registry", "Other"
+REGISTRY, USE, OTHER = "Registry", "Use", "Other"
 
 app = typer.Typer(
     help="DRIFT: transfer reasoning from a text expert into a multimodal model.",

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from drift.evaluate.evaluation import EvaluateReport
     from drift.gate.statistics import Comparison
 
-out = Console(highlight=False)
-"""Results go to standard output; progress goes to standard error."""
+out = Console(highlight=False, emoji=False)
+"""Results go to standard output; progress goes to standard error. `:cat:` in a reply stays what a model wrote."""
 
 COUNTS = ("failed", "truncated", "unparsed")
 """Of a benchmark's questions, beside its scores."""

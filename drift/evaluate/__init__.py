@@ -9,7 +9,7 @@ judged      the protocol with a judge                     vlmevalkit  what the j
 samples     one answered question, and all                columns     the headline numbers, unit by unit
 scores      columns with intervals, means of roles        table       the scores for people, beside the paper's
 overlaps    questions that two tables share               rescoring   stored replies judged again
-shards      asked in parts, judged together
+shards      asked in parts, judged together               asking      a person's question, outside any benchmark
 """
 
 import lazy_loader as lazy

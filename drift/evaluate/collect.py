@@ -133,21 +133,26 @@ def _answers(config: EvaluateConfig, model: str, missing: list[list[Question]], 
 
 
 def _served(config: EvaluateConfig, model: str, asked: Iterable[Question], parts: Parts) -> Answers:
-    def sampling(question: Question) -> dict[str, Any]:
-        limits = {"temperature": question.temperature, "max_tokens": config.max_new_tokens}
-        return limits | ({"seed": question.seed} if question.temperature else {})
+    def settings(question: Question) -> dict[str, Any]:
+        return sampling(config, question.temperature, question.seed)
 
     pixels = config.image_max_pixels, config.image_min_pixels
     if config.endpoint is None:
         from drift.inference.served import Served  # torch, which a server's client does not need
 
-        return Served[Question](config.vllm, model, config.dtype, "evaluate.vllm", sampling, *pixels).sample(asked)
+        return Served[Question](config.vllm, model, config.dtype, "evaluate.vllm", settings, *pixels).sample(asked)
     from drift.inference.endpoint import Endpoint
 
-    endpoint = Endpoint[Question](config.endpoint, model, "evaluate.endpoint", sampling, *pixels)
+    endpoint = Endpoint[Question](config.endpoint, model, "evaluate.endpoint", settings, *pixels)
     for row in parts.rows():
         endpoint.budget.add(row["prompt_tokens"] or 0, row["completion_tokens"] or 0)
     return endpoint.sample(asked)
+
+
+def sampling(config: EvaluateConfig, temperature: float, seed: int) -> dict[str, Any]:
+    """What goes with a request to a server: greedy at temperature 0, else drawn with the seed."""
+    limits = {"temperature": temperature, "max_tokens": config.max_new_tokens}
+    return limits | ({"seed": seed} if temperature else {})
 
 
 def _fingerprint(

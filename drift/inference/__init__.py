@@ -6,7 +6,9 @@ completion  a reply read, whatever was sent                limits     requests a
 served      a checkpoint served by vLLM, while it is asked guard      what ends that server with its step
 parts       replies on disk, appended as they come         index      where the line of each key is
 images      images as models see them                      reply      what a model wrote
-placeholders  where images stand in a text
+placeholders  where images stand in a text             turns      a question, and the dialogue before it
+
+serving/    a model served for others until somebody ends it
 """
 
 import lazy_loader as lazy

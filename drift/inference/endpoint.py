@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
@@ -20,9 +20,10 @@ from drift.ground.errors import ConfigError, ServiceError
 from drift.inference.completion import MalformedReplyError, read_completion
 from drift.inference.images import data_url
 from drift.inference.limits import Budget, Pace, Tokens
-from drift.inference.placeholders import IMAGE, with_images
+from drift.inference.placeholders import IMAGE
 from drift.inference.reply import Reply
 from drift.inference.servers import HOPELESS, Servers
+from drift.inference.turns import Message, Question, images_of, messages
 
 HANDED = 16
 """Replies that wait for the caller at most; more keep their places in flight. So a process that is killed loses at most
@@ -38,16 +39,6 @@ _PASSING = (openai.APIConnectionError, openai.ConflictError, openai.RateLimitErr
 NEUTRAL = {"top_p": 1, "frequency_penalty": 0, "presence_penalty": 0}
 NEUTRAL_EXTRA = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
 """Sampling that changes nothing; the second are parameters of vLLM and SGLang, which OpenAI's API does not know."""
-
-
-class Question(Protocol):
-    """What is asked: the user's text and encoded images."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def images(self) -> list[bytes]: ...
 
 
 Asked = TypeVar("Asked", bound=Question)
@@ -98,16 +89,17 @@ class Endpoint(Generic[Asked]):
                     yield item
 
     def sent(self, request: Asked, urls: list[str]) -> dict[str, Any]:
-        """A request's body: the text with its images; the sampling under the names that the server knows."""
+        """A request's body: all turns with their images; the sampling under the names that the server knows."""
         server = self.server
         given = {**(NEUTRAL | NEUTRAL_EXTRA if server.neutral else {}), **self.settings(request)}
         kept = {name: value for name, value in given.items() if name not in server.omit}
         if "max_tokens" in kept:
             kept[server.token_limit] = kept.pop("max_tokens")
         extra = {name: kept.pop(name) for name in NEUTRAL_EXTRA if name in kept} | server.extra_body
-        user = {"role": "user", "content": _content(request.text, urls)}
+        images = iter(urls)
+        turns = [{**message, "content": _content(message, images)} for message in messages(request)]
         system = [] if server.system is None else [{"role": "system", "content": server.system}]
-        return {"model": self.model, "messages": [*system, user], **kept, "extra_body": extra}
+        return {"model": self.model, "messages": [*system, *turns], **kept, "extra_body": extra}
 
 
 Finished = asyncio.Queue[tuple[Asked, Reply] | Exception | None]
@@ -149,7 +141,7 @@ class _Asking(Generic[Asked]):
 
     async def _answer(self, request: Asked) -> None:
         """The caller gets its reply, or its error once it was tried often enough."""
-        sent = self.endpoint.sent(request, await self._urls(request.images))
+        sent = self.endpoint.sent(request, await self._urls(images_of(request)))
         again = AsyncRetrying(retry=retry_if_exception(_passing), wait=_wait, stop=self._enough(), reraise=True)
         try:
             await again(self._try, request, sent)
@@ -240,10 +232,14 @@ def _beside(main: Coroutine[Any, Any, None]) -> Iterator[Start[Any]]:
         thread.join()
 
 
-def _content(text: str, urls: list[str]) -> list[dict[str, Any]]:
-    images = ({"url": url} for url in urls)
-    blocks = with_images(text, len(urls))
-    return [{"type": "image_url", "image_url": next(images)} if one == IMAGE else dict(one) for one in blocks]
+def _content(message: Message, urls: Iterator[str]) -> str | list[dict[str, Any]]:
+    """A user's blocks with the next images; an answer is plain text, which every server takes."""
+    blocks = message["content"]
+    if message["role"] == "assistant":
+        return "".join(block["text"] for block in blocks)
+    return [
+        {"type": "image_url", "image_url": {"url": next(urls)}} if block == IMAGE else dict(block) for block in blocks
+    ]
 
 
 def _urls(images: list[bytes], pixels: tuple[int | None, int | None]) -> list[str]:

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from drift.ground.errors import CheckpointError
-from drift.inference.images import conversation, decode_image, limit_pixels
+from drift.inference.images import decode_image, limit_pixels
 from drift.inference.reply import Reply
+from drift.inference.turns import Question, images_of, messages
 from drift.weights.modeling import load_processor, load_vlm
-
-
-class Asked(Protocol):
-    """A user's turn: the text, and encoded images at its placeholders or before it."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def images(self) -> list[bytes]: ...
 
 
 class Soundness(LogitsProcessor):
@@ -74,7 +65,7 @@ class LocalModel:
         )
 
     @torch.inference_mode()
-    def replies(self, batch: Sequence[Asked], *, draws: LogitsProcessor | None = None) -> list[Reply]:
+    def replies(self, batch: Sequence[Question], *, draws: LogitsProcessor | None = None) -> list[Reply]:
         """One reply per turn of the batch, in its order. ``draws``: see `drift.inference.draws`; None is greedy.
 
         Raises CheckpointError if its logits are NaN or infinite.
@@ -92,10 +83,10 @@ class LocalModel:
         prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
         return [self._reply(row, count) for row, count in zip(rows, prompt_tokens, strict=True)]
 
-    def _inputs(self, batch: Sequence[Asked]) -> Any:
-        turns = [conversation(asked.text, images=len(asked.images)) for asked in batch]
+    def _inputs(self, batch: Sequence[Question]) -> Any:
+        turns = [messages(asked) for asked in batch]
         images = [
-            [limit_pixels(decode_image(image, "image"), *self._pixels) for image in asked.images] for asked in batch
+            [limit_pixels(decode_image(image, "image"), *self._pixels) for image in images_of(asked)] for asked in batch
         ]
         return self.processor(
             text=self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True),

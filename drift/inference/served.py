@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Generic
+from typing import IO, Any, Generic
 
 import urllib3
 
@@ -46,6 +46,7 @@ ENDING_SECONDS = 15.0
 """vLLM looks every 5 s whether its engine is dead, and then ends."""
 GRACE_SECONDS = 10.0
 SAID_BYTES = 64_000
+STANDARD_ERROR = 2
 _DEAD = 503
 _PREFIX = re.compile(r"^(\(\w+[^)]*pid=\d+\) *)?((INFO|WARNING|ERROR) \d\d-\d\d [\d:]+ \[[^\]]*\] *)?")
 _ERROR = re.compile(r"(([A-Za-z_]\w*\.)*\w*(Error|Exception)|\berror): +\S.*")
@@ -123,20 +124,10 @@ class Server:
         self.process, self.log, self.where = process, log, where
         self.address, self._key = f"http://{HOST}:{port}", key
 
-    def health(self) -> int | None:
-        """Status of `/health`; None while nobody listens there."""
-        try:
-            answer = urllib3.request("GET", f"{self.address}/health", timeout=ANSWER_SECONDS, retries=False)
-        except urllib3.exceptions.TimeoutError:
-            return 0  # it is busy
-        except urllib3.exceptions.HTTPError:
-            return None
-        return int(answer.status)
-
     def await_health(self, seconds: float) -> None:
         """Raises ServiceError if it ends, or does not serve within so many seconds."""
         began = told = time.monotonic()
-        while self.health() != 200:
+        while health(self.address) != 200:
             if not self._runs_after(POLL_SECONDS):
                 raise ServiceError(f"{self.where}: vLLM did not start: {self._end()}")
             now = time.monotonic()
@@ -152,7 +143,7 @@ class Server:
 
     def require_alive(self) -> None:
         """Raise UnavailableError if it has ended, or its engine has: started again, it may go on."""
-        if self._runs_after(0) and self.health() not in (None, _DEAD):
+        if self._runs_after(0) and health(self.address) not in (None, _DEAD):
             return
         ended = "vLLM ended" if not self._runs_after(ENDING_SECONDS) else "vLLM's engine ended"
         raise UnavailableError(
@@ -171,7 +162,7 @@ class Server:
         lines = self._lines()
         for line in lines[-10:]:
             logger.warning("vLLM: %s", line)
-        return f"{_cause(lines)}{_ending(self.process.poll())}; its log is {self.log}"
+        return f"{_cause(lines)}{ending(self.process.poll())}; its log is {self.log}"
 
     def _last_line(self) -> str:
         return (self._lines() or ["it said nothing"])[-1][:200]
@@ -189,7 +180,7 @@ def _cause(lines: list[str]) -> str:
     return next(errors, (lines or ["it said nothing"])[-1])[:300]
 
 
-def _ending(code: int | None) -> str:
+def ending(code: int | None) -> str:
     """As `drift.inference.guard` has it, like a shell: past 128 it is a signal's."""
     if code is None:
         return ""
@@ -201,13 +192,7 @@ def serving(config: VllmConfig, command: list[str], where: str) -> Iterator[tupl
     """A server that answers, and how it is asked; it has ended when the block has. Its log stays if the block fails."""
     key, port = secrets.token_hex(16), _free_port()
     with tempfile.NamedTemporaryFile(prefix="drift-vllm-", suffix=".log", delete=False) as log:
-        process = subprocess.Popen(
-            [sys.executable, "-I", guard.__file__, str(GRACE_SECONDS), *command, "--host", HOST, "--port", str(port)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(key),
-        )
+        process = start([*command, "--host", HOST, "--port", str(port)], key, log)
     server = Server(process, Path(log.name), port, where, key)
     try:
         server.await_health(config.start_timeout_seconds)
@@ -218,6 +203,33 @@ def serving(config: VllmConfig, command: list[str], where: str) -> Iterator[tupl
         process.stdin.close()
         process.wait()
     server.log.unlink(missing_ok=True)
+
+
+def start(command: list[str], key: str | None, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """`vllm` with these words, below what ends it when this process ends, or closes its standard input.
+
+    It wants ``key`` of who asks, if there is one. Without a ``log`` it speaks on standard error. Ctrl-C in the terminal
+    reaches this process alone, never what would end it.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", guard.__file__, str(GRACE_SECONDS), *command],
+        stdin=subprocess.PIPE,
+        stdout=log or STANDARD_ERROR,
+        stderr=subprocess.STDOUT,
+        env=_environment(key),
+        start_new_session=True,
+    )
+
+
+def health(address: str) -> int | None:
+    """Status of a server's `/health`; 0 while it is busy, None while nobody listens there."""
+    try:
+        answer = urllib3.request("GET", f"{address}/health", timeout=ANSWER_SECONDS, retries=False)
+    except urllib3.exceptions.TimeoutError:
+        return 0
+    except urllib3.exceptions.HTTPError:
+        return None
+    return int(answer.status)
 
 
 def _endpoint(config: VllmConfig, address: str, variable: str) -> EndpointConfig:
@@ -247,9 +259,9 @@ def _watched(server: Server, replies: Iterator[tuple[Asked, Reply]]) -> Iterator
         yield answered
 
 
-def _environment(key: str) -> dict[str, str]:
+def _environment(key: str | None) -> dict[str, str]:
     """Ours, with the key; without our modules, which are of another environment. It tells nobody how it is used."""
-    own = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "NO_COLOR": "1"}
+    own = {"VLLM_NO_USAGE_STATS": "1", "NO_COLOR": "1", **({"VLLM_API_KEY": key} if key else {})}
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | own
 
 

@@ -7,6 +7,7 @@ rights    what MLflow lets its user do                  ledger    every look tha
 copies    a model's files in MLflow                     storage   files of a model, from any address
 card      a version's model card                        packaging what lies beside its weights in MLflow
 named     where registered models came from             served    how MLflow's pyfunc loads it
+at_hand   a version by its name, and its files here
 """
 
 import lazy_loader as lazy

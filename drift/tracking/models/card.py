@@ -119,6 +119,7 @@ def _use(name: str, version: str) -> Iterator[str]:
     yield f"""
     drift models download {name} {version} --out model      # checks that it is what was registered
     vllm serve ./model                                      # an OpenAI-compatible server
+    drift ask --model {name}/{version} --image page.png "What is x?"
 
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor

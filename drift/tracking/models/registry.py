@@ -239,12 +239,18 @@ def fetch(champion: Champion, into: Path) -> Path:
     _require_kept(address, str(version.source))
     path = storage.download(address, into, os.environ[store.URI])
     packaging.strip(path, version.tags)
+    require_contents(champion, path)
+    return path
+
+
+def require_contents(champion: Champion, path: Path) -> None:
+    """Raise DataError if the contents of the folder ``path`` are not those that were registered."""
     if champion.fingerprint not in ("", found := content_sha256(path)):
         raise DataError(
-            f"{address}: its contents are {found[:12]}, not {champion.fingerprint[:12]} as registered; `drift "
-            "register` with that model puts missing files back, `drift models rollback` makes the one before champion"
+            f"models:/{champion.model}/{champion.version}: its contents are {found[:12]}, not "
+            f"{champion.fingerprint[:12]} as registered; `drift register` with that model puts missing files back, "
+            "`drift models rollback` makes the one before champion"
         )
-    return path
 
 
 def _require_kept(address: str, source: str) -> None:
