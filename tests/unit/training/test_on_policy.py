@@ -181,6 +181,18 @@ def test_a_step_s_loss_is_per_token_whatever_its_cut(data, tmp_path):
     assert cut == pytest.approx(whole, rel=1e-3)
 
 
+# Ranks draw with generators of their own: one rollout of 32 is another, and a factor of the ranks would be 100 %.
+@pytest.mark.slow
+@pytest.mark.parametrize("deepspeed", [None, "configs/deepspeed/zero2.json"], ids=["DDP", "ZeRO-2"])
+def test_two_ranks_have_the_loss_of_one_process(data, tmp_path, deepspeed):
+    cold = QUICK | {"on_policy": {"max_new_tokens": 40, "temperature": 0.1}}
+    cuts = ({}, {"per_device_batch_size": 8, "processes": 2, "deepspeed": deepspeed})
+    given = {"model": str(WARM), "training_set": data, "teacher": str(EXPERT)}
+    reports = [train(TrainConfig(**cold | cut), **given, out=tmp_path / str(len(cut))) for cut in cuts]
+    losses = [[row["loss"] for row in report.history] for report in reports]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
 def test_the_prior_biases_the_same_gradients_and_alpha_zero_is_none(data, tmp_path):
     compute_delta(DeltaConfig(minus="base"), expert=str(EXPERT), vlm=str(VLM), base=str(BASE), out=tmp_path / "delta")
     given = {"model": str(VLM), "training_set": data, "teacher": str(EXPERT)}
