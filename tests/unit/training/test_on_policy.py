@@ -1,6 +1,8 @@
 """On-policy distillation on the miniature world: the loss by hand, rollouts and scores in their places, the prior."""
 
 import math
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from drift.training.sft import train
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import projection
 from drift.weights.modeling import load_processor, load_vlm
+from tests.forked import begin
 from tests.world import BASE, EXPERT, TEACHER, VLM, training_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -179,6 +182,21 @@ def test_a_step_s_loss_is_per_token_whatever_its_cut(data, tmp_path):
     reports = [train(TrainConfig(**cold | cut), **given, out=tmp_path / str(len(cut))) for cut in cuts]
     whole, cut = (report.history[0]["loss"] for report in reports)
     assert cut == pytest.approx(whole, rel=1e-3)
+
+
+def test_a_killed_training_goes_on_with_the_draws_it_would_have_had(data, tmp_path):
+    config = TrainConfig(**QUICK | {"epochs": 3, "save_steps": 2, "on_policy": {"max_new_tokens": 24}})
+    go = partial(train, config, model=str(WARM), training_set=data, teacher=str(EXPERT))
+    whole, killed = go(out=tmp_path / "whole"), tmp_path / "killed"
+    process = begin(partial(go, out=killed))
+    checkpoint = tmp_path / "killed.partial" / "checkpoints" / "checkpoint-2" / "trainer_state.json"
+    while process.is_alive() and not checkpoint.exists():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert checkpoint.exists() and not killed.exists()
+    assert [row["loss"] for row in go(out=killed).history] == [row["loss"] for row in whole.history]
+    assert (killed / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
 # Ranks draw with generators of their own: one rollout of 32 is another, and a factor of the ranks would be 100 %.
