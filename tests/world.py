@@ -35,4 +35,5 @@ def _row(place: int, rng: random.Random) -> dict:
             {"role": "user", "content": exchange.question},
             {"role": "assistant", "content": exchange.answer},
         ],
+        "text_problem": f"[ {scene.text} ] {exchange.question}",
     }

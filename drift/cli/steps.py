@@ -180,9 +180,10 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder written by `drift curate`.")],
     out: Out,
     delta: Annotated[Path | None, typer.Option(help="Folder written by `drift delta`; without, plain SFT.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Method on_policy: the text expert, directory or hub id.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune: DRIFT with --delta, plain SFT without."""
+    """Fine-tune: DRIFT with --delta, plain SFT without; with --teacher by on-policy distillation."""
     from drift.training.ranks import is_first_rank
     from drift.training.sft import train as step
 
@@ -191,6 +192,6 @@ def train(
         section = section.model_copy(update={"prior": PriorConfig()})
     elif delta is None and not any(override.startswith("prior") for override in section_from.overrides):
         section = section.model_copy(update={"prior": None})  # the file's prior is for its DRIFT arms
-    report = step(section, model=model, training_set=data, delta=delta, out=out)
+    report = step(section, model=model, training_set=data, delta=delta, teacher=teacher, out=out)
     if is_first_rank():
         show_report(report, out, as_json)

@@ -91,7 +91,7 @@ class Config(Section):
             if arm.merge is not None and arm.merge.needs_base:
                 self._needs_base(f"arms.{name}.merge.method: '{arm.merge.method}'")
             self._has_delta(name, arm.merge)
-            self.arm_train(name)
+            self._has_words(name)
         return self
 
     @model_validator(mode="after")
@@ -116,6 +116,14 @@ class Config(Section):
             raise ValueError(f"arms.{name}.merge.delta: required for method 'delta'; known: {', '.join(self.deltas)}")
         if merge.delta not in self.deltas:
             raise ValueError(f"arms.{name}.merge.delta: no delta '{merge.delta}'{suggest(merge.delta, self.deltas)}")
+
+    def _has_words(self, name: str) -> None:
+        """What an on-policy training asks the expert must come from somewhere: said before the teacher has worked."""
+        train = self.arm_train(name)
+        wordless = [key for key, one in self.ingest.each() if one.text_column is None]
+        if train is not None and train.distils and wordless:
+            key = wordless[0].replace("curate.ready", "ingest.source").removesuffix("source") + "text_column"
+            raise ValueError(f"arms.{name}.train.method: on_policy asks the expert in words; set {key}")
 
     def _needs_base(self, what: str) -> None:
         if self.models.base is None:

@@ -35,6 +35,7 @@ class SourceConfig(Section):
     answer_column: str | None = None
     image_column: str | None = None
     choices_column: str | None = None
+    text_column: str | None = None
     chain_column: str | None = None
     image_folder: str | None = None
 
@@ -63,6 +64,8 @@ class IngestConfig(Section):
     """Of the gold answer. A dot leads into a nested column: `reward_model.ground_truth`."""
     image_column: str = "image"
     choices_column: str | None = None
+    text_column: str | None = None
+    """Of the problem in words, image and question, for a model that sees none (`train.method: on_policy`)."""
     chain_column: str | None = None
     """Of the chain of thought, where the format is `columns` and the rows bring one."""
     image_folder: str | None = None

@@ -318,6 +318,8 @@ def _arm_inputs(step: ArmStep) -> Inputs:
         for own in filter(None, step.merge.experts):
             inputs |= local_inputs(f"arms.{step.name}.merge.experts:{own}", own)
         inputs |= local_inputs("models.base", step.models.base) if step.models.base else {}
+    if step.train and step.train.distils:
+        inputs |= local_inputs("models.expert", step.models.expert)
     if step.train and step.train.deepspeed:
         check_deepspeed(step.train)  # before the teacher has worked for hours
         inputs |= local_inputs("train.deepspeed", step.train.deepspeed)

@@ -91,9 +91,23 @@ class HeldOutConfig(Section):
     """Stop when perception's `right` has fallen by more than this since before the first step."""
 
 
-class TrainConfig(Section):
-    """Supervised fine-tuning; with a prior it is DRIFT. Defaults: the paper's recipe."""
+class OnPolicyConfig(Section):
+    """`method: on_policy`: what the student says of a problem's image, scored by the expert, who has it in words."""
 
+    max_new_tokens: Count = 1024
+    """Longest rollout; of one that is cut there, the tokens until then are learned."""
+    temperature: float = Field(1.0, gt=0, le=10)
+    """Of the draw, and of both distributions in the loss."""
+
+
+class TrainConfig(Section):
+    """Supervised fine-tuning, or on-policy distillation; with a prior it is DRIFT. Defaults: the paper's recipe."""
+
+    method: Literal["sft", "on_policy"] = "sft"
+    """`sft`: the training set's answers. `on_policy`: the reverse KL of the student's own answers to the text expert's
+    distribution over them; every row needs `text_problem`, the problem in words."""
+    on_policy: OnPolicyConfig = OnPolicyConfig()
+    """How rollouts are drawn; `sft` draws none."""
     epochs: Positive = 3.0
     learning_rate: Positive = Field(1e-6, le=1e30)  # torch takes a float32
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
@@ -172,6 +186,23 @@ class TrainConfig(Section):
                 "fsdp with lora: the factors must be whole; use deepspeed with stage 2, or set fsdp: false"
             )
         return self
+
+    @model_validator(mode="after")
+    def _rollouts_can_be_drawn(self) -> Self:
+        if self.method == "sft":
+            return self
+        if self.packing:
+            raise ValueError("method on_policy with packing: rollouts are padded; set packing: false")
+        if self.fsdp:
+            raise ValueError("method on_policy with fsdp: rollouts need whole weights; use deepspeed with stage 2")
+        if self.add_think_tokens:
+            raise ValueError("method on_policy with add_think_tokens: the expert does not know them; set it to false")
+        return self
+
+    @property
+    def distils(self) -> bool:
+        """Whether the text expert takes part in the training."""
+        return self.method == "on_policy"
 
     @property
     def keeps_best(self) -> bool:

@@ -46,6 +46,10 @@ def _check_stage(path: Path, content: dict[str, Any], config: TrainConfig) -> No
     gathered = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
     if stage == 3 and _at(content, gathered) is not True:
         raise ConfigError(f"{path}: {gathered} is not true, so the final model could not be saved; set it to true")
+    if stage == 3 and config.distils:
+        raise ConfigError(
+            f"{path}: zero_optimization.stage 3 with train.method on_policy: needs whole weights; use stage 2"
+        )
     if stage == 3 and config.lora is not None:
         raise ConfigError(f"{path}: zero_optimization.stage 3 with train.lora: the factors must be whole; use stage 2")
     if _at(content, "zero_optimization.offload_optimizer") and content.get("zero_force_ds_cpu_optimizer") is not False:

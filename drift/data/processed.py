@@ -23,8 +23,8 @@ def shown(row: dict[str, Any], chat: Chat, max_pixels: int | None) -> dict[str, 
     return {**rendered, "images": [limit_pixels(image, max_pixels) for image in images]}
 
 
-def processed(processor: Any, rows: list[dict[str, Any]]) -> Batch:
-    """The model's inputs of rows that are `shown`, right-padded. Raises DataError naming them: it refuses one."""
+def processed(processor: Any, rows: list[dict[str, Any]], *, padding_side: str = "right") -> Batch:
+    """The model's inputs of rows that are `shown`, padded. Raises DataError naming them: it refuses one."""
     images = [row["images"] for row in rows] if any(row["images"] for row in rows) else None
     try:
         return dict(
@@ -32,7 +32,7 @@ def processed(processor: Any, rows: list[dict[str, Any]]) -> Batch:
                 text=["".join(piece.text for piece in row["pieces"]) for row in rows],
                 images=images,
                 padding=True,
-                padding_side="right",
+                padding_side=padding_side,
                 add_special_tokens=False,
                 return_tensors="pt",
             )

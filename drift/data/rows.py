@@ -19,7 +19,7 @@ from drift.inference.images import conversation, find_image
 from drift.inference.placeholders import IMAGE, PLACEHOLDER, Block, at_placeholders
 
 TRAIN_FILE = "train.parquet"
-COLUMNS = ("id", "kind", "messages", "images")
+COLUMNS = ("id", "kind", "messages", "images", "text_problem")
 ROLES = ("system", "user", "assistant")
 NAMED = 5
 """So many more rows that cannot be used are named."""
@@ -54,6 +54,7 @@ class Turn:
 def read_rows(training_set: Path, processor: Any) -> list[dict[str, Any]]:
     """The rows of ``training_set``/train.parquet: `{id, kind, turns, images}`, an image as its bytes or a path.
 
+    `text_problem` is there too where the row has the problem in words.
     Paths are relative to the folder. A row without an id is called by its number. Raises DataError: no training set,
     or a row that cannot be used, of which the first is told whole and the others are named.
     """
@@ -71,14 +72,15 @@ def read_rows(training_set: Path, processor: Any) -> list[dict[str, Any]]:
 
 
 def read_row(raw: dict[str, Any], name: str, folder: Path, tokens: Sequence[str]) -> dict[str, Any]:
-    """One row as `{id, kind, turns, images}`; ``tokens`` (`media_tokens`) may not stand in its texts.
+    """One row as `read_rows` says; ``tokens`` (`media_tokens`) may not stand in its texts.
 
     Raises ValueError: it cannot be used.
     """
     images = _images(raw.get("images"), folder)
     turns = _placed(_turns(raw["messages"]), len(images))
     _require_no_token(turns, tokens)
-    return {"id": name, "kind": raw.get("kind"), "turns": turns, "images": images}
+    words = {"text_problem": raw["text_problem"]} if raw.get("text_problem") else {}
+    return {"id": name, "kind": raw.get("kind"), "turns": turns, "images": images, **words}
 
 
 class Chat:

@@ -39,6 +39,7 @@ PROBLEMS = Features(
         "id": _TEXT,
         "source": _TEXT,
         "problem": _TEXT,
+        "text_problem": _TEXT,
         "gold": _TEXT,
         "choices": List(_TEXT),
         "answer_kind": _TEXT,
@@ -55,6 +56,7 @@ TRAINING_SET = Features(
         "kind": _TEXT,
         "images": List(Image()),
         "messages": MESSAGES,
+        "text_problem": _TEXT,
         "answer": _TEXT,
         "source": _TEXT,
         "pass_rate": Value("float64"),
@@ -62,6 +64,8 @@ TRAINING_SET = Features(
         "teacher": _TEXT,
     }
 )
+LATER = frozenset({"text_problem"})
+"""Columns that files of an earlier version lack; their rows are then read without."""
 GENERATION_REJECTS = Features({"id": _TEXT, "sample": Value("int64"), "stage": _TEXT, "reason": _TEXT, "text": _TEXT})
 
 ROWS_PER_GROUP = 256
@@ -80,10 +84,11 @@ def write_rows(path: Path, rows: Iterable[Row], features: Features) -> int:
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Rows of a parquet file, a row group at a time. Raises DataError: missing, unreadable, or without a column."""
     file = open_parquet(path)
-    missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
-    if missing:
-        raise DataError(f"{path}: no column '{missing[0]}'; it has {', '.join(file.schema_arrow.names)}")
-    for batch in file.iter_batches(ROWS_PER_GROUP, columns=list(columns) if columns else None):
+    missing = set(columns or ()) - set(file.schema_arrow.names)
+    if required := sorted(missing - LATER):
+        raise DataError(f"{path}: no column '{required[0]}'; it has {', '.join(file.schema_arrow.names)}")
+    asked = [column for column in columns if column not in missing] if columns else None
+    for batch in file.iter_batches(ROWS_PER_GROUP, columns=asked):
         yield from batch.to_pylist()
 
 

@@ -59,9 +59,9 @@ class LocalModel:
         self.processor = load_processor(path, trust_remote_code=trust_remote_code)
         model = load_vlm(path, dtype=dtype, trust_remote_code=trust_remote_code)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self._ends = _end_tokens(self.model, self.processor)
+        self._ends = end_tokens(self.model, self.processor)
         self.model.generation_config = GenerationConfig(
-            eos_token_id=sorted(self._ends), pad_token_id=_pad_token(self.processor, self._ends), **sampling
+            eos_token_id=sorted(self._ends), pad_token_id=pad_token(self.processor, self._ends), **sampling
         )
 
     @torch.inference_mode()
@@ -106,14 +106,14 @@ class LocalModel:
         return Reply(text, finish_reason, prompt_tokens=prompt_tokens, completion_tokens=drawn)
 
 
-def _end_tokens(model: Any, processor: Any) -> set[int]:
+def end_tokens(model: Any, processor: Any) -> set[int]:
     """Ids of the tokens at which generation ends: the model's and the tokenizer's."""
     ends = model.generation_config.eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
     return {int(token) for token in [*listed, processor.tokenizer.eos_token_id] if token is not None}
 
 
-def _pad_token(processor: Any, ends: set[int]) -> int:
+def pad_token(processor: Any, ends: set[int]) -> int:
     """Id of the padding token; an end token where the tokenizer has none."""
     pad = processor.tokenizer.pad_token_id
     return min(ends) if pad is None else int(pad)

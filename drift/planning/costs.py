@@ -100,10 +100,14 @@ def total(phases: Sequence[Phase]) -> dict[str, Total]:
 
 
 def flop_per_token(vlm: Checkpoint, expert: Checkpoint, train: TrainConfig) -> int:
-    """Floating-point operations of a training per token: 4N, or 6N where activations are recomputed, + 2 · trained."""
+    """Floating-point operations of a training per token: 4N, or 6N where activations are recomputed, + 2 · trained.
+
+    On-policy 4N more: the student draws the token, and the expert, as large, scores it.
+    """
     weights = count(vlm, expert, freeze_vision=train.freeze_vision or train.lora is not None).trained
     trained = adapters(vlm, expert, train.lora) if train.lora else weights
-    return 2 * ((3 if train.gradient_checkpointing else 2) * weights + trained)
+    passes = (3 if train.gradient_checkpointing else 2) + (2 if train.distils else 0)
+    return 2 * (passes * weights + trained)
 
 
 def _teacher(config: Config, assumed: Assumptions, gpus: int | None) -> Phase:
@@ -150,7 +154,8 @@ def _training(
     length, at_most = _length(train.cutoff_tokens, assumed.tokens_per_row)
     tokens, ranks = rows * train.epochs * length, processes_of(train.processes, gpus)
     flop = tokens * flop_per_token(*models, train) if models else None
-    hours = flop / (ranks * assumed.tflops * 1e12 * HOUR) if flop else None
+    known = not train.distils  # a draw waits for memory, not for arithmetic
+    hours = flop / (ranks * assumed.tflops * 1e12 * HOUR) if flop and known else None
     return Phase(f"arm {name}", f"{rows:,} rows × {train.epochs:g}", tokens, at_most, ranks, hours, flop)
 
 

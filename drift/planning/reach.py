@@ -13,6 +13,7 @@ from pathlib import Path
 
 from drift.config.chain import Config
 from drift.config.models import MergeConfig
+from drift.config.train import TrainConfig
 from drift.ground.errors import ConfigError, MissingCheckpointError
 from drift.training.launch import processes_of
 from drift.training.safety.effect import reach_per_rate, remark, steps_of, sum_of_rates
@@ -72,13 +73,21 @@ def _arm(
     merge = _merge(config, arm.merge, headers) if arm.merge else ""
     if train is None:
         return ArmForecast(name, merge)
-    does = f"{merge}, then " * bool(merge) + (f"DRIFT along '{arm.delta}'" if arm.delta else "SFT")
+    does = f"{merge}, then " * bool(merge) + _training(train, arm.delta)
     steps = steps_of(train, expected_rows(config, samples), processes_of(train.processes, gpus))
     rates = sum_of_rates(train, steps)
     if arm.delta is None or not (headers or deltas):
         return ArmForecast(name, does, steps, rates)
     reach = rates * _ratio(config, arm.delta, deltas)
     return ArmForecast(name, does, steps, rates, reach, remark(reach, train))
+
+
+def _training(train: TrainConfig, delta: str | None) -> str:
+    """What an arm is called by its training."""
+    along = f"DRIFT along '{delta}'" if delta else "SFT"
+    if not train.distils:
+        return along
+    return "on-policy distillation" + (f", {along}" if delta else "")
 
 
 def _merge(config: Config, merge: MergeConfig, headers: bool) -> str:

@@ -9,6 +9,7 @@ network  the model as it is trained   trainer   transformers' Trainer, with safe
 batches  rows in, batches out         safety    NaN, checkpoints, SIGTERM, full disks
 held_out how it goes on other rows    options   what this machine must have
 telling  curves while it works        nodes     several, of a cluster
+on_policy the student's own answers, scored by the expert
 """
 
 import lazy_loader as lazy

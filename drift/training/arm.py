@@ -86,7 +86,11 @@ def _make(step: ArmStep, training_set: Path, deltas: Sequence[Path], start: Path
         for folder in deltas:
             require_made_from(load_delta(folder), model)
         delta = _folder(step, step.delta, deltas)
-        return train(step.train, model=str(model), training_set=training_set, delta=delta, out=out, name=step.name)
+        teacher = step.models.expert if step.train.distils else None
+        return train(
+            step.train, model=str(model), training_set=training_set, delta=delta, teacher=teacher, out=out,
+            name=step.name,
+        )  # fmt: skip
 
 
 def _merged(step: ArmStep, deltas: Sequence[Path], out: Path) -> Path:
@@ -123,7 +127,8 @@ def _timed(report: TrainReport) -> list[dict[str, float]]:
 def _parents(step: ArmStep, deltas: Sequence[Path]) -> dict[str, str]:
     """The checkpoints that the arm's model comes from, by role."""
     models, found = step.models, {"vlm": step.models.vlm}
-    if (step.merge and None in (step.merge.experts or (None,))) or step.delta:
+    taught = step.train is not None and step.train.distils
+    if (step.merge and None in (step.merge.experts or (None,))) or step.delta or taught:
         found["expert"] = models.expert
     for place, own in enumerate(step.merge.experts if step.merge else (), 1):
         found |= {f"merged_{place}": own} if own else {}

@@ -35,6 +35,9 @@ from drift.training.network import (
     trained_elements,
     trained_processor,
 )
+from drift.training.on_policy.prompts import PromptCollator, require_words
+from drift.training.on_policy.teacher import Teacher
+from drift.training.on_policy.trainer import OnPolicyTrainer
 from drift.training.options import OPTIMIZERS, check_options, workers_of
 from drift.training.safety.checkpoints import CHECKPOINTS, newest_whole
 from drift.training.safety.effect import foretell, told
@@ -69,6 +72,8 @@ class Job:
     training_set: Path
     delta: Path | None
     folder: Path
+    teacher: Path | None = None
+    """The text expert, where `train.method` asks it."""
 
 
 def fit(job: Job) -> dict[str, Any]:
@@ -176,13 +181,15 @@ def _trainer(job: Job, grace: Grace) -> VlmTrainer:
     rows = TrainingRows(job.training_set, processor, config)  # before the model: a bad row costs no loading
     sets = split(rows, config, processor)
     collate = WithoutFillings(AnswerCollator(processor, stand_in=_stands_in(config, rows)))
+    teacher = _teacher(job, rows, processor)
     model = trainable_network(config, job.source, processor)
-    trainer = VlmTrainer(
+    asking = PromptCollator(processor, teacher.tokenizer) if teacher else collate
+    trainer = (partial(OnPolicyTrainer, teacher=teacher) if teacher else VlmTrainer)(
         config,
         model=model,
         args=arguments,
         train_dataset=Filled(sets.trained),
-        data_collator=Packed(collate, model) if config.packing else collate,
+        data_collator=Packed(collate, model) if config.packing else asking,
         processing_class=processor,
     )
     _order(trainer, config, [rows.lengths[place] for place in sets.trained.indices])
@@ -203,6 +210,14 @@ def _trainer(job: Job, grace: Grace) -> VlmTrainer:
     trainer.add_callback(trainer.looks)
     trainer.add_callback(trainer.watch)  # after the prior, which clips, and after all that ask for a save
     return trainer
+
+
+def _teacher(job: Job, rows: TrainingRows, processor: Any) -> Teacher | None:
+    """The expert of an on-policy training, before the model: what does not fit costs no loading of it."""
+    if job.teacher is None:
+        return None
+    require_words(rows.rows)
+    return Teacher(job.teacher, processor.tokenizer)
 
 
 def _order(trainer: VlmTrainer, config: TrainConfig, lengths: list[int]) -> None:

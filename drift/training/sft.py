@@ -21,7 +21,7 @@ from drift.config.train import WITHOUT_CONSEQUENCE, TrainConfig
 from drift.config.zero import check_deepspeed
 from drift.ground.artifacts import content_sha256, read_json, write_json, write_provenance
 from drift.ground.claim import work_folder
-from drift.ground.errors import DataError, PriorError
+from drift.ground.errors import ConfigError, DataError, PriorError
 from drift.tracking.telling.live import NO_CURVE
 from drift.training.fit import Job, fit
 from drift.training.launch import launch, processes_of
@@ -105,14 +105,17 @@ def train(
     training_set: Path,
     out: Path,
     delta: Path | None = None,
+    teacher: str | None = None,
     name: str = "train",
 ) -> TrainReport:
     """Fine-tune ``model`` on ``training_set``/train.parquet and save a loadable directory to ``out``.
 
     With `config.prior` set, ``delta`` is the folder of Δ that biases the gradient; without, plain SFT.
-    The loss is over the assistant's tokens. Weights are trained in float32 (bf16 is autocast over them, or DeepSpeed
-    keeps float32 masters) and saved in the dtype they came in. A training that was killed or asked to end goes on from
-    its last whole checkpoint, `save_steps` or SIGTERM made it; with `checkpoints` in whichever process or pod.
+    The loss is over the assistant's tokens; with `method: on_policy` over those that the model says itself, scored by
+    ``teacher``, a text model (`drift.training.on_policy`). Weights are trained in float32 (bf16 is autocast over them,
+    or DeepSpeed keeps float32 masters) and saved in the dtype they came in. A training that was killed or asked to end
+    goes on from its last whole checkpoint, `save_steps` or SIGTERM made it; with `checkpoints` in whichever process or
+    pod.
 
     The ranks are this process, or processes of this machine; those that torchrun has started, on however many machines
     (each returns the report); or the nodes of a TrainJob called after ``name``, in a pod that is told so
@@ -121,10 +124,12 @@ def train(
     """
     if (config.prior is None) != (delta is None):
         raise PriorError("train.prior and --delta go together; set both (DRIFT) or neither (SFT)")
+    if config.distils != (teacher is not None):
+        raise ConfigError("train.method on_policy and --teacher go together; set both (distillation) or neither (SFT)")
     check_deepspeed(config)
     if not cluster_of_environment():  # else the ranks are on other machines, and say it there
         check_options(config)
-    inputs = Inputs(resolve(model), training_set, delta)
+    inputs = Inputs(resolve(model), training_set, delta, resolve(teacher) if teacher else None)
     if delta is not None:
         require_made_from(load_delta(delta), inputs.model)
     ranks, start = _place_of(config, name)
@@ -138,6 +143,7 @@ class Inputs:
     model: Path
     training_set: Path
     delta: Path | None
+    teacher: Path | None = None
 
     def named(self) -> dict[str, Path]:
         """Those that there are, by name."""
@@ -167,7 +173,7 @@ def _train(config: TrainConfig, inputs: Inputs, out: Path, ranks: int, start: St
     started, this = time.monotonic(), _identity(config, inputs, ranks)
     with _folder(config, this, out) as folder:
         _require_same(folder, this)
-        fitted = start(Job(config, inputs.model, inputs.training_set, inputs.delta, folder))
+        fitted = start(Job(config, inputs.model, inputs.training_set, inputs.delta, folder, inputs.teacher))
         trained = fitted.pop("trained")
         changed = weights_changed(inputs.model, folder, trained)
         warnings = (*fitted.pop("warnings"), *told(look_back(changed, trained, fitted["history"])))
@@ -195,6 +201,7 @@ def _identity(config: TrainConfig, inputs: Inputs, ranks: int) -> dict[str, Any]
         "model": content_sha256(inputs.model),
         "training set": content_sha256(inputs.training_set),
         "delta": content_sha256(inputs.delta) if inputs.delta else None,
+        **({"teacher": content_sha256(inputs.teacher)} if inputs.teacher else {}),
     }
 
 

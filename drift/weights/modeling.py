@@ -34,18 +34,37 @@ def load_vlm(path: str | Path, *, dtype: str = "auto", trust_remote_code: bool =
     ``options`` are transformers' own, such as `attn_implementation`.
     Raises CheckpointError if it does not load, if any weight was missing from the files, is NaN or is infinite.
     """
+    return _loaded("AutoModelForImageTextToText", path, dtype=dtype, trust_remote_code=trust_remote_code, **options)
+
+
+def load_text_model(path: str | Path, *, dtype: str = "auto") -> tuple[Any, Any]:
+    """Language model of the directory ``path``, as `load_vlm` has a multimodal one, and its tokenizer.
+
+    Raises CheckpointError if either does not load, or the tokenizer has no chat template.
+    """
+    _require_model_directory(path)
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(path))
+    except Exception as error:  # transformers raises many kinds
+        raise CheckpointError(f"{path}: the tokenizer does not load ({cause(error)})") from error
+    if tokenizer.chat_template is None:
+        raise CheckpointError(f"{path}: the tokenizer has no chat template; add chat_template.jinja")
+    return _loaded("AutoModelForCausalLM", path, dtype=dtype), tokenizer
+
+
+def _loaded(kind: str, path: str | Path, **options: Any) -> Any:
+    """The model of a directory by one of transformers' Auto classes; ``kind`` is its name."""
     _require_model_directory(path)
     allow_cuda_torchvision_on_cpu()
-    from transformers import AutoModelForImageTextToText
+    import transformers
 
     from drift.weights.finite import require_finite_network  # torch
 
     _no_bars_in_logs()
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            str(path), dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **options
-        )
-        model, info = loaded
+        model, info = getattr(transformers, kind).from_pretrained(str(path), output_loading_info=True, **options)
     except Exception as error:
         raise CheckpointError(f"{path}: the model does not load ({cause(error)})") from error
     if info["missing_keys"] or info["mismatched_keys"]:

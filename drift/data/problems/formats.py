@@ -64,11 +64,13 @@ def needed(config: IngestConfig, form: Format, columns: Sequence[str]) -> dict[s
     if form == "columns":
         images = {} if config.text_only else {"image_column": image_column(config, columns)}
         named = {"problem_column": config.problem_column, "answer_column": config.answer_column, **images}
-        named |= {key: name for key in ("choices_column", "chain_column") if (name := getattr(config, key))}
+        named |= {
+            key: name for key in ("choices_column", "text_column", "chain_column") if (name := getattr(config, key))
+        }
         return {key: name.partition(".")[0] for key, name in named.items()}
     known = {"problem_column": "question", "answer_column": "answer"} if form == "vlmevalkit" else {"format": form}
     own = {"answer_column": config.answer_column.partition(".")[0]} if config.answer_column != "answer" else {}
-    return known | own
+    return known | own | ({"text_column": config.text_column} if config.text_column else {})
 
 
 def image_column(config: IngestConfig, columns: Sequence[str]) -> str:

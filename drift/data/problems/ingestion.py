@@ -210,7 +210,8 @@ def _problem(entry: Entry, raw: Any, source: Source) -> Row:
     gold = gold_of(entry.gold, entry.chain, boxed=config.ready)
     choices = choices_of(entry.choices)
     named = str(raw.get("source") or source.label)
-    require_text([question, gold, *(choices or []), named], entry.chain if config.ready else None)
+    words = _words(raw, config)
+    require_text([question, gold, *(choices or []), named, words or ""], entry.chain if config.ready else None)
     if choices:
         require_option(gold, choices)
     images = [image_of(cell, config, source.folder) for cell in cells]
@@ -220,6 +221,7 @@ def _problem(entry: Entry, raw: Any, source: Source) -> Row:
         "id": problem_id(images, question, choices),
         "source": named,
         "problem": question,
+        "text_problem": words,
         "gold": gold,
         "choices": choices,
         "answer_kind": answer_kind(gold, choices),
@@ -228,6 +230,12 @@ def _problem(entry: Entry, raw: Any, source: Source) -> Row:
         "width": width,
         "height": height,
     }
+
+
+def _words(raw: Any, config: IngestConfig) -> str | None:
+    """The problem in words, where a column has it."""
+    cell = raw.get(config.text_column) if config.text_column else None
+    return None if cell is None else str(cell).strip() or None
 
 
 def problem_id(images: list[bytes], question: str, choices: Sequence[str] | None = None) -> str:

@@ -21,7 +21,7 @@ from drift.data.selection.verdicts import tokens_of
 from drift.data.tables import Row
 
 SPOOL_FILE = ".rows.arrow"
-ROW_COLUMNS = ["id", "source", "problem", "gold", "choices", "images"]
+ROW_COLUMNS = ["id", "source", "problem", "text_problem", "gold", "choices", "images"]
 """Of a problem that becomes a row."""
 SCHEMA = tables.TRAINING_SET.arrow_schema
 
@@ -91,12 +91,13 @@ def replay_row(problem: Row, config: CurateConfig) -> Row:
 
 
 def _row(problem: Row, kind: str, answer_text: str, config: CurateConfig) -> Row:
-    question = user_text(config.prompt, problem)
+    question, words = user_text(config.prompt, problem), problem.get("text_problem")
     return {
         "id": problem["id"],
         "kind": kind,
         "images": problem["images"],
         "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer_text}],
+        "text_problem": user_text(config.prompt, {**problem, "problem": words}) if words else None,
         "answer": problem["gold"],
         "source": problem["source"],
     }

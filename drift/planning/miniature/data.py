@@ -1,9 +1,10 @@
 """Problem pool, replay set and benchmark tables as files.
 
 The pool (`pool.parquet`) looks like ThinkLite-VL's: ``problem`` begins with ``<image>``, ``answer``, ``image``
-(encoded bytes), ``source``; some rows are dirty as real ones are. The replay set (`replay.parquet`) has the same
-columns with direct perception answers. Benchmarks are tab-separated tables in VLMEvalKit's form, of the test split only
-and equal for every seed; pool and replay use the training split only.
+(encoded bytes), ``source``; some rows are dirty as real ones are. It also has ``text_problem``, scene and question in
+words. The replay set (`replay.parquet`) has the same columns with direct perception answers. Benchmarks are
+tab-separated tables in VLMEvalKit's form, of the test split only and equal for every seed; pool and replay use the
+training split only.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ DIRT = {"wrong answer": 10, "duplicate": 6, "empty answer": 4, "broken image": 4
 
 Row = dict[str, Any]
 _SCHEMA = pa.schema(
-    [("problem", pa.string()), ("answer", pa.string()), ("image", pa.binary()), ("source", pa.string())]
+    [
+        ("problem", pa.string()),
+        ("text_problem", pa.string()),
+        ("answer", pa.string()),
+        ("image", pa.binary()),
+        ("source", pa.string()),
+    ]
 )
 
 
@@ -95,7 +102,9 @@ def _reasoning_row(rng: random.Random) -> Row:
 
 def _row(scene: Scene, exchange: Exchange, source: str, rng: random.Random) -> Row:
     image = render.scene_png(scene, Split.TRAIN, rng)
-    return {"problem": f"<image>{exchange.question}", "answer": exchange.answer, "image": image, "source": source}
+    words = f"[ {scene.text} ] {exchange.question}"
+    asked = {"problem": f"<image>{exchange.question}", "text_problem": words, "answer": exchange.answer}
+    return {**asked, "image": image, "source": source}
 
 
 def _write_rows(path: Path, rows: list[Row]) -> None:

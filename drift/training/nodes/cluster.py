@@ -229,5 +229,5 @@ def _seen_by_nodes(nodes: Nodes, job: Any) -> Any:
     seen = tuple(Path(mount.path) for mount in nodes.mounts)
     zero = job.config.deepspeed
     config = job.config.model_copy(update={"deepspeed": str(brought(claim, Path(zero), seen))}) if zero else job.config
-    inputs = {name: getattr(job, name) for name in ("source", "training_set", "delta")}
+    inputs = {name: getattr(job, name) for name in ("source", "training_set", "delta", "teacher")}
     return replace(job, config=config, **{n: path and brought(claim, path, seen) for n, path in inputs.items()})

@@ -81,7 +81,7 @@ def _end_on_sigterm() -> OfRanks:
 def write_job(path: Path, job: Any) -> None:
     """A `drift.training.fit.Job` as JSON, for nodes that share no memory."""
     paths = {name: str(value) for name, value in vars(job).items() if isinstance(value, Path)}
-    write_json(path, {"config": job.config.model_dump(mode="json"), "delta": None, **paths})
+    write_json(path, {"config": job.config.model_dump(mode="json"), "delta": None, "teacher": None, **paths})
 
 
 def read_job(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """The configuration: the shipped files are whole, and every mistake is one line with key, value and remedy."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,26 @@ def test_a_mistake_is_one_line_that_names_key_value_and_remedy(override, message
         load(MINIATURE, [override])
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["ingest.text_column=null"], "ingest.text_column"),
+        (
+            ["ingest={source: null, sources: [{source: a.csv, text_column: told}, {source: b.csv}]}"],
+            "ingest.sources[1].text_column",
+        ),
+        (["ingest={source: null}", "curate.ready=a.json", "generate=null"], "ingest.text_column"),
+    ],
+)
+def test_an_arm_that_asks_the_expert_in_words_needs_a_column_of_them(overrides, key):
+    asking = "arms.sft.train.method=on_policy"
+    load(MINIATURE, [asking])
+    with pytest.raises(
+        ConfigError, match=r"^arms\.sft\.train\.method: on_policy asks the expert .*; set " + re.escape(key)
+    ):
+        load(MINIATURE, [asking, "ingest.text_column=null", *overrides])
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content, message):
         check_deepspeed(TrainConfig(deepspeed=str(tmp_path / "zero.json")))
 
 
+def test_rollouts_under_zero3_are_refused(tmp_path):
+    write_json(tmp_path / "zero.json", GOOD | {"zero_optimization": ZERO3})
+    with pytest.raises(ConfigError, match=r"stage 3 with train\.method on_policy: .* use stage 2"):
+        check_deepspeed(TrainConfig(deepspeed=str(tmp_path / "zero.json"), method="on_policy"))
+
+
 def test_lora_under_zero3_is_refused(tmp_path):
     write_json(tmp_path / "zero.json", GOOD | {"zero_optimization": ZERO3})
     with pytest.raises(ConfigError, match=r"stage 3 with train\.lora: .* use stage 2"):

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
@@ -312,3 +313,14 @@ def test_a_larger_pool_keeps_of_the_old_problems_only_those_kept_before():
 )
 def test_only_whitespace_around_the_tags_is_made_equal(text, expected):
     assert normalised(text) == expected
+
+
+def test_the_problem_in_words_is_asked_as_the_question_is_and_older_problems_have_none(tmp_path):
+    problems = ingested(tmp_path, [pool_row(0, told="a square: compute 0 + 1")], text_column="told")
+    folder = generations(tmp_path / "generations", problems, [[cot(1)]])
+    curate(CurateConfig(prompt="Q: {problem}"), problems, folder, tmp_path / "out")
+    assert rows_of(tmp_path / "out")[0]["text_problem"] == "Q: a square: compute 0 + 1"
+    file = problems / "problems.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["text_problem"]), file)
+    curate(CurateConfig(), problems, folder, tmp_path / "again")
+    assert rows_of(tmp_path / "again")[0]["text_problem"] is None

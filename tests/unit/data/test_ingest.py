@@ -56,6 +56,7 @@ def test_a_problem_holds_the_contract_s_columns_and_untouched_bytes(tmp_path):
         "id": hashlib.sha256(image + text.encode()).hexdigest()[:16],
         "source": "geo",
         "problem": text,
+        "text_problem": None,
         "gold": "4",
         "choices": None,
         "answer_kind": "number",
@@ -212,3 +213,12 @@ def test_a_folder_that_holds_something_is_not_overwritten(tmp_path):
     with pytest.raises(DataError, match="exists already"):
         ingest(IngestConfig(source=str(tmp_path / "pool.parquet")), problems)
     assert pq.read_table(problems / "problems.parquet").equals(before)
+
+
+def test_the_problem_in_words_comes_from_its_column_and_may_be_missing_in_a_row(tmp_path):
+    rows = [pool_row(0, told=" a square: compute 1 "), pool_row(1, told=None)]
+    problems = ingested(tmp_path, rows, text_column="told")
+    found = [row["text_problem"] for row in read_rows(problems / "problems.parquet")]
+    assert found == ["a square: compute 1", None]
+    with pytest.raises(DataError, match="text_column"):
+        ingest(IngestConfig(source=str(tmp_path / "pool.parquet"), text_column="said"), tmp_path / "other")
