@@ -250,7 +250,8 @@ def _require_same(folder: Path, this: Mapping[str, Any]) -> None:
     What another left without a checkpoint is removed.
     """
     that = read_json(folder / RESUME) if (folder / RESUME).exists() else {}
-    other = next((key for key, value in this.items() if that.get(key) != value), None)
+    others = [key for key, value in this.items() if that.get(key) != value]
+    other = min(others, key=lambda key: key not in that, default=None)  # rather one that an older version knew too
     if other and that and saved(folder):
         raise DataError(
             f"{folder}: holds a checkpoint of another training ({other}: {that.get(other)} there, {this[other]} here);"

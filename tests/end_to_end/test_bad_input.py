@@ -54,7 +54,7 @@ def spoil_tables(here: Path) -> None:
     pool = pq.read_table(ASSETS / "pool.parquet")
     pq.write_table(pool.drop_columns(["answer"]), here / "no_answer.parquet")
     pq.write_table(pool.slice(0, 0), here / "empty.parquet")
-    broken = pool.slice(0, 20).set_column(2, "image", pa.array([b"no image"] * 20))
+    broken = pool.slice(0, 20).set_column(pool.schema.get_field_index("image"), "image", pa.array([b"no image"] * 20))
     pq.write_table(broken, here / "broken.parquet")
     (here / "text.parquet").write_text("not parquet")
     shutil.copytree(here / "problems", here / "no_problems")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from drift.config.data import EndpointTeacher, GenerateConfig, LocalTeacher
@@ -45,6 +46,7 @@ def local(model: Path, **changes) -> GenerateConfig:
 def tiny_teacher(tmp_path_factory) -> Path:
     """A random vision-language model with its processor."""
     folder = tmp_path_factory.mktemp("models") / "teacher"
+    torch.manual_seed(0)  # of whose random weights no other test decides whether it ends at once
     models.save_vlm(models.new_vlm(models.new_text_model().state_dict()), folder)
     return folder
 
