@@ -211,8 +211,8 @@ def merge_preset(name: str, method: str) -> dict[str, Any]:
     """
     if name != "br2v":
         raise ConfigError(f"preset: '{name}' is unknown; known: br2v")
-    if method in ("slerp", "della", "della_linear", "frank", "frism", "ip_merging", "delta"):
-        raise ConfigError(f"preset: br2v published no '{method}'; leave the preset out")
     if method in ("ties", "dare_ties", "dare_linear"):
         return {"weights": [1.6, 0.2], "density": 0.2, "rescale": False}
-    return {"weights": [0.9, 0.1], "keep_first": 6}
+    if method in ("linear", "task_arithmetic", "layer_swap"):
+        return {"weights": [0.9, 0.1], "keep_first": 6}
+    raise ConfigError(f"preset: br2v published no '{method}'; leave the preset out")
