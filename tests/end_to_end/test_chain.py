@@ -37,7 +37,7 @@ def whole(tmp_path_factory) -> tuple[Path, dict]:
     """A configuration and its uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     write_pool(folder / "pool.parquet", 200)
-    config = chain.write_config(folder, ingest={"source": str(folder / "pool.parquet")})
+    config = chain.write_config(folder, ingest={"source": str(folder / "pool.parquet"), "text_column": "text_problem"})
     return config, chain.run(config)
 
 
