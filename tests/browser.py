@@ -22,15 +22,17 @@ QUIET = (
     "--remote-debugging-port=0", "--remote-allow-origins=*",
 )  # fmt: skip
 SECONDS = 60
+READY = "document.readyState + document.documentElement?.dataset.ready === 'completeyes'"
 
 
 class Page:
     """The one tab. `requests`: addresses asked for besides the page and `data:`; `faults`: errors on the console."""
 
-    def __init__(self, socket: WebSocket) -> None:
+    def __init__(self, address: str) -> None:
         self.requests: list[str] = []
         self.faults: list[str] = []
-        self._socket, self._number = socket, 0
+        self._address, self._number = address, 0
+        self._socket: WebSocket = create_connection(address, timeout=SECONDS)
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
 
@@ -61,10 +63,24 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.send("Page.navigate", url=address)
+        self.until(READY)
+
+    def frame(self) -> Page:
+        """The one frame in it that has a process of its own, as sandboxed ones do."""
+        self.until("document.querySelector('iframe') !== null")
+        (frame,) = (one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "iframe")
+        return Page(f"{self._address.rpartition('/')[0]}/{frame['targetId']}")
+
+    def until(self, expression: str) -> None:
+        """Wait for an expression to be true."""
         deadline = time.monotonic() + SECONDS
-        while self.run("document.readyState + document.documentElement?.dataset.ready") != "completeyes":
-            assert time.monotonic() < deadline, f"not ready: {self.faults}"
+        while self.run(expression) is not True:
+            assert time.monotonic() < deadline, f"never {expression}: {self.faults}"
             time.sleep(0.05)
+
+    def close(self) -> None:
+        """Say no more to it."""
+        self._socket.close()
 
     def run(self, expression: str) -> Any:
         """The value of an expression in the page."""
@@ -103,9 +119,8 @@ def browser(profile: Path) -> Iterator[Page]:
     command = [program, *QUIET, f"--user-data-dir={profile}", "about:blank"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            socket = create_connection(_address(profile, process), timeout=SECONDS)
-            with contextlib.closing(socket):
-                yield Page(socket)
+            with contextlib.closing(Page(_address(profile, process))) as page:
+                yield page
         finally:
             process.terminate()
 

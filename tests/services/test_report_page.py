@@ -4,15 +4,18 @@ Runs with `make test-services`; needs Debian's `chromium`.
 """
 
 import base64
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from drift.gate.report.page import make_report
-from tests.browser import Page, browser
+from tests.browser import READY, Page, browser
+from tests.mlflow_server import mlflow_server
 from tests.report_inputs import ARMS, BENCHMARKS, published
 
 PAPER = 1047
@@ -158,6 +161,23 @@ def test_a_refusal_in_a_frame_of_no_origin_as_mlflow_shows_it_works_alike(tmp_pa
     assert "was refused by the gate" in tab.run("document.querySelector('#verdict').textContent")
     assert tab.run(FADED) == []
     assert (tab.requests, tab.faults) == ([], [])
+
+
+def test_mlflow_shows_it_at_its_run_with_answers_to_look_through(tmp_path: Path) -> None:
+    make_report(**published(tmp_path, questions=5, words=20), out=tmp_path / "report")
+    (tmp_path / "server").mkdir()
+    with mlflow_server(tmp_path / "server") as address, browser(tmp_path / "profile") as tab:
+        client = MlflowClient(address)
+        experiment = client.create_experiment("reports")
+        run = client.create_run(experiment).info.run_id
+        client.log_artifact(run, str(tmp_path / "report" / "report.html"))
+        tab.send("Page.navigate", url=f"{address}/#/experiments/{experiment}/runs/{run}/artifacts/report.html")
+        with contextlib.closing(tab.frame()) as frame:
+            frame.until(READY)
+            assert "was refused by the gate" in frame.run("document.querySelector('#verdict').textContent")
+            assert frame.run(COUNT).startswith("40 of 40 match")
+            assert frame.run(SIDEWAYS) == 0
+        shots(tab, "mlflow")
 
 
 def test_every_column_is_on_paper(report: Path, tab: Page) -> None:
