@@ -20,6 +20,7 @@ from drift.planning.ablation.schema import GridConfig
 from drift.planning.ablation.table import Row, Table
 
 ROLE_COLOURS = {"reasoning": COLOURS[0], "perception": COLOURS[1]}
+MARKERS = "osD^vPX"
 DOTS = 150
 """Per inch."""
 
@@ -85,17 +86,19 @@ def scatter(table: Table, gate: GateConfig) -> Figure | None:
         for place, row in enumerate(rows):
             x, y = row.roles["reasoning"], row.roles["perception"]
             colour = "#222" if _is_baseline(row) else COLOURS[place % len(COLOURS)]
-            axes.errorbar(x.mean, y.mean, y.deviation, x.deviation, fmt="o", ms=6, color=colour, elinewidth=0.8)
-            axes.annotate(row.name, (x.mean, y.mean), (5, 4), textcoords="offset points", size=8)
+            look: Any = {"fmt": MARKERS[place % len(MARKERS)], "ms": 6, "color": colour, "elinewidth": 0.8}
+            axes.errorbar(x.mean, y.mean, y.deviation, x.deviation, label=row.name, **look)
         for row in filter(_is_baseline, rows):
             axes.axvline(row.roles["reasoning"].mean + gate.min_reasoning_gain, color="#888", ls="--", lw=1)
             axes.axhline(row.roles["perception"].mean - gate.max_perception_loss, color="#888", ls="--", lw=1)
         axes.set_xlabel("reasoning, percent right")
         axes.set_ylabel("perception, percent right")
-        axes.margins(0.12)
+        axes.margins(0.08)
         axes.grid(color="#eee")
+        # beside it: names at points of nearly equal models would lie over each other
+        axes.figure.legend(loc="outside right upper", fontsize=8, frameon=False)
 
-    return _figure(draw, 6.6, 4.8) if rows else None
+    return _figure(draw, 7.8, max(4.8, 0.8 + 0.2 * len(rows))) if rows else None
 
 
 def _is_baseline(row: Row) -> bool:
