@@ -26,9 +26,18 @@ def weight_files(path: Path) -> list[Path]:
         return [path / SINGLE]
     if (path / INDEX).is_file():
         return indexed_files(path / INDEX)
-    if other := sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.gguf")]):
-        raise CheckpointError(f"{path}: no safetensors, only {other[0].name}; convert it to safetensors first")
-    raise CheckpointError(f"{path}: no weights ({SINGLE} or {INDEX})")
+    raise CheckpointError(f"{path}: {_explain_no_weights(path)}")
+
+
+def _explain_no_weights(path: Path) -> str:
+    if shards := sorted(path.glob("model-*-of-*.safetensors")):
+        return f"{shards[0].name} without {INDEX}, which transformers does not load either; download it again"
+    if own := sorted(path.glob("consolidated*.safetensors")):
+        return f"only {own[0].name}, with names that transformers does not load; take the files of its layout"
+    if other := sorted(file for ending in ("bin", "pth", "gguf") for file in path.glob(f"*.{ending}")):
+        way = "from_pretrained, then save_pretrained"
+        return f"no safetensors, only {other[0].name}; convert it to safetensors first ({way})"
+    return f"no weights ({SINGLE} or {INDEX})"
 
 
 def leftovers(path: Path, files: Sequence[Path]) -> list[str]:

@@ -225,6 +225,14 @@ def only_bin(path: Path) -> None:
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
 
 
+def shards_alone(path: Path) -> None:
+    shard(path)
+
+
+def mistral_format(path: Path) -> None:
+    (path / "model.safetensors").rename(path / "consolidated.safetensors")
+
+
 def no_weights(path: Path) -> None:
     (path / "model.safetensors").unlink()
 
@@ -307,6 +315,8 @@ def empty_index(path: Path) -> None:
         (list_config, "not a JSON object"),
         (quantise, "quantised (gptq)"),
         (only_bin, "no safetensors, only pytorch_model.bin"),
+        (shards_alone, "model-00001-of-00002.safetensors without model.safetensors.index.json"),
+        (mistral_format, "only consolidated.safetensors"),
         (no_weights, "no weights"),
         (adapter, "only an adapter"),
         (cut_data, "cut off"),
