@@ -15,7 +15,6 @@ from drift.weights.files import INDEX
 
 RECIPE = "merge.json"
 _OLD_WEIGHTS = (
-    "model*.safetensors",
     "consolidated*",
     "pytorch_model*",
     "tf_model*",
@@ -25,8 +24,17 @@ _OLD_WEIGHTS = (
     "*.h5",
     "*.msgpack",
     "*.ot",
+    "*.tflite",
+    "openvino_model*",
 )
-_OF_A_TRAINING = ("optimizer*", "scheduler.pt", "rng_state*", "global_step*", "*_states.pt", "training_args.bin")
+_OF_A_TRAINING = (
+    "checkpoint-*",
+    "global_step*",
+    "optimizer*",
+    "rng_state*",
+    "scheduler.pt",
+    "training_args.bin",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class SideFiles:
 def side_files(vlm: Checkpoint) -> SideFiles:
     """Configuration, processor, templates, code, whatever lies in sub-folders, and weights outside the model's own.
 
-    Left out: other forms of the weights that a merge replaces, the state of a training, and hidden files.
+    Left out: other forms of the weights that a merge replaces, the state of a training, what was made here and lies
+    below, and hidden files.
     """
     written = {*vlm.files, vlm.path / PROVENANCE, vlm.path / RECIPE}
     files = [file for file in _walk(vlm.path) if file not in written]
@@ -71,5 +80,7 @@ def _is_left(vlm: Checkpoint, file: Path) -> bool:
     parts = file.relative_to(vlm.path).parts
     hidden = any(part.startswith(".") for part in parts)
     old = any(fnmatch(part, pattern) for part in parts for pattern in (*_OLD_WEIGHTS, *_OF_A_TRAINING))
-    foreign = file.name.endswith(".index.json") and (file != vlm.path / INDEX or not vlm.sharded)
-    return hidden or old or foreign
+    variant = len(parts) == 1 and fnmatch(file.name, "model*.safetensors")
+    foreign = file.name.endswith(".index.json") and len(parts) == 1 and not (file.name == INDEX and vlm.sharded)
+    made_here = any((vlm.path.joinpath(*parts[:depth]) / PROVENANCE).is_file() for depth in range(1, len(parts)))
+    return hidden or old or variant or foreign or made_here

@@ -175,12 +175,13 @@ def row(name: str) -> str:
 HEAD = """# Model families
 
 Where the text decoder hangs is found by counting: the prefix before `layers.N.` under which most tensors of the expert
-have a partner of equal name and shape. An expert may be multimodal itself: its decoder is then the one with the embeddings
-beside its layers and the width and depth of its text configuration, or it is refused; vision towers are never taken.
-Layers from `num_hidden_layers` on (multi-token prediction) and rotary buffers are left out. There is no table of
-families in the code. This one is written by
+have a partner of equal name and shape. There is no table of families in the code. This one is written by
 `tests/unit/weights/test_families.py` (`make golden`), which builds a tiny model of each class and compares with
 transformers' own `get_decoder()`, on disk and at run time; Δ is then checked bit for bit.
+
+An expert may be multimodal itself: its decoder is then the one with the embeddings beside its layers and the width and
+depth of its text configuration, or it is refused; vision towers are never taken. Layers from `num_hidden_layers` on
+(multi-token prediction) and rotary buffers are left out.
 
 | family | class | expert | decoder on disk | decoder at run time | head on disk | tensors paired |
 |---|---|---|---|---|---|---|"""

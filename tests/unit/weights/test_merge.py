@@ -307,6 +307,9 @@ def test_side_files_come_along_and_other_weights_do_not(family: Family, tmp_path
         "additional_chat_templates/tool_use.jinja",
         "custom_generate/generate.py",
         *(left := ["pytorch_model-00001-of-00002.bin", "original/consolidated.00.pth", "model.fp16.safetensors"]),
+        "speech_tokenizer/model.safetensors",
+        "earlier/provenance.json",
+        "earlier/config.json",
         "optimizer.pt",
         ".hidden",
         "provenance.json",
@@ -315,7 +318,9 @@ def test_side_files_come_along_and_other_weights_do_not(family: Family, tmp_path
         (vlm / name).write_text('{"schema": 1}')
     report = merge(section("linear"), **{**family.references, "vlm": str(vlm)}, out=tmp_path / "merged")
     (warning,) = (line for line in report.warnings if "not copied" in line)
-    named = {*left, ".hidden", "optimizer.pt", "original/ (1 files)"} - {"original/consolidated.00.pth"}
+    named = {*left, ".hidden", "optimizer.pt", "original/ (1 files)", "earlier/ (2 files)"} - {
+        "original/consolidated.00.pth"
+    }
     assert set(warning.removeprefix(f"{vlm}: not copied: ").split(", ")) == named
     files = (path for path in (tmp_path / "merged").rglob("*") if path.is_file())
     assert {path.relative_to(tmp_path / "merged").as_posix() for path in files} == {
@@ -330,6 +335,7 @@ def test_side_files_come_along_and_other_weights_do_not(family: Family, tmp_path
         "mtp.safetensors",
         "processor_config.json",
         "provenance.json",
+        "speech_tokenizer/model.safetensors",
         "spk_dict.pt",
     }
 
