@@ -32,7 +32,7 @@ from drift.weights.pairing import plan
 from drift.weights.streaming import created, encode_header, one_thread, write_tensor
 
 expert, vlm, modules, statistics, out = sys.argv[1:]
-todo = plan(DeltaConfig(modules=modules.split(",")), expert=expert, vlm=vlm, base=None)
+todo = plan(DeltaConfig(modules=modules.split(","), force=True), expert=expert, vlm=vlm, base=None)
 header = encode_header({s.name: (s.dtype, s.shape) for s in todo.sources}, {})
 with one_thread(), created(Path(out), len(header) + todo.size_bytes) as stream:
     stream.write(header)
@@ -57,7 +57,7 @@ def main() -> None:
 def _contestants(expert: Path, vlm: Path, work: Path, arguments: argparse.Namespace) -> Iterator[Callable[[], Run]]:
     out = work / "out"
     size, attention = size_bytes(vlm), attention_bytes(vlm)
-    models = ["--expert", str(expert), "--vlm", str(vlm)]
+    models = ["--expert", str(expert), "--vlm", str(vlm), "--force"]  # text models both
     drift = [sys.executable, "-c", "from drift.cli import main; main()", "delta", *models, "--out", str(out)]
     bare = [sys.executable, "-c", BYTES_ONLY, str(expert), str(vlm)]
     commands = {

@@ -32,7 +32,7 @@ def main() -> None:
 
 def _contestants(models: dict[str, Path], work: Path, mergekit: Path | None, cold: bool) -> Iterator[Callable[[], Run]]:
     out, size = work / "out", size_bytes(models["vlm"])
-    drift = [sys.executable, "-c", "from drift.cli import main; main()", "merge", "--out", str(out)]
+    drift = [sys.executable, "-c", "from drift.cli import main; main()", "merge", "--force", "--out", str(out)]
     drift += [part for name, path in models.items() for part in (f"--{name}", str(path))]
     commands = {
         "cp": (["cp", "-r", str(models["vlm"]), str(out)], 2),

@@ -148,6 +148,7 @@ def merge(
     keep_first: Annotated[int | None, typer.Option(help="Layer swap: first layers that stay the VLM's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of DARE's and DELLA's masks.")] = None,
     preset: Annotated[str | None, typer.Option(help="br2v: the published baselines' settings, bugs included.")] = None,
+    force: Annotated[bool | None, typer.Option(help="Go on with checkpoints that look unrelated.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -162,6 +163,7 @@ def merge(
         "density": density,
         "keep_first": keep_first,
         "seed": seed,
+        "force": force,
     }
     settings = merge_preset(preset, method) if preset else {}
     settings |= {key: value for key, value in given.items() if value is not None}

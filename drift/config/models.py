@@ -87,7 +87,8 @@ class DeltaConfig(Section):
     shuffle: int | None = None
     """A control: with this seed, each tensor's elements change places. Its norm stays, its direction does not."""
     force: bool = False
-    """Go on although the checkpoints do not look like fine-tunes of one base, or φ_VL was made from another here."""
+    """Go on although the checkpoints do not look like fine-tunes of one base, φ_VL was made from another one here or is
+    a text model."""
 
     @property
     def pairs(self) -> tuple[tuple[str | None, str, float], ...]:
@@ -163,6 +164,8 @@ class MergeConfig(Section):
     where its training starts."""
     threshold: Fraction = 0.4
     """IP-Merging: a matrix is merged if a singular direction of the expert is so similar to the VLM's of that rank."""
+    force: bool = False
+    """Go on although the checkpoints do not look like fine-tunes of one base, or φ_VL is a text model."""
 
     @property
     def all_weights(self) -> list[tuple[str, tuple[float, ...]]]:

@@ -1,6 +1,7 @@
 """Checkpoints on disk: read lazily, paired, subtracted, merged and written, tensor by tensor in small memory.
 
 checkpoints  lazy safetensors        layout     the decoder's canonical names in any family
+files        which files are read    decoder    where the text decoder is    configurations  do two of them fit?
 pairing      do two of them fit?     streaming  a safetensors writer
 delta        Δ and its statistics    deltas     all named Δ of a run     deltafile  a stored Δ
 finite       does a tensor hold NaN?

@@ -9,21 +9,17 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from drift.ground.artifacts import PROVENANCE, content_sha256, read_json, read_provenance
-from drift.ground.errors import CheckpointError, DataError, MissingCheckpointError
-from drift.weights.layout import (
-    canonical_names,
-    check_architecture,
-    depth,
-    explain_missing,
-    find_partners,
-    match_parameters,
-)
+from drift.ground.artifacts import PROVENANCE, content_sha256, read_provenance
+from drift.ground.errors import CheckpointError, MissingCheckpointError
+from drift.weights.configurations import check_architecture, text_config
+from drift.weights.decoder import below, decoder_names, explain_no_decoder, layers_beyond
+from drift.weights.files import INDEX, SINGLE, leftovers, read_object, weight_files, weight_map
+from drift.weights.layout import depth, equal_decoders, explain_missing, find_partners, match_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,23 +28,21 @@ __all__ = [
     "Checkpoint",
     "TensorInfo",
     "fingerprint",
-    "indexed_files",
     "indexed_tensors",
     "match_parameters",
     "original_vlm_sha256",
     "pair_decoders",
     "read_header",
+    "read_headers",
     "resolve",
 ]
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 """Safetensors' and torch's names of the dtypes that can be subtracted and merged."""
 
 _BITS = {"BF16": 16, "F16": 16, "F32": 32, "F64": 64, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$")
-_HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py"]
+_HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.tiktoken", "spk_dict.pt"]
 _HUB_WEIGHTS = ["*.safetensors"]
 
 
@@ -124,8 +118,14 @@ def read_header(file: Path) -> Header:
         raise CheckpointError(f"{file}: no safetensors file, or cut off in its header; download it again") from error
     end = _require_gapless(file, tensors, 8 + length)
     if end != size:
-        raise CheckpointError(f"{file}: cut off: {size} bytes, but its header describes {end}; download it again")
+        what = "cut off" if size < end else "foreign bytes after the tensors"
+        raise CheckpointError(f"{file}: {what}: {size} bytes, but its header describes {end}; download it again")
     return Header(tensors, metadata, 8 + length)
+
+
+def read_headers(folder: Path, files: Iterable[Path]) -> dict[str, Header]:
+    """The headers of some files below a folder, by their names relative to it. Raises as `read_header`."""
+    return {file.relative_to(folder).as_posix(): read_header(file) for file in files}
 
 
 def _require_gapless(file: Path, tensors: Mapping[str, TensorInfo], start: int) -> int:
@@ -173,10 +173,15 @@ class Checkpoint:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = _read_config(self.path)
-        self.files = _weight_files(self.path)
+        self.files = weight_files(self.path)
         self.tensors = _read_tensors(self.path, self.files)
         self.shapes = {name: info.shape for name, info in self.tensors.items()}
         self._opened: dict[Path, Any] = {}
+
+    @property
+    def sharded(self) -> bool:
+        """Whether an index names its files."""
+        return self.files != [self.path / SINGLE]
 
     @property
     def revision(self) -> str | None:
@@ -193,17 +198,25 @@ class Checkpoint:
     @property
     def text_config(self) -> dict[str, Any]:
         """The configuration of the text decoder: a part of a multimodal model's, or all of a text model's."""
-        for key in ("text_config", "llm_config", "language_config"):
-            if isinstance(self.config.get(key), dict):
-                nested: dict[str, Any] = self.config[key]
-                return nested
-        return self.config
+        return text_config(self.config)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What of the directory is left out though it looks like the model's."""
+        left, beyond = leftovers(self.path, self.files), layers_beyond(self.shapes, self.config)
+        more = f"layers {beyond} from num_hidden_layers on (multi-token prediction) are left out"
+        files = f"{', '.join(left)} not read: transformers loads {self.files[0].name}"
+        return [f"{self.path}: {text}" for text, applies in ((files, left), (more, beyond)) if applies]
 
     def canonical(self) -> dict[str, str]:
-        """Canonical name → name on disk, of a *text* model. Raises CheckpointError if it has no decoder layers."""
-        names = canonical_names(self.tensors)
+        """Canonical name → name on disk of the text decoder and its head; of a multimodal model the decoder alone.
+
+        Rotary buffers, tensors without elements and layers from `num_hidden_layers` on (multi-token prediction) are no
+        part of it. Raises CheckpointError if there is no text decoder.
+        """
+        names = decoder_names(self.shapes, self.config)
         if not names:
-            raise CheckpointError(f"{self.path}: no tensor is named '...layers.N...'; not a text decoder known here")
+            raise CheckpointError(f"{self.path}: {explain_no_decoder(self.config)}")
         return names
 
     def tensor(self, name: str) -> Tensor:
@@ -215,7 +228,9 @@ class Checkpoint:
         return read_pieces(self.tensors[name], name, elements)
 
     def first_rows(self, name: str, elements: int) -> Tensor:
-        """The first rows of a tensor, about so many elements of it."""
+        """The first rows of a tensor, about so many elements of it; a number is a row of one."""
+        if not self.shapes[name]:
+            return self.tensor(name).reshape(1)
         rows = max(1, elements // max(1, self.shapes[name][-1]))
         return self._open(name).get_slice(name)[:rows]
 
@@ -262,23 +277,26 @@ def pair_decoders(expert: Checkpoint, other: Checkpoint) -> dict[str, str]:
     partners = find_partners(other.shapes, shapes)
     inside = next((name for name in partners if name.startswith("layers.")), None)
     if inside is None:
-        name = next(name for name in shapes if name.startswith("layers."))
-        raise CheckpointError(
-            f"{other.path}: no text decoder like that of {expert.path}; '{name}': "
-            + explain_missing(name, shapes[name], other.shapes)
-        )
-    prefix = partners[inside].removesuffix(inside)
-    depths = depth(shapes), depth(name.removeprefix(prefix) for name in other.shapes if name.startswith(prefix))
+        raise CheckpointError(f"{other.path}: {_explain_no_partner(shapes, other)} ({expert.path})")
+    there = below(other.shapes, partners[inside].removesuffix(inside), other.config)
+    depths = depth(shapes), depth(there)
     if depths[0] != depths[1]:
         raise CheckpointError(f"{expert.path} has {depths[0]} layers, {other.path} has {depths[1]}: not of one base")
     return partners
 
 
+def _explain_no_partner(expert: Mapping[str, tuple[int, ...]], other: Checkpoint) -> str:
+    if equal := equal_decoders(other.shapes, expert):
+        return f"text decoders at {' and '.join(map(repr, equal))} fit the expert equally well, so that none is taken"
+    name = next(name for name in expert if name.startswith("layers."))
+    return f"no text decoder like the expert's; '{name}': {explain_missing(name, expert[name], other.shapes)}"
+
+
 def fingerprint(path: Path) -> str:
     """SHA-256 over the contents of a model directory's weight files (name and contents of each)."""
     digest = hashlib.sha256()
-    for file in sorted(_weight_files(path)):
-        digest.update(f"{file.name}\0{content_sha256(file)}\n".encode())
+    for file in sorted(weight_files(path)):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{content_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -299,61 +317,30 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: only an adapter; merge it into its base model first (peft: merge_and_unload)")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: not a model directory (no config.json)")
-    config = _read_object(path / "config.json")
-    if isinstance(quantisation := config.get("quantization_config"), dict):
-        method = quantisation.get("quant_method", "unknown method")
-        raise CheckpointError(f"{path}: quantised ({method}); take the original, unquantised checkpoint")
+    config = read_object(path / "config.json")
+    for part in (config, text_config(config)):
+        for quantisation in (part.get("quantization_config"), part.get("compression_config")):
+            if isinstance(quantisation, dict):
+                method = quantisation.get("quant_method", "unknown method")
+                raise CheckpointError(f"{path}: quantised ({method}); take the original, unquantised checkpoint")
+    if named := config.get("transformers_weights"):
+        raise CheckpointError(
+            f"{path}: config.json names its weights itself (transformers_weights: {named}); rename it"
+        )
     return config
 
 
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file)
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: not a JSON object; download it again")
-    return content
-
-
-def indexed_files(index: Path) -> list[Path]:
-    """The safetensors files that an index names. Raises CheckpointError if one is missing."""
-    shards = sorted(set(_weight_map(index).values()))
-    for shard in shards:
-        if not (index.parent / shard).is_file():
-            raise CheckpointError(
-                f"{index.parent}: shard '{shard}' is missing, which {index.name} names; download it again"
-            )
-    return [index.parent / shard for shard in shards]
-
-
 def indexed_tensors(index: Path, headers: Mapping[str, Header]) -> dict[str, TensorInfo]:
-    """The tensors that an index names, in the headers of its files. Raises CheckpointError if one is not there."""
-    tensors = {}
-    for name, shard in _weight_map(index).items():
+    """All tensors in the files of an index; transformers, too, loads those that the index does not name.
+
+    Raises CheckpointError if one that it names is not there.
+    """
+    for name, shard in weight_map(index).items():
         if name not in headers[shard].tensors:
             raise CheckpointError(f"{index.parent}: {index.name} says that '{name}' is in '{shard}', but it is not")
-        tensors[name] = headers[shard].tensors[name]
-    return tensors
-
-
-def _weight_files(path: Path) -> list[Path]:
-    if (path / INDEX).is_file():
-        return indexed_files(path / INDEX)
-    if (path / SINGLE).is_file():
-        return [path / SINGLE]
-    if other := sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.gguf")]):
-        raise CheckpointError(f"{path}: no safetensors, only {other[0].name}; convert it to safetensors first")
-    raise CheckpointError(f"{path}: no weights ({SINGLE} or {INDEX})")
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = _read_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: has no weight_map; download it again")
-    return weight_map
+    return {name: info for header in headers.values() for name, info in header.tensors.items()}
 
 
 def _read_tensors(path: Path, files: list[Path]) -> dict[str, TensorInfo]:
-    headers = {file.name: read_header(file) for file in files}
-    return indexed_tensors(path / INDEX, headers) if (path / INDEX).is_file() else headers[SINGLE].tensors
+    headers = read_headers(path, files)
+    return headers[SINGLE].tensors if SINGLE in headers else indexed_tensors(path / INDEX, headers)

@@ -20,12 +20,12 @@ from drift.ground.errors import CheckpointError, DataError, PriorError
 from drift.weights.checkpoints import (
     Checkpoint,
     TensorInfo,
-    indexed_files,
     indexed_tensors,
     original_vlm_sha256,
-    read_header,
+    read_headers,
     read_pieces,
 )
+from drift.weights.files import indexed_files
 from drift.weights.finite import require_finite
 from drift.weights.layout import layer_index, match_parameters, module_of
 from drift.weights.streaming import dot, one_thread, progress
@@ -105,7 +105,7 @@ def load_delta(folder: Path) -> DeltaFile:
     """The Δ that `compute_delta` wrote into `folder`. Raises PriorError if it is absent, foreign or cut off."""
     try:
         index = folder / INDEX if (folder / INDEX).is_file() else None
-        headers = {file.name: read_header(file) for file in (indexed_files(index) if index else [folder / DELTA])}
+        headers = read_headers(folder, indexed_files(index) if index else [folder / DELTA])
         tensors = indexed_tensors(index, headers) if index else headers[DELTA].tensors
         content, original = read_json(folder / STATS), read_json(folder / PROVENANCE).get("original_vlm_sha256")
     except (CheckpointError, DataError) as error:

@@ -11,39 +11,49 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from drift.config.models import parse_layers
-from drift.ground.errors import CheckpointError, ConfigError, PriorError
+from drift.ground.errors import ConfigError, PriorError
 
 Shape = Sequence[int]
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)layers\.(?P<index>\d+)\.")
+_INSIDE = re.compile(r"^layers\.(?P<index>\d+)\.")
 _HEAD = "lm_head."
 _FUSED = re.compile(r"\.experts\.(?!\d)")
 _MODULES = {
-    "attn": re.compile(r"^layers\.\d+\.(self_attn|linear_attn)\.\w*proj\w*\.(weight|bias)$"),
-    "mlp": re.compile(r"^layers\.\d+\.(mlp|feed_forward)\.(.*\.)?\w*proj(\.weight|\.bias)?$"),
+    "attn": re.compile(r"^layers\.\d+\.(self_attn|linear_attn)\.(\w*proj\w*|dense)\.(weight|bias)$"),
+    "mlp": re.compile(r"^layers\.\d+\.(mlp|feed_forward)\.(.*\.)?\w*proj([._]bias|\.weight)?$"),
     "norm": re.compile(r"(^|\.)\w*norm\w*\.(weight|bias)$"),
     "head": re.compile(r"^lm_head\.(weight|bias)$"),
     "embed": re.compile(r"^embed_tokens\.weight$"),
 }
 
 
-def decoder_prefix(names: Iterable[str]) -> str | None:
-    """The prefix most `layers.N.` names share: where the decoder of a text model hangs; None without layers."""
-    prefixes = Counter(match["prefix"] for name in names if (match := _LAYER.match(name)))
-    return prefixes.most_common(1)[0][0] if prefixes else None
+def prefixes(names: Iterable[str]) -> list[str]:
+    """What stands before `layers.N.` in names, the most frequent first."""
+    found = Counter(match["prefix"] for name in names if (match := _LAYER.match(name)))
+    return [prefix for prefix, _ in found.most_common()]
 
 
-def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Canonical name → own name, for the names of a *text* model; what is outside the decoder is left out."""
+def canonical_names(names: Iterable[str], prefix: str | None = None) -> dict[str, str]:
+    """Canonical name → own name; what is outside the decoder is left out.
+
+    The decoder hangs at ``prefix``: of a *text* model at the most frequent one. Of several heads the nearest to it is
+    taken.
+    """
     names = list(names)
-    prefix = decoder_prefix(names)
+    prefix = next(iter(prefixes(names)), None) if prefix is None else prefix
     if prefix is None:
         return {}
     inside = {name.removeprefix(prefix): name for name in names if name.startswith(prefix) and not _is_head(name)}
-    return inside | {_HEAD + name.rpartition(".")[2]: name for name in names if _is_head(name)}
+    heads = sorted(filter(_is_head, names), key=lambda name: name.split(".")[0] == prefix.split(".")[0])
+    return inside | {_HEAD + name.rpartition(".")[2]: name for name in heads}
+
+
+def is_weight(name: str, shape: Shape) -> bool:
+    """Whether a tensor is a parameter with elements: old files also hold the rotary frequencies, which are computed."""
+    return 0 not in shape and not name.endswith("rotary_emb.inv_freq")
 
 
 def find_partners(names: Mapping[str, Shape], canonical: Mapping[str, Shape]) -> dict[str, str]:
@@ -52,19 +62,38 @@ def find_partners(names: Mapping[str, Shape], canonical: Mapping[str, Shape]) ->
     Every prefix before `layers.N.` in `names` is tried; the one with most hits is the decoder. Two equally
     good decoders are no decoder: the result is then empty.
     """
-    prefixes = {match["prefix"] for name in names if (match := _LAYER.match(name))}
-    found = sorted((_hits(names, canonical, prefix) for prefix in prefixes), key=len, reverse=True)
-    if not found or not found[0] or (len(found) > 1 and len(found[1]) == len(found[0])):
-        found = [{}]
-    return found[0] | _head_hits(names, canonical)
+    best = _best(names, canonical)
+    return (best[0][1] if len(best) == 1 else {}) | _head_hits(names, canonical)
 
 
-def unpaired(names: Iterable[str], partners: Mapping[str, str]) -> dict[str, str]:
-    """Canonical name → name, of what stands in the layers of a decoder and is nobody's partner."""
+def _best(names: Mapping[str, Shape], canonical: Mapping[str, Shape]) -> list[tuple[str, dict[str, str]]]:
+    """The prefix under which most tensors have a partner, with them; all that are equally good."""
+    found = [(prefix, _hits(names, canonical, prefix)) for prefix in prefixes(names)]
+    most = max((len(hits) for _, hits in found), default=0)
+    return [(prefix, hits) for prefix, hits in found if most and len(hits) == most]
+
+
+def equal_decoders(names: Mapping[str, Shape], canonical: Mapping[str, Shape]) -> list[str]:
+    """The prefixes of several decoders that fit equally well; empty if one fits best, or none."""
+    best = [prefix for prefix, _ in _best(names, canonical)]
+    return best if len(best) > 1 else []
+
+
+def unpaired(names: Mapping[str, Shape], partners: Mapping[str, str]) -> dict[str, str]:
+    """Canonical name → name, of what stands in the paired layers of a decoder and is nobody's partner."""
     inside = next(canonical for canonical in partners if canonical.startswith("layers."))
     prefix = partners[inside].removesuffix(inside)
-    left = (name for name in names if name.startswith(prefix + "layers."))
-    return {name.removeprefix(prefix): name for name in sorted(set(left) - set(partners.values()))}
+    layers = {layer_index(name) for name in partners} - {None}
+    left = sorted(names.keys() - set(partners.values()))
+    found = {
+        name.removeprefix(prefix): name for name in left if name.startswith(prefix) and is_weight(name, names[name])
+    }
+    return {canonical: name for canonical, name in found.items() if layer_index(canonical) in layers}
+
+
+def kinds_in_layers(names: Iterable[str]) -> list[str]:
+    """The kinds of tensors in the layers, as `layers.N.self_attn.q_norm.weight`."""
+    return sorted({re.sub(r"\.\d+(?=\.)", ".N", name) for name in names if layer_index(name) is not None})
 
 
 def match_parameters(names_and_shapes: Mapping[str, Shape], canonical: Mapping[str, Shape]) -> dict[str, str]:
@@ -82,6 +111,8 @@ def match_parameters(names_and_shapes: Mapping[str, Shape], canonical: Mapping[s
 def explain_missing(name: str, shape: Shape, names: Mapping[str, Shape]) -> str:
     """Why the canonical `name` has no partner among `names`, as half a sentence."""
     ending = [other for other in names if other == name or other.endswith("." + name)]
+    if same := [f"'{other}'" for other in ending if list(names[other]) == list(shape)]:
+        return f"{' and '.join(same)} of this shape, but not where the layers of a text decoder are"
     if ending:
         return f"shape {list(shape)} does not fit {list(names[ending[0]])} of '{ending[0]}'"
     if name.startswith(_HEAD):
@@ -92,55 +123,9 @@ def explain_missing(name: str, shape: Shape, names: Mapping[str, Shape]) -> str:
     return "the model has no tensor of this name and shape in its text decoder"
 
 
-_SAME = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "hidden_act",
-)
-_ALIKE = ("rope_theta", "vocab_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
-
-
-def check_architecture(expert: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]]) -> None:
-    """Raise CheckpointError if two text configurations, each with its model's name, cannot be of one base."""
-    _refuse_renumbered(expert, other)
-    for key in _SAME:
-        values = [config.get(key) for _, config in (expert, other)]
-        if None not in values and values[0] != values[1]:
-            raise CheckpointError(
-                f"{key}: {values[0]} in {expert[0]}, {values[1]} in the text decoder of {other[0]}: not of one base"
-            )
-
-
-def _refuse_renumbered(*models: tuple[str, Mapping[str, Any]]) -> None:
-    """Mllama counts its cross-attention layers among the decoder's: names agree where the layers do not."""
-    crossed = [
-        (name, config["cross_attention_layers"]) for name, config in models if "cross_attention_layers" in config
-    ]
-    if len(crossed) == 1 or (len(crossed) == 2 and crossed[0][1] != crossed[1][1]):
-        raise CheckpointError(
-            f"{crossed[0][0]}: cross-attention layers ({crossed[0][1]}) are counted among the decoder's, so that"
-            " layer N is another layer of the other model; not supported"
-        )
-
-
-def config_differences(expert: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What differs between two text configurations of one architecture: legitimate, but worth a warning."""
-    pairs = [(key, _setting(expert, key), _setting(other, key)) for key in _ALIKE]
-    return [f"{key}: {a} against {b}" for key, a, b in pairs if a is not None and b is not None and a != b]
-
-
-def _setting(config: Mapping[str, Any], key: str) -> Any:
-    rope = config.get("rope_parameters") or {}
-    return rope["rope_theta"] if key == "rope_theta" and "rope_theta" in rope else config.get(key)
-
-
 def layer_index(name: str) -> int | None:
     """3 for `layers.3.mlp.up_proj.weight`, None for tensors outside the layers."""
-    match = _LAYER.match(name)
+    match = _INSIDE.match(name)
     return int(match["index"]) if match else None
 
 
@@ -167,17 +152,39 @@ def select_modules(
     for module in modules:
         hits = {name for name in within if is_selected(name, module, include_bias)}
         if not hits:
-            tied = " (a head tied to the embeddings is no tensor of its own: select embed)" if module == "head" else ""
-            raise ConfigError(f"modules: '{module}' selects no tensor of the text decoder{tied}")
+            raise ConfigError(
+                f"modules: '{module}' selects no tensor of the text decoder{_explain_nothing(module, within)}"
+            )
         chosen |= hits
     if not chosen:
         raise ConfigError("modules: empty; choose of attn, mlp, norm, head, embed or re:<pattern>")
     return [name for name in names if name in chosen]
 
 
+def _explain_nothing(module: str, names: Sequence[str]) -> str:
+    if module == "head":
+        return " (a head tied to the embeddings is no tensor of its own: select embed)"
+    parts = sorted({name.split(".")[2] for name in names if layer_index(name) is not None})
+    if module == "embed" or not parts:
+        return ""
+    return f" (its layers hold {', '.join(parts)}: name them by re:<pattern>)"
+
+
+def layers_without(names: Sequence[str], modules: Sequence[str], layers: str | None = None) -> list[str]:
+    """Which layers a named module says nothing of though others have it, as a sentence for each module."""
+    within = _in_layers(names, layers)
+    present = {layer for name in within if (layer := layer_index(name)) is not None}
+    found = []
+    for module in (module for module in modules if module in _MODULES):
+        having = {layer_index(name) for name in within if is_selected(name, module, include_bias=True)} - {None}
+        if having and (without := sorted(present - having)):
+            found.append(f"layers {','.join(map(str, without))} have no tensor of '{module}'")
+    return found
+
+
 def is_selected(name: str, module: str, include_bias: bool) -> bool:
     """Whether a module's pattern finds a canonical name. Raises ConfigError if the module is unknown."""
-    return bool(_pattern(module).search(name)) and (include_bias or not name.endswith(".bias"))
+    return bool(_pattern(module).search(name)) and (include_bias or not name.endswith((".bias", "_bias")))
 
 
 def _in_layers(names: Sequence[str], layers: str | None) -> list[str]:

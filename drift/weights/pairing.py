@@ -17,11 +17,14 @@ import torch
 from drift.config.models import DeltaConfig, parse_layers
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.weights.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256, resolve
+from drift.weights.configurations import config_differences, is_multimodal
+from drift.weights.decoder import has_other_parts
 from drift.weights.layout import (
-    config_differences,
     explain_missing,
     is_selected,
+    kinds_in_layers,
     layer_index,
+    layers_without,
     module_of,
     select_modules,
     unpaired,
@@ -118,8 +121,8 @@ class DeltaPlan:
 def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> DeltaPlan:
     """Pair the tensors of the checkpoints by their headers; no tensor is read.
 
-    Raises CheckpointError if the models do not fit together or (without `force`) φ_VL was itself made from another
-    one here, ConfigError if the selection is empty.
+    Raises CheckpointError if the models do not fit together or (without `force`) φ_VL is a text model or was itself
+    made from another one here, ConfigError if the selection is empty.
     """
     opened = functools.cache(lambda reference: Checkpoint(resolve(reference)))
     pairs = tuple(
@@ -128,13 +131,44 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     )
     visual: Checkpoint = opened(vlm)
     _require_original(visual, config.force)
+    require_multimodal(visual, force=config.force)
     partners = [pair_decoders(pair.expert, visual) for pair in pairs]
     selected = select_modules(list(pairs[0].in_expert), config.modules, config.layers, config.include_bias)
     sources = tuple(_source(name, pairs, (visual, partners[0])) for name in sorted(selected, key=_reading_order))
     _require_whole(config, visual, partners)
-    differing = (config_differences(pair.expert.text_config, pair.other.text_config) for pair in pairs)
-    warnings = dict.fromkeys(f"the expert's configuration differs in {one}" for some in differing for one in some)
-    return DeltaPlan(config, pairs, visual, sources, tuple(warnings))
+    warnings = what_is_odd([(pair.expert, pair.other) for pair in pairs], visual)
+    warnings += layers_without(list(pairs[0].in_expert), config.modules, config.layers)
+    warnings += [line for pair, in_vlm in zip(pairs, partners, strict=True) for line in _unshared(pair, visual, in_vlm)]
+    return DeltaPlan(config, pairs, visual, sources, tuple(dict.fromkeys(warnings)))
+
+
+def require_multimodal(vlm: Checkpoint, *, force: bool) -> None:
+    """Raise CheckpointError, unless `force`, if what is given as φ_VL is a text decoder and nothing else."""
+    if not force and not has_other_parts(vlm.shapes, vlm.config):
+        raise CheckpointError(
+            f"{vlm.path}: given as the VLM, but a text model: no other part, no vision in its config.json; are expert "
+            "and VLM swapped? (force: true goes on)"
+        )
+
+
+def what_is_odd(pairs: Iterable[tuple[Checkpoint, Checkpoint]], vlm: Checkpoint) -> list[str]:
+    """Warnings about experts, each with another model, and φ_VL, from their headers and configurations."""
+    pairs = list(pairs)
+    models = dict.fromkeys([vlm, *(model for pair in pairs for model in pair)])
+    odd = [warning for model in models for warning in model.warnings]
+    seeing = dict.fromkeys(expert for expert, _ in pairs if is_multimodal(expert.config))
+    odd += [f"{expert.path}: a multimodal model as expert; its text decoder alone is taken" for expert in seeing]
+    for expert, other in pairs:
+        differing = config_differences(expert.text_config, other.text_config)
+        odd += [f"the expert's configuration differs in {one}" for one in differing]
+    return odd
+
+
+def _unshared(pair: Pair, vlm: Checkpoint, in_vlm: Mapping[str, str]) -> list[str]:
+    """What the layers of one of the two decoders have alone, and Δ does not."""
+    alone = [(pair.expert, pair.in_expert.keys() - in_vlm.keys()), (vlm, unpaired(vlm.shapes, in_vlm).keys())]
+    kinds = [(model, kinds_in_layers(names)) for model, names in alone]
+    return [f"{model.path} alone has {', '.join(some)}: not in Δ" for model, some in kinds if some]
 
 
 def check_same_base(expert: Checkpoint, others: Iterable[Checkpoint], *, force: bool) -> list[str]:
@@ -183,7 +217,7 @@ def _require_whole(config: DeltaConfig, vlm: Checkpoint, partners: Sequence[Mapp
     """Raise CheckpointError if the selection names a tensor of the VLM's decoder that an expert does not have."""
     layers = None if config.layers is None else parse_layers(config.layers)
     for in_vlm in partners:
-        for name, own in unpaired(vlm.tensors, in_vlm).items():
+        for name, own in unpaired(vlm.shapes, in_vlm).items():
             wanted = any(is_selected(name, module, config.include_bias) for module in config.modules)
             if wanted and (layers is None or layer_index(name) in layers):
                 raise CheckpointError(f"{vlm.path}: '{own}' has no partner in the expert: Δ would be partial")

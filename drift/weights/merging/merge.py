@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,13 +20,14 @@ import torch
 from torch import Tensor
 
 from drift.config.models import MergeConfig
-from drift.ground.artifacts import PROVENANCE, staged, write_json, write_provenance
+from drift.ground.artifacts import staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
-from drift.weights.checkpoints import INDEX, Checkpoint, Stored, fingerprint, original_vlm_sha256, read_header
+from drift.weights.checkpoints import Stored, fingerprint, original_vlm_sha256, read_header
 from drift.weights.deltafile import DeltaFile
 from drift.weights.finite import is_finite, require_finite
 from drift.weights.merging.frank import weights_in
 from drift.weights.merging.plan import MergePlan, plan_merge
+from drift.weights.merging.sidefiles import RECIPE
 from drift.weights.merging.tensors import Job, merge_pieces
 from drift.weights.pairing import check_same_base
 from drift.weights.streaming import (
@@ -41,9 +41,6 @@ from drift.weights.streaming import (
     require_space,
     write_tensor,
 )
-
-RECIPE = "merge.json"
-_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +70,9 @@ def merge(
 
     That is a model directory with the VLM's tensor names and side files. Streams tensor by tensor: arithmetic in
     float32, output in the VLM's dtype. The recipe stands in `merge.json`. Raises CheckpointError if the decoders do not
-    pair or a tensor holds NaN or infinity, PriorError if Δ is of another φ_VL, ConfigError if the method lacks a base,
-    an expert or a Δ, or merges nothing.
+    pair, a tensor holds NaN or infinity, or (without `force`) two models do not look like fine-tunes of one base or
+    φ_VL is a text model; PriorError if Δ is of another φ_VL; ConfigError if the method lacks a base, an expert or a Δ,
+    or merges nothing.
     """
     started = time.monotonic()
     todo = plan_merge(config, expert=expert, vlm=vlm, base=base, delta=delta)
@@ -82,11 +80,12 @@ def merge(
         warnings = _warnings(todo)
         for warning in warnings:
             logger.warning("merge: %s", warning)
-        require_space(folder, sum(file.stat().st_size for file in todo.vlm.files))
+        files = (*todo.vlm.files, *todo.side_files.copied)
+        require_space(folder, sum(file.stat().st_size for file in files))
         if config.method == "frank":
             todo = dataclasses.replace(todo, weights=weights_in(todo))
         changes = _write_shards(todo, folder)
-        _copy_side_files(todo.vlm.path, folder)
+        todo.side_files.copy(folder)
         _write_recipe(todo, folder)
     merged = len(todo.canonical)
     change = math.sqrt(changes[0] / changes[1]) if changes[1] else 0.0
@@ -101,8 +100,11 @@ def _threads(config: MergeConfig) -> contextlib.AbstractContextManager[None]:
 
 
 def _warnings(todo: MergePlan) -> tuple[str, ...]:
-    experts = [model for role, (model, _) in todo.others.items() if role != "base" and isinstance(model, Checkpoint)]
-    return tuple(warning for expert in experts for warning in check_same_base(expert, [todo.vlm], force=True))
+    """What looks odd. Raises CheckpointError if two models look unrelated, unless `force`: as for a Δ."""
+    origin = [] if todo.base is None else [todo.base]
+    pairs = [(expert, [todo.vlm, *origin]) for expert in todo.experts] + [(base, [todo.vlm]) for base in origin]
+    related = [line for model, others in pairs for line in check_same_base(model, others, force=todo.config.force)]
+    return (*todo.warnings, *dict.fromkeys(related))
 
 
 def _write_shards(todo: MergePlan, folder: Path) -> tuple[float, float]:
@@ -111,14 +113,17 @@ def _write_shards(todo: MergePlan, folder: Path) -> tuple[float, float]:
     with progress("merge", sum(info.size_bytes for info in todo.vlm.tensors.values())) as bar:
         for file in todo.vlm.files:
             header = read_header(file)
-            with file.open("rb") as source, created(folder / file.name, file.stat().st_size) as stream:
+            written = folder / file.relative_to(todo.vlm.path)
+            written.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("rb") as source, created(written, file.stat().st_size) as stream:
                 stream.write(source.read(header.size_bytes))
                 for name, info in sorted(header.tensors.items(), key=lambda item: item[1].start):
-                    if name in todo.canonical:
+                    if todo.vlm.tensors[name] != info:  # in two files, of which the other one counts
+                        copy_tensor(stream, source, info)
+                    elif name in todo.canonical:
                         total += _write_merged(todo, name, stream)
                     else:
-                        if name in todo.vlm.tensors:  # else no index names it, and nobody reads it
-                            require_finite(todo.vlm, name)
+                        require_finite(todo.vlm, name)
                         copy_tensor(stream, source, info)
                     bar.update(info.size_bytes)
     moved, whole = total.tolist()
@@ -147,15 +152,6 @@ def _write_merged(todo: MergePlan, name: str, stream: BinaryIO) -> Tensor:
             after -= before
             sums[0] += after @ after
     return sums
-
-
-def _copy_side_files(source: Path, folder: Path) -> None:
-    """Copy configuration, processor, tokenizer, chat template: all but weights, which are written."""
-    for file in sorted(source.iterdir()):
-        skipped = file.name in (PROVENANCE, RECIPE) or file.name.startswith(".") or file.suffix in _WEIGHT_SUFFIXES
-        foreign_index = file.name.endswith(".index.json") and file.name != INDEX
-        if file.is_file() and not skipped and not foreign_index:
-            shutil.copyfile(file, folder / file.name)
 
 
 def _write_recipe(todo: MergePlan, folder: Path) -> None:

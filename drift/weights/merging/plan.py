@@ -20,6 +20,8 @@ from drift.weights.layout import (
     select_modules,
     unpaired,
 )
+from drift.weights.merging.sidefiles import SideFiles, side_files
+from drift.weights.pairing import require_multimodal, what_is_odd
 
 Names = Mapping[str, str]
 """Its own name of each tensor, by the canonical one."""
@@ -38,6 +40,8 @@ class MergePlan:
     """φ_VL's name of a tensor → its canonical name."""
     weights: dict[str, tuple[float, ...]]
     """Of each tensor that is merged, by its canonical name."""
+    side_files: SideFiles
+    """What else of φ_VL's folder is copied."""
 
     def sources(self, own: str, name: str) -> list[tuple[Stored, str]]:
         """Every model that is read for a tensor of φ_VL, φ_VL first and φ_base last, with its name there."""
@@ -48,8 +52,26 @@ class MergePlan:
         """Every model, by its role."""
         return {"vlm": self.vlm, **{role: model for role, (model, _) in self.others.items()}}
 
+    @property
+    def experts(self) -> list[Checkpoint]:
+        """The text experts that are merged, without φ_base; none for a Δ."""
+        return [model for role, (model, _) in self.others.items() if role != "base" and isinstance(model, Checkpoint)]
+
+    @property
+    def base(self) -> Checkpoint | None:
+        """φ_base, where the method is one over differences from it."""
+        model = self.models.get("base")
+        return model if isinstance(model, Checkpoint) else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What looks odd, known from headers and configurations."""
+        others = [self.vlm, *([] if self.base is None else [self.base])]
+        odd = what_is_odd([(expert, other) for expert in self.experts for other in others], self.vlm)
+        return list(dict.fromkeys([*odd, *self.side_files.warnings]))
+
     def summary(self) -> dict[str, Any]:
-        """What a dry run shows: counts, bytes, models, every tensor that is merged, what is copied."""
+        """What a dry run shows: counts, bytes, models, every tensor that is merged, what is copied, warnings."""
         read = [source for own, name in self.canonical.items() for source in self.sources(own, name)[1:]]
         size = sum(info.size_bytes for info in self.vlm.tensors.values())
         return {
@@ -58,6 +80,7 @@ class MergePlan:
             "read_bytes": size + sum(model.tensors[there].size_bytes for model, there in read),
             "write_bytes": size,
             "models": [str(model.path) for model in self.models.values()],
+            "warnings": self.warnings,
             "not_merged": sorted(self.vlm.tensors.keys() - self.canonical.keys()),
             "pairs": [self._pair(own, name) for own, name in self.canonical.items()],
         }
@@ -84,16 +107,18 @@ def plan_merge(
 
 def _plan_delta(config: MergeConfig, vlm: Checkpoint, prior: DeltaFile) -> MergePlan:
     require_made_from(prior, vlm.path)
+    require_multimodal(vlm, force=config.force)
     partners = match_parameters(vlm.shapes, prior.shapes)
     for own in partners.values():
         vlm.require_float(own)
     others: dict[str, Other] = {"delta": (prior, {name: name for name in prior.names})}
     canonical = {partners[name]: name for name in prior.names}
-    return MergePlan(config, vlm, others, canonical, weights_by_name(config, prior.names))
+    return MergePlan(config, vlm, others, canonical, weights_by_name(config, prior.names), side_files(vlm))
 
 
 def _plan_experts(config: MergeConfig, expert: str, vlm: str, base: str | None) -> MergePlan:
     visual = Checkpoint(resolve(vlm))
+    require_multimodal(visual, force=config.force)
     experts = [Checkpoint(resolve(own or expert)) for own in config.experts or (None,)]
     origin = [Checkpoint(resolve(base))] if base is not None and config.needs_base else []
     first, in_vlm = experts[0], pair_decoders(experts[0], visual)
@@ -109,7 +134,8 @@ def _plan_experts(config: MergeConfig, expert: str, vlm: str, base: str | None) 
     merged = [name for name in wanted if _takes_part(config, name, first.shapes[named[0][1][name]])]
     roles = ["expert"] if len(experts) == 1 else [f"expert_{place}" for place in range(1, len(experts) + 1)]
     others: dict[str, Other] = dict(zip([*roles, *["base"] * len(origin)], named, strict=True))
-    return MergePlan(config, visual, others, {in_vlm[name]: name for name in merged}, weights_by_name(config, merged))
+    canonical = {in_vlm[name]: name for name in merged}
+    return MergePlan(config, visual, others, canonical, weights_by_name(config, merged), side_files(visual))
 
 
 def _require_all(wanted: Sequence[str], expert: Checkpoint, models: Iterable[tuple[Checkpoint, Names]]) -> None:
@@ -152,5 +178,5 @@ def weights_by_name(config: MergeConfig, names: Sequence[str]) -> dict[str, tupl
 
 def _require_nothing_left(vlm: Checkpoint, in_vlm: Mapping[str, str]) -> None:
     """Raise CheckpointError if a layer of the VLM's decoder has a tensor that the expert does not have."""
-    for name in unpaired(vlm.tensors, in_vlm).values():
+    for name in unpaired(vlm.shapes, in_vlm).values():
         raise CheckpointError(f"{vlm.path}: '{name}' has no partner in the expert: not of one base")

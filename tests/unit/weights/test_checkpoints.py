@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from drift.ground.artifacts import write_json, write_provenance
 from drift.ground.errors import CheckpointError, ConfigError, PriorError
 from drift.weights.checkpoints import (
-    INDEX,
     Checkpoint,
     fingerprint,
     original_vlm_sha256,
@@ -21,7 +20,9 @@ from drift.weights.checkpoints import (
     read_header,
     resolve,
 )
-from drift.weights.layout import canonical_names, config_differences, find_partners, match_parameters, select_modules
+from drift.weights.configurations import config_differences
+from drift.weights.files import INDEX
+from drift.weights.layout import canonical_names, find_partners, match_parameters, select_modules
 from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm, tiny_vlm_model
 
 DECODER = {f"layers.{i}.{name}": (4, 4) for i in range(3) for name in ("self_attn.q_proj.weight", "mlp.up_proj.weight")}
@@ -224,6 +225,14 @@ def only_bin(path: Path) -> None:
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
 
 
+def shards_alone(path: Path) -> None:
+    shard(path)
+
+
+def mistral_format(path: Path) -> None:
+    (path / "model.safetensors").rename(path / "consolidated.safetensors")
+
+
 def no_weights(path: Path) -> None:
     (path / "model.safetensors").unlink()
 
@@ -251,15 +260,49 @@ def empty_file(path: Path) -> None:
     (path / "model.safetensors").write_bytes(b"")
 
 
+def shard(path: Path) -> None:
+    """The single file, which comes before any index, becomes the first shard."""
+    (path / "model.safetensors").rename(path / "model-00001-of-00002.safetensors")
+
+
 def missing_shard(path: Path) -> None:
+    shard(path)
     write_json(path / INDEX, {"weight_map": {"norm.weight": "model-00002-of-00002.safetensors"}})
 
 
 def lying_index(path: Path) -> None:
-    write_json(path / INDEX, {"weight_map": {"model.ghost.weight": "model.safetensors"}})
+    shard(path)
+    write_json(path / INDEX, {"weight_map": {"model.ghost.weight": "model-00001-of-00002.safetensors"}})
+
+
+def index_of_elsewhere(path: Path) -> None:
+    shard(path)
+    write_json(path / INDEX, {"weight_map": {"model.norm.weight": "../model-00001-of-00002.safetensors"}})
+
+
+def trailing_bytes(path: Path) -> None:
+    with (path / "model.safetensors").open("ab") as stream:
+        stream.write(bytes(16))
+
+
+def quantise_text(path: Path) -> None:
+    config = json.loads((path / "config.json").read_text())
+    text = {**config["text_config"], "quantization_config": {"quant_method": "awq"}}
+    write_json(path / "config.json", {**config, "text_config": text})
+
+
+def compress(path: Path) -> None:
+    config = json.loads((path / "config.json").read_text())
+    write_json(path / "config.json", {**config, "compression_config": {"quant_method": "compressed-tensors"}})
+
+
+def own_weights_name(path: Path) -> None:
+    config = json.loads((path / "config.json").read_text())
+    write_json(path / "config.json", {**config, "transformers_weights": "other.safetensors"})
 
 
 def empty_index(path: Path) -> None:
+    shard(path)
     write_json(path / INDEX, {"metadata": {}})
 
 
@@ -272,6 +315,8 @@ def empty_index(path: Path) -> None:
         (list_config, "not a JSON object"),
         (quantise, "quantised (gptq)"),
         (only_bin, "no safetensors, only pytorch_model.bin"),
+        (shards_alone, "model-00001-of-00002.safetensors without model.safetensors.index.json"),
+        (mistral_format, "only consolidated.safetensors"),
         (no_weights, "no weights"),
         (adapter, "only an adapter"),
         (cut_data, "cut off"),
@@ -279,7 +324,12 @@ def empty_index(path: Path) -> None:
         (git_lfs_pointer, "no safetensors file"),
         (empty_file, "no safetensors file"),
         (missing_shard, "shard 'model-00002-of-00002.safetensors' is missing"),
-        (lying_index, "'model.ghost.weight' is in 'model.safetensors', but it is not"),
+        (lying_index, "'model.ghost.weight' is in 'model-00001-of-00002.safetensors', but it is not"),
+        (index_of_elsewhere, "no file below it"),
+        (trailing_bytes, "foreign bytes after the tensors"),
+        (quantise_text, "quantised (awq)"),
+        (compress, "quantised (compressed-tensors)"),
+        (own_weights_name, "transformers_weights: other.safetensors"),
         (empty_index, "has no weight_map"),
     ],
 )
@@ -312,7 +362,7 @@ def test_models_of_different_shape_are_refused_with_both_numbers(
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
-    [({"num_hidden_layers": 3}, "has 3 layers"), ({"hidden_size": 64}, "no text decoder like that of")],
+    [({"num_hidden_layers": 3}, "has 3 layers"), ({"hidden_size": 64}, "no text decoder like the expert's")],
 )
 def test_the_tensors_tell_where_the_configuration_is_silent(
     family: Family, tmp_path: Path, overrides: dict[str, int], message: str
@@ -325,7 +375,10 @@ def test_the_tensors_tell_where_the_configuration_is_silent(
 
 def test_a_model_without_layers_is_no_text_decoder(broken: Path) -> None:
     save_file({"weight": torch.zeros(2)}, broken / "model.safetensors")
-    with pytest.raises(CheckpointError, match="not a text decoder"):
+    with pytest.raises(CheckpointError, match="multimodal model without a text decoder known here: .* width 32"):
+        Checkpoint(broken).canonical()
+    write_json(broken / "config.json", {"model_type": "qwen2"})
+    with pytest.raises(CheckpointError, match="not a text decoder known here"):
         Checkpoint(broken).canonical()
 
 
@@ -338,7 +391,32 @@ def test_integer_weights_are_refused(broken: Path) -> None:
 def test_differences_in_rope_and_vocabulary_are_told() -> None:
     old = {"rope_theta": 10000.0, "vocab_size": 100}
     new = {"rope_parameters": {"rope_theta": 1e6}, "vocab_size": 108}
-    assert config_differences(old, new) == ["rope_theta: 10000.0 against 1000000.0", "vocab_size: 100 against 108"]
+    assert config_differences(old, new) == ["vocab_size: 100 against 108", "rope_theta: 10000.0 against 1000000.0"]
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+DIFFERENCES = {
+    "family": ({"model_type": "llama"}, {"model_type": "mistral"}, ["model_type: llama against mistral"]),
+    "a VLM's text part is of its family": ({"model_type": "qwen2"}, {"model_type": "qwen2_5_vl_text"}, []),
+    "a VLM of one configuration": ({"model_type": "llama"}, {"model_type": "llava", "image_token_index": 9}, []),
+    "scaling": ({"rope_scaling": LLAMA3}, {}, [f"rope_scaling: {LLAMA3} against {{}}"]),
+    "scaling, two ways to write it": (
+        {"rope_theta": 1e4, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}},
+        [],
+    ),
+    "sections of an image": ({}, {"rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}}, []),
+    "window": ({"sliding_window": 4096}, {"sliding_window": None}, ["sliding_window: 4096 against None"]),
+    "window that is off": ({"sliding_window": 4096, "use_sliding_window": False}, {"sliding_window": None}, []),
+    "multiplier": ({"residual_multiplier": 0.2}, {"residual_multiplier": 1}, ["residual_multiplier: 0.2 against 1"]),
+    "norms of queries": ({"use_qk_norm": True}, {"use_qk_norm": False}, ["use_qk_norm: True against False"]),
+}
+
+
+@pytest.mark.parametrize("kind", DIFFERENCES)
+def test_what_matters_of_a_configuration_is_told_by_name(kind: str) -> None:
+    expert, other, told = DIFFERENCES[kind]
+    assert config_differences(expert, other) == told
 
 
 # ------------------------------------------------------------------------------------------- references

@@ -179,6 +179,10 @@ have a partner of equal name and shape. There is no table of families in the cod
 `tests/unit/weights/test_families.py` (`make golden`), which builds a tiny model of each class and compares with
 transformers' own `get_decoder()`, on disk and at run time; Δ is then checked bit for bit.
 
+An expert may be multimodal itself: its decoder is then the one with the embeddings beside its layers and the width and
+depth of its text configuration, or it is refused; vision towers are never taken. Layers from `num_hidden_layers` on
+(multi-token prediction) and rotary buffers are left out.
+
 | family | class | expert | decoder on disk | decoder at run time | head on disk | tensors paired |
 |---|---|---|---|---|---|---|"""
 
@@ -190,5 +194,11 @@ TAIL = """Refused, by name:
   on the other. Attention alone (`--modules attn`) works.
 - **Quantised** checkpoints, adapters, and weights that are not in safetensors (`.bin`, `.pth`, `.gguf`).
 - Models of another depth, width or number of heads, two equally good decoders, any selected tensor without a partner.
+- A text model given as the VLM, and models that are no fine-tunes of one base (mean cosine of a sample of projections
+  below 0.1; of a merge the base, too). `force` goes on.
+
+A folder may hold more weight files than one model: the single `model.safetensors` is read before an index, as
+transformers does, and what is not read is named. `attn` and `mlp` go by names (`…proj`, `dense`): layers that have none
+of a module are listed, and so is what one of the two decoders has alone.
 
 A head tied to the embeddings is no tensor of its own: select `embed` instead of `head`."""

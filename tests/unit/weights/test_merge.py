@@ -18,7 +18,8 @@ from torch import Tensor
 from drift.config.models import MergeConfig, MergeMethod
 from drift.ground.artifacts import read_json, read_provenance
 from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftError
-from drift.weights.checkpoints import INDEX, Checkpoint, fingerprint, read_header
+from drift.weights.checkpoints import Checkpoint, fingerprint, read_header
+from drift.weights.files import INDEX
 from drift.weights.layout import module_of
 from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, task_arithmetic
 from drift.weights.merging.merge import merge
@@ -32,6 +33,7 @@ from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm
 METHODS = [method for method in get_args(MergeMethod) if method != "delta"]  # which has no expert
 WEIGHED = [method for method in METHODS if method != "frank"]  # which computes its weights
 NAME = "layers.1.mlp.up_proj.weight"
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 usual = st.floats(-10, 10, width=32).map(lambda value: value if abs(value) > 1e-30 else 0.0)  # half of it is exact
 floats = st.lists(usual, min_size=1, max_size=30)
 
@@ -301,21 +303,41 @@ def test_side_files_come_along_and_other_weights_do_not(family: Family, tmp_path
         "chat_template.jinja",
         "processor_config.json",
         "merges.txt",
-        "training.bin",
+        "spk_dict.pt",
+        "mtp.safetensors",
+        "additional_chat_templates/tool_use.jinja",
+        "custom_generate/generate.py",
+        *(left := ["pytorch_model-00001-of-00002.bin", "original/consolidated.00.pth", "model.fp16.safetensors"]),
+        "speech_tokenizer/model.safetensors",
+        "earlier/provenance.json",
+        "earlier/config.json",
+        "optimizer.pt",
         ".hidden",
         "provenance.json",
     ):
+        (vlm / name).parent.mkdir(exist_ok=True)
         (vlm / name).write_text('{"schema": 1}')
-    merge(section("linear"), **{**family.references, "vlm": str(vlm)}, out=tmp_path / "merged")
-    assert {path.name for path in (tmp_path / "merged").iterdir()} == {
+    report = merge(section("linear"), **{**family.references, "vlm": str(vlm)}, out=tmp_path / "merged")
+    (warning,) = (line for line in report.warnings if "not copied" in line)
+    named = {*left, ".hidden", "optimizer.pt", "original/ (1 files)", "earlier/ (2 files)"} - {
+        "original/consolidated.00.pth"
+    }
+    assert set(warning.removeprefix(f"{vlm}: not copied: ").split(", ")) == named
+    files = (path for path in (tmp_path / "merged").rglob("*") if path.is_file())
+    assert {path.relative_to(tmp_path / "merged").as_posix() for path in files} == {
+        "additional_chat_templates/tool_use.jinja",
         "chat_template.jinja",
         "config.json",
+        "custom_generate/generate.py",
         "generation_config.json",
         "merge.json",
         "merges.txt",
         "model.safetensors",
+        "mtp.safetensors",
         "processor_config.json",
         "provenance.json",
+        "speech_tokenizer/model.safetensors",
+        "spk_dict.pt",
     }
 
 
@@ -342,7 +364,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(family: Fami
 
 
 def test_a_smaller_vocabulary_of_the_expert_does_not_matter(family: Family, tmp_path: Path) -> None:
-    expert = str(tiny_llm(tmp_path / "expert", vocab_size=60))
+    tables = {name: load_file(family.expert / "model.safetensors")[name][:60].clone() for name in VOCABULARY}
+    smaller = {name.replace(".", "__"): table for name, table in tables.items()}
+    expert = edited(family.expert, tmp_path / "expert", **smaller)
     report = merge(section("linear"), **{**family.references, "expert": expert}, out=tmp_path / "merged")
     assert report.merged == 25
 
@@ -380,6 +404,27 @@ def test_an_expert_of_other_shape_is_refused(family: Family, tmp_path: Path, ove
 def test_a_base_of_other_shape_is_refused(family: Family, tmp_path: Path) -> None:
     base = str(tiny_llm(tmp_path / "base", num_hidden_layers=3))
     assert "not of one base" in refused(family, tmp_path / "merged", CheckpointError, section("ties"), base=base)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_ties", "frank"])
+def test_an_unrelated_base_is_refused_as_by_delta(family: Family, tmp_path: Path, method: str) -> None:
+    base = str(tiny_llm(tmp_path / "base", seed=99))
+    message = refused(family, tmp_path / "merged", CheckpointError, section(method), base=base)
+    assert message.startswith(f"{family.expert} and {base}: mean cosine")
+    report = merge(section(method, force=True), **{**family.references, "base": base}, out=tmp_path / "merged")
+    assert len([line for line in report.warnings if "mean cosine of the projections with" in line]) == 2
+
+
+def test_a_base_of_the_expert_alone_is_refused_too(tmp_path: Path) -> None:
+    ours, other = tiny_family(tmp_path / "ours"), tiny_vlm(tmp_path / "other", seed=99)
+    models = {**ours.references, "vlm": str(other)}
+    with pytest.raises(CheckpointError, match="not fine-tunes of one base"):
+        merge(section("ties"), **models, out=tmp_path / "merged")
+
+
+def test_a_method_without_a_base_does_not_look_at_it(family: Family, tmp_path: Path) -> None:
+    base = str(tiny_llm(tmp_path / "base", seed=99))
+    assert merge(section("linear"), **{**family.references, "base": base}, out=tmp_path / "merged").warnings == ()
 
 
 def edited(source: Path, folder: Path, **changes: Tensor | None) -> str:
