@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -163,6 +163,9 @@ class Stored(Protocol):
     def pieces(self, name: str, elements: int) -> Iterator[Tensor]:
         """`read_pieces` of the tensor of this name."""
 
+    def sha256(self) -> str:
+        """The hash of its weights."""
+
 
 class Checkpoint:
     """A model directory: `config`, and `tensors` by their names on disk. Reads headers only.
@@ -198,6 +201,10 @@ class Checkpoint:
                 nested: dict[str, Any] = self.config[key]
                 return nested
         return self.config
+
+    def sha256(self) -> str:
+        """Its `fingerprint`."""
+        return fingerprint(self.path)
 
     def canonical(self) -> dict[str, str]:
         """Canonical name → name on disk, of a *text* model. Raises CheckpointError if it has no decoder layers."""
@@ -274,10 +281,10 @@ def pair_decoders(expert: Checkpoint, other: Checkpoint) -> dict[str, str]:
     return partners
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, files: Iterable[Path] | None = None) -> str:
     """SHA-256 over the contents of a model directory's weight files (name and contents of each)."""
     digest = hashlib.sha256()
-    for file in sorted(_weight_files(path)):
+    for file in sorted(_weight_files(path) if files is None else files):
         digest.update(f"{file.name}\0{content_sha256(file)}\n".encode())
     return digest.hexdigest()
 
@@ -299,14 +306,15 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: only an adapter; merge it into its base model first (peft: merge_and_unload)")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: not a model directory (no config.json)")
-    config = _read_object(path / "config.json")
+    config = read_object(path / "config.json")
     if isinstance(quantisation := config.get("quantization_config"), dict):
         method = quantisation.get("quant_method", "unknown method")
         raise CheckpointError(f"{path}: quantised ({method}); take the original, unquantised checkpoint")
     return config
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError."""
     try:
         content = read_json(file)
     except DataError as error:
@@ -348,7 +356,7 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = _read_object(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: has no weight_map; download it again")
     return weight_map

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from drift.config.models import DeltaConfig
 from drift.ground.artifacts import content_sha256, hashing, staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
+from drift.weights.adapters import Adapted
 from drift.weights.checkpoints import Checkpoint, original_vlm_sha256
 from drift.weights.deltafile import (
     DELTA,
@@ -321,6 +322,7 @@ def _write_sidecars(folder: Path, todo: DeltaPlan, stats: Mapping[str, TensorSta
     inputs = {"vlm": todo.vlm.path}
     for place, pair in enumerate(todo.pairs, 1):
         inputs |= {f"expert_{place}": pair.expert.path, f"other_{place}": pair.other.path}
+        inputs |= {f"expert_{place}_base": pair.expert.base.path} if isinstance(pair.expert, Adapted) else {}
     write_json(folder / STATS, {"format": FORMAT, "direction": todo.direction, **section, "tensors": stats})
     _draw(folder, layer_table(stats))
     write_provenance(

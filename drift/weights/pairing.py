@@ -16,6 +16,7 @@ import torch
 
 from drift.config.models import DeltaConfig, parse_layers
 from drift.ground.errors import CheckpointError, ConfigError
+from drift.weights.adapters import Adapted, open_model
 from drift.weights.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256, resolve
 from drift.weights.layout import (
     config_differences,
@@ -81,7 +82,8 @@ class DeltaPlan:
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """Every model that is read, once."""
-        return list(dict.fromkeys([self.vlm, *(model for pair in self.pairs for model in (pair.expert, pair.other))]))
+        read = [self.vlm, *(model for pair in self.pairs for model in (pair.expert, pair.other))]
+        return list(dict.fromkeys([*read, *(model.base for model in read if isinstance(model, Adapted))]))
 
     @property
     def read_bytes(self) -> int:
@@ -121,7 +123,7 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     Raises CheckpointError if the models do not fit together or (without `force`) φ_VL was itself made from another
     one here, ConfigError if the selection is empty.
     """
-    opened = functools.cache(lambda reference: Checkpoint(resolve(reference)))
+    opened = functools.cache(lambda reference: Checkpoint(resolve(vlm)) if reference == vlm else open_model(reference))
     pairs = tuple(
         _pair(opened(own or expert), opened(_subtracted(minus, vlm, base)), weight)
         for own, minus, weight in config.pairs

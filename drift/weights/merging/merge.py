@@ -23,8 +23,7 @@ from torch import Tensor
 from drift.config.models import MergeConfig
 from drift.ground.artifacts import PROVENANCE, staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
-from drift.weights.checkpoints import INDEX, Checkpoint, Stored, fingerprint, original_vlm_sha256, read_header
-from drift.weights.deltafile import DeltaFile
+from drift.weights.checkpoints import INDEX, Checkpoint, original_vlm_sha256, read_header
 from drift.weights.finite import is_finite, require_finite
 from drift.weights.merging.frank import weights_in
 from drift.weights.merging.plan import MergePlan, plan_merge
@@ -162,7 +161,7 @@ def _write_recipe(todo: MergePlan, folder: Path) -> None:
     section = todo.config.model_dump(mode="json")
     recipe = {
         **section,
-        "weights_sha256": {name: _sha256(model) for name, model in todo.models.items()},
+        "weights_sha256": {name: model.sha256() for name, model in todo.models.items()},
         "merged": {name: todo.weights[name] for name in sorted(todo.canonical.values())},
         "copied": sorted(todo.vlm.tensors.keys() - todo.canonical.keys()),
     }
@@ -170,7 +169,3 @@ def _write_recipe(todo: MergePlan, folder: Path) -> None:
     inputs = {name: model.path for name, model in todo.models.items()}
     original = original_vlm_sha256(todo.vlm.path)
     write_provenance(folder, "merge", config=section, inputs=inputs, original_vlm_sha256=original)
-
-
-def _sha256(model: Stored) -> str:
-    return model.sha256() if isinstance(model, DeltaFile) else fingerprint(model.path)
