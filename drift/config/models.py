@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from drift.config.section import Fraction, Layered, Module, Name, Positive, Section
+from drift.config.section import Count, Fraction, Layered, Module, Name, Positive, Section
 from drift.ground.errors import ConfigError
 
 
@@ -113,10 +113,20 @@ class DeltaConfig(Section):
     layers: Layers | None = None
     """`0-27`, `4,8-11`; null for all."""
     include_bias: bool = True
+    rank: Count | None = None
+    """Each matrix of Δ as two factors of this rank, those of its largest singular values; null: whole."""
+    dtype: Literal["int8", "float8_e4m3fn"] | None = None
+    """Each matrix of Δ in 8 bits with a scale for each row; null: the checkpoints' dtype."""
     shuffle: int | None = None
     """A control: with this seed, each tensor's elements change places. Its norm stays, its direction does not."""
     force: bool = False
     """Go on although the checkpoints do not look like fine-tunes of one base, or φ_VL was made from another here."""
+
+    @model_validator(mode="after")
+    def _is_one_form(self) -> Self:
+        if self.rank is not None and self.dtype is not None:
+            raise ValueError(f"rank: {self.rank} with dtype {self.dtype}; Δ is stored in one form, remove one of them")
+        return self
 
     @property
     def pairs(self) -> tuple[tuple[str | None, str, float], ...]:

@@ -28,7 +28,7 @@ from drift.weights.finite import is_finite, require_finite
 from drift.weights.merging.frank import weights_in
 from drift.weights.merging.plan import MergePlan, plan_merge
 from drift.weights.merging.tensors import Job, merge_pieces
-from drift.weights.pairing import check_same_base
+from drift.weights.pairing import check_same_base, sparse_warnings
 from drift.weights.streaming import (
     CHUNK_ELEMENTS,
     DTYPES,
@@ -100,8 +100,10 @@ def _threads(config: MergeConfig) -> contextlib.AbstractContextManager[None]:
 
 
 def _warnings(todo: MergePlan) -> tuple[str, ...]:
-    experts = [model for role, (model, _) in todo.others.items() if role != "base" and isinstance(model, Checkpoint)]
-    return tuple(warning for expert in experts for warning in check_same_base(expert, [todo.vlm], force=True))
+    models = {role: model for role, (model, _) in todo.others.items() if isinstance(model, Checkpoint)}
+    base = models.pop("base", None)
+    unlike = [warning for one in models.values() for warning in check_same_base(one, [todo.vlm], force=True)]
+    return (*unlike, *sparse_warnings((expert, base) for expert in models.values() if base))
 
 
 def _write_shards(todo: MergePlan, folder: Path) -> tuple[float, float]:
