@@ -27,6 +27,7 @@ from drift.planning.reach import forecast
 from drift.planning.rehearsal import IN_IMAGES
 from drift.planning.sizing import disk_of
 from drift.tracking import store
+from drift.weights.adapters import open_model
 from drift.weights.checkpoints import Checkpoint
 from drift.weights.hub import on_hub
 from pipelines.cluster.compile import compile_pipeline
@@ -154,7 +155,7 @@ def _key(name: str) -> None:
 def _fit_together(config: Config) -> None:
     try:
         for reference in filter(None, config.models.without_start().model_dump().values()):
-            Checkpoint(Path(reference).expanduser())
+            open_model(reference, lambda one: Path(one).expanduser())
     except CheckpointError:
         raise Noted("not all can be read here, so whether they fit together is not known") from None
     forecast(config, samples=1)

@@ -124,6 +124,7 @@ GROUPS: dict[str, list[Scenario]] = {
     "projection": variants("projection", prior={"schedule": {"kind": "projection", "target": 0.05}}),
     "alpha 0": variants("α = 0", prior={"alpha": 0.0}),
     "plain": variants("plain", delta=""),
+    **{form: variants(form, delta=form) for form in ("rank 4", "int8", "fp8")},
     "lora": [one for one in variants("LoRA", lora=True) if one.backend in ("one", "ddp", "zero0", "zero1", "zero2")],
 }
 """Scenarios that must agree; the first of each part is what the others are compared with."""
@@ -292,6 +293,9 @@ def run_all(folder: Path) -> dict[str, Result]:
 
 DELTAS = {
     "paper": DeltaConfig(),
+    "rank 4": DeltaConfig(rank=4),
+    "int8": DeltaConfig(dtype="int8"),
+    "fp8": DeltaConfig(dtype="float8_e4m3fn"),
     "narrow": DeltaConfig(modules=(r"re:^layers\.0\.self_attn\.q_proj\.weight$",)),
 }
 

@@ -95,13 +95,15 @@ def verify(
 @command(STEPS)
 def delta(
     section_from: SectionOf,
-    expert: Annotated[list[str], typer.Option(help="φ_reason: directory or hub id; of several: EXPERT=WEIGHT.")],
+    expert: Annotated[list[str], typer.Option(help="φ_reason: directory, hub id or BASE+LORA; several: X=WEIGHT.")],
     vlm: Annotated[str, typer.Option(help="φ_VL: directory or hub id.")],
     out: Out,
     base: Annotated[str | None, typer.Option(help="φ_base, for --minus base.")] = None,
     minus: Annotated[str | None, typer.Option(help="What is subtracted: vlm, base, or a checkpoint.")] = None,
     modules: Annotated[str | None, typer.Option(help="attn,mlp,norm,head,embed or re:PATTERN.")] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 0-27 or 4,8-11.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Each matrix as two factors of this rank.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Each matrix in int8 or float8_e4m3fn, a scale per row.")] = None,
     force: Annotated[bool | None, typer.Option(help="Go on with checkpoints that look unrelated.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -116,6 +118,8 @@ def delta(
         "minus": minus,
         "modules": modules.split(",") if modules else None,
         "layers": layers,
+        "rank": rank,
+        "dtype": dtype,
         "force": force,
     }
     section = section_from.load(DeltaConfig, "delta", given)

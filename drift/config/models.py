@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from drift.config.section import Fraction, Layered, Module, Name, Positive, Section
+from drift.config.section import Count, Fraction, Layered, Module, Name, Positive, Section
 from drift.ground.errors import ConfigError
 
 
@@ -31,13 +33,40 @@ Layers = Annotated[str, AfterValidator(_parses)]
 """`0-27`, `4,8-11`."""
 
 
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def split_base(reference: str) -> tuple[str, str | None]:
+    """`BASE+ADAPTER` as (ADAPTER, BASE); any other reference, and a path that is there, as (itself, None)."""
+    base, _, adapter = reference.rpartition("+")
+    there = Path(reference).expanduser().exists()
+    return (adapter, base) if base and adapter and not there else (reference, None)
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a folder has an adapter and no model of its own."""
+    return (path / ADAPTER_CONFIG).is_file() and not any(path.glob("model*.safetensors"))
+
+
+def stated_base(path: Path) -> str | None:
+    """What an adapter's folder names as its base (`id`, `id@revision` or a path); None for any other folder."""
+    if not is_adapter(path):
+        return None
+    try:
+        config = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return f"{base}@{revision}" if base and revision and not Path(base).exists() else base or None
+
+
 class ModelsConfig(Section):
     """The checkpoints: local directories or hub ids, all fine-tuned from one base."""
 
     vlm: str
     """φ_VL, the multimodal model to fine-tune."""
     expert: str
-    """φ_reason, the text model that reasons."""
+    """φ_reason, the text model that reasons; or a LoRA adapter, alone or as BASE+ADAPTER."""
     base: str | None = None
     """φ_base, the language model both come from; some merges and Δ = φ_reason − φ_base need it."""
     start: str | None = None
@@ -58,7 +87,7 @@ class ExpertConfig(Section):
     """One of several experts that a Δ is made of."""
 
     model: str | None = None
-    """A checkpoint; null is `models.expert`."""
+    """A checkpoint, or a LoRA adapter, alone or as BASE+ADAPTER; null is `models.expert`."""
     weight: float = Field(1.0, allow_inf_nan=False)
     """Its share of the direction, relative to the others'; negative leads away from it."""
     minus: str | None = None
@@ -84,11 +113,21 @@ class DeltaConfig(Section):
     layers: Layers | None = None
     """`0-27`, `4,8-11`; null for all."""
     include_bias: bool = True
+    rank: Count | None = None
+    """Each matrix of Δ as two factors of this rank, those of its largest singular values; null: whole."""
+    dtype: Literal["int8", "float8_e4m3fn"] | None = None
+    """Each matrix of Δ in 8 bits with a scale for each row; null: the checkpoints' dtype."""
     shuffle: int | None = None
     """A control: with this seed, each tensor's elements change places. Its norm stays, its direction does not."""
     force: bool = False
     """Go on although the checkpoints do not look like fine-tunes of one base, φ_VL was made from another one here or is
     a text model."""
+
+    @model_validator(mode="after")
+    def _is_one_form(self) -> Self:
+        if self.rank is not None and self.dtype is not None:
+            raise ValueError(f"rank: {self.rank} with dtype {self.dtype}; Δ is stored in one form, remove one of them")
+        return self
 
     @property
     def pairs(self) -> tuple[tuple[str | None, str, float], ...]:

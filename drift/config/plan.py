@@ -20,7 +20,7 @@ from drift.config.chain import Config
 from drift.config.data import CurateConfig, IngestConfig, LengthConfig, ReplayConfig, matches
 from drift.config.evaluate import EvaluateConfig
 from drift.config.gate import GateConfig
-from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
+from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig, split_base, stated_base
 from drift.config.places import ASKS_FOR, ONE, Places, Shards
 from drift.config.section import Name, Section
 from drift.config.train import TrainConfig
@@ -239,6 +239,13 @@ def local_inputs(key: str, reference: str) -> Inputs:
     return {}
 
 
+def model_inputs(key: str, reference: str) -> Inputs:
+    """`local_inputs` of a model; of a LoRA adapter, and of its base."""
+    adapter, base = split_base(reference)
+    base = base or stated_base(Path(adapter))
+    return local_inputs(key, adapter) | (local_inputs(f"{key}: base", base) if base else {})
+
+
 def pool_inputs(ingest: IngestConfig) -> Inputs:
     """The hashes of all sources of problems; images that they name by path are not looked at."""
     return {key: found for name, one in ingest.each() for key, found in local_inputs(name, one.source).items()}
@@ -305,7 +312,7 @@ def delta_inputs(step: DeltasStep) -> Inputs:
     inputs = local_inputs(*known["vlm"])
     for name, delta in step.deltas.items():
         for reference in (reference for expert, minus, _ in delta.pairs for reference in (expert, minus)):
-            inputs |= local_inputs(*known.get(reference, (f"deltas.{name}:{reference}", str(reference))))
+            inputs |= model_inputs(*known.get(reference, (f"deltas.{name}:{reference}", str(reference))))
     return inputs
 
 
@@ -314,12 +321,12 @@ def _arm_inputs(step: ArmStep) -> Inputs:
     if step.models.start and not step.models.start_at_champion:
         inputs |= local_inputs("models.start", step.models.start)
     if step.merge:
-        inputs |= local_inputs("models.expert", step.models.expert)
+        inputs |= model_inputs("models.expert", step.models.expert)
         for own in filter(None, step.merge.experts):
-            inputs |= local_inputs(f"arms.{step.name}.merge.experts:{own}", own)
+            inputs |= model_inputs(f"arms.{step.name}.merge.experts:{own}", own)
         inputs |= local_inputs("models.base", step.models.base) if step.models.base else {}
     if step.train and step.train.distils:
-        inputs |= local_inputs("models.expert", step.models.expert)
+        inputs |= model_inputs("models.expert", step.models.expert)
     if step.train and step.train.deepspeed:
         check_deepspeed(step.train)  # before the teacher has worked for hours
         inputs |= local_inputs("train.deepspeed", step.train.deepspeed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from drift.config.plan import Inputs, InputsStep, delta_inputs, local_inputs, pool_inputs, question_inputs
+from drift.config.plan import Inputs, InputsStep, delta_inputs, model_inputs, pool_inputs, question_inputs
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ def _models(step: InputsStep) -> Inputs:
     """Those of every Δ, those that a merge reads, and what training starts from."""
     hashes = delta_inputs(step.deltas)
     for role, reference in {**step.deltas.models.model_dump(), "start": step.start}.items():
-        hashes |= local_inputs(f"models.{role}", reference) if reference else {}
+        hashes |= model_inputs(f"models.{role}", reference) if reference else {}
     for own in step.experts:
-        hashes |= local_inputs(f"merge.experts:{own}", own)
+        hashes |= model_inputs(f"merge.experts:{own}", own)
     return hashes
 
 

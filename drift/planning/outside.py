@@ -9,12 +9,13 @@ import urllib3
 
 from drift.config.chain import Config
 from drift.config.data import VllmTeacher
+from drift.config.models import split_base, stated_base
 from drift.config.plan import looks_local, merged_experts
 from drift.config.servers import VllmConfig
 from drift.ground.errors import ConfigError
 from drift.ground.findings import Check, Noted
 from drift.inference.served import find_vllm
-from drift.weights.checkpoints import Checkpoint, resolve
+from drift.weights.adapters import open_model
 from drift.weights.hub import on_hub
 
 ANSWER_SECONDS = 5.0
@@ -44,13 +45,17 @@ def engines_of(config: Config) -> list[Check]:
 
 def check_model(key: str, reference: str) -> None:
     """Raise ConfigError or CheckpointError unless the model can be had here; Noted if the hub does not answer."""
-    path = Path(reference).expanduser()
+    adapter, base = split_base(reference)
+    path = Path(adapter).expanduser()
+    if own := base or stated_base(path):
+        check_model(f"{key}: base", own)
     if path.exists():
-        Checkpoint(resolve(reference))
-    elif looks_local(reference):
-        raise ConfigError(f"{key}: '{reference}' does not exist; give a path that does, or a hub id (owner/name)")
+        if not own or Path(own).expanduser().exists():
+            open_model(reference)
+    elif looks_local(adapter):
+        raise ConfigError(f"{key}: '{adapter}' does not exist; give a path that does, or a hub id (owner/name)")
     else:
-        on_hub(key, reference, "model")
+        on_hub(key, adapter, "model")
 
 
 def check_answers(base_url: str) -> None:

@@ -5,7 +5,7 @@ Symbols: K the number of guided tensors; all vectors have K float32 elements, th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ class Bias:
         gradient.add_bias_(result.view(-1), piece, c[0])
         return result
 
-    def _sums(self, gradients: Sequence[Tensor | None], pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _sums(self, gradients: Sequence[Tensor | None], pieces: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """‖g‖ and ⟨g, Δ⟩ of the whole parameters."""
         if self._group is None and all(grad is None for grad in gradients):
             raise PriorError("no guided parameter has a gradient; is the text decoder part of the loss?")

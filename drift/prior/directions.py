@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from drift.ground.errors import PriorError
+from drift.prior.kept import Kept, Pieces, keep
 from drift.prior.shards import Layout, Shard, whole_shape
 from drift.weights.deltafile import DeltaFile
 from drift.weights.layout import find_partners, match_parameters
@@ -49,10 +50,10 @@ class Directions:
         are finite, and not all are zero.
         """
         self._shards, self._layout = shards, layout
-        self._pieces = [self._read(shard) for shard in shards]
+        self._kept = [self._read(shard) for shard in shards]
         seen = torch.zeros(2, len(self.names), dtype=torch.float64)
-        for shard, piece in zip(shards, self._pieces, strict=True):
-            seen[:, shard.parameter] += torch.tensor([shard.elements, float(_dot(piece, piece))], dtype=torch.float64)
+        for shard, piece in zip(shards, self.pieces(), strict=True):
+            seen[:, shard.parameter] += torch.tensor([shard.elements, float(_square(piece))], dtype=torch.float64)
         counts, squares = all_reduce(seen, layout.group)
         for name, count in zip(self.names, counts.tolist(), strict=True):
             if count != self.delta.stats[name]["numel"]:
@@ -66,11 +67,11 @@ class Directions:
     @property
     def bytes(self) -> int:
         """Bytes of Δ that this rank keeps."""
-        return sum(piece.numel() * piece.element_size() for piece in self._pieces)
+        return sum(kept.size_bytes for kept in self._kept)
 
-    def pieces(self) -> list[Tensor]:
-        """The direction of every shard, flat, in the dtype Δ is stored in."""
-        return self._pieces
+    def pieces(self) -> Pieces:
+        """The direction of every shard, flat, in the dtype Δ is stored in, or float32 where it is not stored whole."""
+        return Pieces(self._kept)
 
     def norms(self, device: torch.device) -> Tensor:
         """‖Δ_k‖ of the whole parameters, (K,), float32."""
@@ -83,15 +84,14 @@ class Directions:
 
     def travel(self) -> dict[str, Tensor]:
         """`projection` = ⟨φ_t − φ_VL, Δ⟩/‖Δ‖² over all guided tensors. A collective call where they are sharded."""
-        dots = [_dot(shard.weight(), piece) for shard, piece in zip(self._shards, self._pieces, strict=True)]
+        dots = [_dot(shard.weight(), piece) for shard, piece in zip(self._shards, self.pieces(), strict=True)]
         local = torch.stack(dots).double().sum() if dots else torch.zeros((), dtype=torch.float64)
         start = sum(self.delta.stats[name]["vlm_dot_delta"] for name in self.names)
         moved = all_reduce(local, self._layout.group) - start
         return {"projection": moved / self._norms.double().square().sum().to(moved.device)}
 
-    def _read(self, shard: Shard) -> Tensor:
-        whole = self.delta.tensor(self.names[shard.parameter])
-        return shard.part(whole).to(shard.weight().device, copy=True)
+    def _read(self, shard: Shard) -> Kept:
+        return keep(self.delta.form(self.names[shard.parameter]), shard.part, shard.weight().device)
 
 
 class LoraDirections:
@@ -125,16 +125,16 @@ class LoraDirections:
         self._shards = shards
         devices = [parameter.device for parameter in self.parameters[::2]]
         read = zip(self._matrices, devices, strict=True)
-        self._deltas = [self.delta.tensor(name).to(device) for name, device in read]
-        self._squares = torch.stack([_dot(delta, delta).double().cpu() for delta in self._deltas])
+        self._deltas = [self.delta.form(name).to(device) for name, device in read]
+        self._squares = torch.stack([_square(form.whole()).double().cpu() for form in self._deltas])
         check_norms(self.delta, self._matrices, self._squares)
         at_start = zip(self._bases, self._deltas, self._matrices, strict=True)
-        self._start = sum(dot(w, d) - self.delta.stats[name]["vlm_dot_delta"] for w, d, name in at_start)
+        self._start = sum(dot(w, d.whole()) - self.delta.stats[name]["vlm_dot_delta"] for w, d, name in at_start)
 
     @property
     def bytes(self) -> int:
         """Bytes of Δ that this rank keeps: all of its matrices."""
-        return sum(delta.numel() * delta.element_size() for delta in self._deltas)
+        return sum(form.size_bytes for form in self._deltas)
 
     def pieces(self) -> list[Tensor]:
         """The direction of every shard, flat float32, from the factors as they are now."""
@@ -171,7 +171,7 @@ class LoraDirections:
 
     def _directions(self, k: int) -> tuple[Tensor, Tensor]:
         a, b = self._pair(k)
-        delta = self._deltas[k].float()
+        delta = self._deltas[k].whole().float()
         return self._scaling[k] * (b.T @ delta), self._scaling[k] * (delta @ a.T)
 
 
@@ -222,6 +222,10 @@ def _factors(name: str, module: Any) -> tuple[Tensor, Tensor, float]:
         raise PriorError(f"{name}: LoRA with a prior needs whole factors on every rank; use DDP or ZeRO-2")
     require_trained(name, a.requires_grad and b.requires_grad)
     return a, b, float(module.scaling[adapter])
+
+
+def _square(a: Tensor) -> Tensor:
+    return _dot(a, a)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

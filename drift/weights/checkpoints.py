@@ -40,7 +40,19 @@ __all__ = [
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 """Safetensors' and torch's names of the dtypes that can be subtracted and merged."""
 
-_BITS = {"BF16": 16, "F16": 16, "F32": 32, "F64": 64, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+_BITS = {
+    "BF16": 16,
+    "F16": 16,
+    "F32": 32,
+    "F64": 64,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
+    "F8_E4M3": 8,
+}
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$")
 _HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.tiktoken", "spk_dict.pt"]
 _HUB_WEIGHTS = ["*.safetensors"]
@@ -163,6 +175,9 @@ class Stored(Protocol):
     def pieces(self, name: str, elements: int) -> Iterator[Tensor]:
         """`read_pieces` of the tensor of this name."""
 
+    def sha256(self) -> str:
+        """The hash of its weights."""
+
 
 class Checkpoint:
     """A model directory: `config`, and `tensors` by their names on disk. Reads headers only.
@@ -207,6 +222,10 @@ class Checkpoint:
         more = f"layers {beyond} from num_hidden_layers on (multi-token prediction) are left out"
         files = f"{', '.join(left)} not read: transformers loads {self.files[0].name}"
         return [f"{self.path}: {text}" for text, applies in ((files, left), (more, beyond)) if applies]
+
+    def sha256(self) -> str:
+        """Its `fingerprint`."""
+        return fingerprint(self.path)
 
     def canonical(self) -> dict[str, str]:
         """Canonical name → name on disk of the text decoder and its head; of a multimodal model the decoder alone.
@@ -292,10 +311,10 @@ def _explain_no_partner(expert: Mapping[str, tuple[int, ...]], other: Checkpoint
     return f"no text decoder like the expert's; '{name}': {explain_missing(name, expert[name], other.shapes)}"
 
 
-def fingerprint(path: Path) -> str:
-    """SHA-256 over the contents of a model directory's weight files (name and contents of each)."""
+def fingerprint(path: Path, files: Iterable[Path] | None = None) -> str:
+    """SHA-256 over the contents of a model directory's weight files (name and contents of each), or of ``files``."""
     digest = hashlib.sha256()
-    for file in sorted(weight_files(path)):
+    for file in sorted(weight_files(path) if files is None else files):
         digest.update(f"{file.relative_to(path).as_posix()}\0{content_sha256(file)}\n".encode())
     return digest.hexdigest()
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from drift.config.models import DeltaConfig
 from drift.ground.artifacts import content_sha256, hashing, staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
+from drift.weights.adapters import Adapted
 from drift.weights.checkpoints import Checkpoint, original_vlm_sha256
 from drift.weights.deltafile import (
     DELTA,
@@ -31,14 +33,18 @@ from drift.weights.deltafile import (
     STATS,
     LayerRow,
     TensorStats,
+    energy,
     layer_table,
     mean_cosine,
     relative_l2,
+    sparsity_of,
 )
 from drift.weights.finite import require_finite
-from drift.weights.pairing import DeltaPlan, Source, check_same_base, plan
+from drift.weights.forms import WHOLE, shortened
+from drift.weights.pairing import DeltaPlan, Pair, Source, check_same_base, plan, sampled_sparsity, sparse_warnings
 from drift.weights.streaming import (
     PIECE_ELEMENTS,
+    Sparsity,
     ahead,
     chunks,
     created,
@@ -47,6 +53,7 @@ from drift.weights.streaming import (
     one_thread,
     progress,
     require_space,
+    sparsity,
     tensor_generator,
     write_tensor,
 )
@@ -62,7 +69,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DeltaReport:
-    """What was computed: counts, whole norms, and warnings about the pair of checkpoints."""
+    """What was computed: counts, whole norms, what a rank or 8 bits left of ‖Δ‖², sparsity, and warnings."""
 
     folder: Path
     tensors: int
@@ -70,12 +77,16 @@ class DeltaReport:
     l2: float
     relative_l2: float
     cosine: float
+    bytes: int
+    energy: float
+    zeros: float
+    tiny: float
     seconds: float
     warnings: tuple[str, ...]
 
     def metrics(self) -> dict[str, float]:
         """Flat names for MLflow."""
-        names = ("tensors", "elements", "l2", "relative_l2", "cosine", "seconds")
+        names = ("tensors", "elements", "bytes", "l2", "relative_l2", "cosine", "energy", "zeros", "tiny", "seconds")
         return {f"delta/{name}": float(getattr(self, name)) for name in names}
 
 
@@ -103,7 +114,7 @@ def compute_delta(
             for pair in todo.pairs
             for warning in check_same_base(pair.expert, dict.fromkeys((pair.other, todo.vlm)), force=config.force)
         ]
-        warnings = (*todo.warnings, *related)
+        warnings = (*todo.warnings, *related, *sparse_warnings((pair.expert, pair.other) for pair in todo.pairs))
         for warning in warnings:
             logger.warning("delta: %s", warning)
         with staged(out) as folder:
@@ -113,7 +124,7 @@ def compute_delta(
                 stats = _stream(todo, folder, shards := _shards(todo, shard_bytes))
             _write_hashes(todo, folder, shards)
             _write_sidecars(folder, todo, stats, warnings)
-    return _report(out, stats, time.monotonic() - started, warnings)
+    return _report(out, todo, stats, time.monotonic() - started, warnings)
 
 
 def mixing_factors(norms: Sequence[float], weights: Sequence[float]) -> list[float]:
@@ -148,7 +159,9 @@ def part_sums(delta: Tensor, vlm: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]
     return total
 
 
-def stats_from_sums(sums: Tensor, weights: Sequence[float], shape: tuple[int, ...]) -> TensorStats:
+def stats_from_sums(
+    sums: Tensor, weights: Sequence[float], shape: tuple[int, ...], sparse: Sparsity | None = None
+) -> TensorStats:
     """The statistics of a tensor, from its `part_sums`; the cosine is the mean over experts, weighted by |wᵢ|."""
     l1, delta_squared, vlm_squared, vlm_dot_delta, *of_pairs = sums.tolist()
     shares = [abs(weight) for weight in weights]
@@ -160,6 +173,10 @@ def stats_from_sums(sums: Tensor, weights: Sequence[float], shape: tuple[int, ..
         vlm_l2=math.sqrt(vlm_squared),
         cosine=math.fsum(share * cosine for share, cosine in zip(shares, cosines, strict=True)) / math.fsum(shares),
         vlm_dot_delta=vlm_dot_delta,
+        full_l2=math.sqrt(delta_squared),
+        energy=1.0,
+        zeros=sparse.zeros if sparse else None,
+        tiny=sparse.tiny if sparse else None,
         numel=math.prod(shape),
         shape=shape,
     )
@@ -200,26 +217,55 @@ def _stream(todo: DeltaPlan, folder: Path, shards: Shards) -> dict[str, TensorSt
     if not any(entry["l2"] for entry in stats.values()):
         raise CheckpointError("the experts' weights cancel out: Δ = 0; give them other weights")
     if len(shards) > 1:
-        names = {source.name: file for file, sources in shards.items() for source in sources}
+        names = {name: file for file, sources in shards.items() for name in _stored(sources)}
         write_json(folder / INDEX, {"metadata": {"total_size": todo.size_bytes}, "weight_map": names})
     return stats
 
 
 def _stream_file(todo: DeltaPlan, file: Path, sources: Sequence[Source], bar: tqdm[None]) -> dict[str, TensorStats]:
     header = _header(todo, sources, dict.fromkeys(todo.checkpoints, UNHASHED))
-    weights = [pair.weight for pair in todo.pairs]
     stats: dict[str, TensorStats] = {}
     with created(file, len(header) + sum(source.size_bytes for source in sources)) as stream:
         stream.write(header)
         for source in sources:
-            sums = torch.zeros(4 + 3 * len(weights), dtype=torch.float64)
-            for delta, vlm, pairs in parts(todo, source):
-                sums += part_sums(delta, vlm, pairs)
-                write_tensor(stream, delta)
-                bar.update(delta.nbytes)
-            _require_finite(todo, source, sums)
-            stats[source.name] = stats_from_sums(sums, weights, source.shape)
+            whole, entry = _difference(todo, source)
+            form = shortened(whole, todo.config, source.name)
+            for part in form.parts.values():
+                write_tensor(stream, part)
+            if form.parts.keys() != {WHOLE}:
+                entry = _stats_of_stored(todo, source, whole, form.whole(), entry)
+            stats[source.name] = entry
+            bar.update(source.size_bytes)
     return stats
+
+
+def _difference(todo: DeltaPlan, source: Source) -> tuple[Tensor, TensorStats]:
+    """One tensor of Δ, whole, and its statistics. Raises CheckpointError if it is not finite."""
+    weights = [pair.weight for pair in todo.pairs]
+    whole, start = torch.empty(math.prod(source.shape), dtype=source.dtype), 0
+    sums = torch.zeros(4 + 3 * len(weights), dtype=torch.float64)
+    for delta, vlm, pairs in parts(todo, source):
+        sums += part_sums(delta, vlm, pairs)
+        whole[start : start + len(delta)] = delta
+        start += len(delta)
+    _require_finite(todo, source, sums)
+    return whole.view(source.shape), stats_from_sums(sums, weights, source.shape, sparsity(whole))
+
+
+def _stats_of_stored(todo: DeltaPlan, source: Source, whole: Tensor, stored: Tensor, entry: TensorStats) -> TensorStats:
+    """The statistics of what is stored in place of a tensor of Δ; φ_VL is read once more."""
+    sums = torch.zeros(4, dtype=torch.float64)
+    read = zip(stored.flatten().split(PIECE_ELEMENTS), todo.vlm.pieces(source.vlm, PIECE_ELEMENTS), strict=True)
+    for piece, vlm in read:
+        sums += part_sums(piece, vlm, [])
+    l1, squared, _, vlm_dot_delta = sums.tolist()
+    lost = (distance(whole, stored) / entry["full_l2"]) ** 2 if entry["full_l2"] else 0.0
+    return entry | {"l1": l1, "l2": math.sqrt(squared), "vlm_dot_delta": vlm_dot_delta, "energy": 1 - lost}
+
+
+def _stored(sources: Sequence[Source]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Dtype and shape of all that is stored of some tensors, by name."""
+    return {source.name + ending: part for source in sources for ending, part in source.parts.items()}
 
 
 def _header(todo: DeltaPlan, sources: Sequence[Source], hashes: Mapping[Checkpoint, str]) -> bytes:
@@ -237,7 +283,8 @@ def _header(todo: DeltaPlan, sources: Sequence[Source], hashes: Mapping[Checkpoi
         "layers": config.layers or "all",
         "models": json.dumps(models),
     }
-    return encode_header({source.name: (source.dtype, source.shape) for source in sources}, metadata)
+    metadata |= {key: str(value) for key, value in (("rank", config.rank), ("dtype", config.dtype)) if value}
+    return encode_header(_stored(sources), metadata)
 
 
 def _write_hashes(todo: DeltaPlan, folder: Path, shards: Shards) -> None:
@@ -321,7 +368,10 @@ def _write_sidecars(folder: Path, todo: DeltaPlan, stats: Mapping[str, TensorSta
     inputs = {"vlm": todo.vlm.path}
     for place, pair in enumerate(todo.pairs, 1):
         inputs |= {f"expert_{place}": pair.expert.path, f"other_{place}": pair.other.path}
-    write_json(folder / STATS, {"format": FORMAT, "direction": todo.direction, **section, "tensors": stats})
+        inputs |= {f"expert_{place}_base": pair.expert.base.path} if isinstance(pair.expert, Adapted) else {}
+    experts = [_sparsity_of(pair) for pair in todo.pairs]
+    about = {"format": FORMAT, "direction": todo.direction, **section}
+    write_json(folder / STATS, about | {"task_vectors": experts, "tensors": stats})
     _draw(folder, layer_table(stats))
     write_provenance(
         folder,
@@ -332,6 +382,11 @@ def _write_sidecars(folder: Path, todo: DeltaPlan, stats: Mapping[str, TensorSta
         original_vlm_sha256=original_vlm_sha256(todo.vlm.path),
         warnings=list(warnings),
     )
+
+
+def _sparsity_of(pair: Pair) -> dict[str, Any]:
+    """How sparse one expert's difference is, from a sample of its projections."""
+    return {"expert": pair.expert.name, "minus": pair.other.name, **sampled_sparsity(pair.expert, pair.other)._asdict()}
 
 
 def _draw(folder: Path, rows: Sequence[LayerRow]) -> None:
@@ -351,7 +406,10 @@ def _draw(folder: Path, rows: Sequence[LayerRow]) -> None:
         (folder / FIGURE).write_text(drawing.layers(values), encoding="utf-8")
 
 
-def _report(out: Path, stats: Mapping[str, TensorStats], seconds: float, warnings: tuple[str, ...]) -> DeltaReport:
+def _report(
+    out: Path, todo: DeltaPlan, stats: Mapping[str, TensorStats], seconds: float, warnings: tuple[str, ...]
+) -> DeltaReport:
+    sparse = sparsity_of(stats.values()) or Sparsity(0.0, 0.0)
     return DeltaReport(
         folder=out,
         tensors=len(stats),
@@ -359,6 +417,10 @@ def _report(out: Path, stats: Mapping[str, TensorStats], seconds: float, warning
         l2=math.hypot(*(entry["l2"] for entry in stats.values())),
         relative_l2=relative_l2(stats.values()),
         cosine=mean_cosine(stats.values()),
+        bytes=todo.size_bytes,
+        energy=energy(stats.values()),
+        zeros=sparse.zeros,
+        tiny=sparse.tiny,
         seconds=seconds,
         warnings=warnings,
     )

@@ -18,6 +18,7 @@ from torch import Tensor
 from drift.ground.artifacts import PROVENANCE, content_sha256, read_json
 from drift.ground.errors import CheckpointError, DataError, PriorError
 from drift.weights.checkpoints import (
+    DTYPE_NAMES,
     Checkpoint,
     TensorInfo,
     indexed_tensors,
@@ -27,8 +28,9 @@ from drift.weights.checkpoints import (
 )
 from drift.weights.files import indexed_files
 from drift.weights.finite import require_finite
+from drift.weights.forms import LEFT, RIGHT, SCALE, WHOLE, Form
 from drift.weights.layout import layer_index, match_parameters, module_of
-from drift.weights.streaming import dot, one_thread, progress
+from drift.weights.streaming import Sparsity, dot, mean_sparsity, one_thread, progress
 
 DELTA = "delta.safetensors"
 INDEX = "delta.safetensors.index.json"
@@ -38,13 +40,21 @@ FORMAT = "drift-delta"
 
 
 class TensorStats(TypedDict):
-    """Of one tensor: ‖Δ‖₁, ‖Δ‖₂, ‖φ_VL‖₂, cos(φ_reason, φ_other) and ⟨φ_VL, Δ⟩."""
+    """Of one tensor as it is stored: ‖Δ‖₁, ‖Δ‖₂, ‖φ_VL‖₂, cos(φ_reason, φ_other) and ⟨φ_VL, Δ⟩.
+
+    `full_l2` is ‖Δ‖₂ before a rank or 8 bits made it smaller, and `energy` = 1 − ‖Δ − stored‖²/‖Δ‖² what is left of it.
+    `zeros` and `tiny` are its `Sparsity` before; None in a Δ of an older version.
+    """
 
     l1: float
     l2: float
     vlm_l2: float
     cosine: float
     vlm_dot_delta: float
+    full_l2: float
+    energy: float
+    zeros: float | None
+    tiny: float | None
     numel: int
     shape: tuple[int, ...]
 
@@ -58,8 +68,8 @@ class DeltaFile:
     modules: tuple[str, ...]
     original_vlm_sha256: str | None
     stats: dict[str, TensorStats]
-    tensors: dict[str, TensorInfo]
-    """Where each tensor lies, by canonical name."""
+    parts: dict[str, dict[str, TensorInfo]]
+    """Where the parts of each tensor lie, by canonical name and ending."""
 
     @property
     def path(self) -> Path:
@@ -81,20 +91,39 @@ class DeltaFile:
         """‖Δ‖² over all tensors."""
         return math.fsum(entry["l2"] ** 2 for entry in self.stats.values())
 
-    def tensor(self, name: str) -> Tensor:
-        """The raw Δ of one canonical name, on the CPU. Raises PriorError if Δ has no such tensor."""
-        if name not in self.stats:
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Where each tensor lies, by canonical name: its first part."""
+        return {name: next(iter(parts.values())) for name, parts in self.parts.items()}
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.size_bytes for parts in self.parts.values() for info in parts.values())
+
+    def form(self, name: str) -> Form:
+        """One canonical name as it is stored, on the CPU. Raises PriorError if Δ has no such tensor."""
+        if name not in self.parts:
             raise PriorError(f"{self.folder}: Δ has no tensor '{name}'")
-        with safe_open(str(self.tensors[name].file), framework="pt") as file:
-            return file.get_tensor(name)
+        found = {}
+        for ending, info in self.parts[name].items():
+            with safe_open(str(info.file), framework="pt") as file:
+                found[ending] = file.get_tensor(name + ending)
+        return Form(found)
+
+    def tensor(self, name: str) -> Tensor:
+        """The raw Δ of one canonical name, on the CPU: `Form.whole`. Raises PriorError if Δ has no such tensor."""
+        return self.form(name).whole()
 
     def pieces(self, name: str, elements: int) -> Iterator[Tensor]:
-        """`read_pieces` of the raw Δ of one canonical name."""
-        return read_pieces(self.tensors[name], name, elements)
+        """`read_pieces` of the raw Δ of one canonical name; one that is not stored whole is made first."""
+        if self.parts[name].keys() == {WHOLE}:
+            return read_pieces(self.parts[name][WHOLE], name, elements)
+        return iter(self.tensor(name).flatten().split(elements))
 
     def sha256(self) -> str:
         """The hash of its file's contents; of several files, of their names and hashes."""
-        files = sorted({info.file for info in self.tensors.values()})
+        files = sorted({info.file for parts in self.parts.values() for info in parts.values()})
         if files == [self.folder / DELTA]:
             return content_sha256(files[0])
         lines = "".join(f"{file.name}\0{content_sha256(file)}\n" for file in files)
@@ -117,12 +146,32 @@ def load_delta(folder: Path) -> DeltaFile:
         stats = {name: _stats_entry(entry) for name, entry in content["tensors"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PriorError(f"{folder / STATS}: an entry is incomplete ({error}); compute Δ again") from error
-    stored = {name: info.shape for name, info in tensors.items()}
-    if not stored or stored != {name: entry["shape"] for name, entry in stats.items()}:
+    parts = {name: _parts_of(name, tensors) for name in stats}
+    whole = {name: _shape_of(found) for name, found in parts.items()}
+    named = {name + ending for name, found in parts.items() for ending in found}
+    if not named or named != tensors.keys() or whole != {name: entry["shape"] for name, entry in stats.items()}:
         raise PriorError(f"{folder}: {DELTA} and {STATS} do not hold the same tensors; compute Δ again")
-    return DeltaFile(
-        folder, str(content.get("direction")), tuple(content.get("modules", ())), original, stats, dict(tensors)
-    )
+    return DeltaFile(folder, str(content.get("direction")), tuple(content.get("modules", ())), original, stats, parts)
+
+
+def _parts_of(name: str, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """By their endings; a `scale` only beside 8 bits, since a model may have a tensor of that name."""
+    endings = [WHOLE, LEFT, RIGHT]
+    if name in tensors and tensors[name].dtype not in DTYPE_NAMES:
+        endings = [WHOLE, SCALE]
+    elif name in tensors:
+        endings = [WHOLE]
+    return {ending: tensors[name + ending] for ending in endings if name + ending in tensors}
+
+
+def _shape_of(parts: Mapping[str, TensorInfo]) -> tuple[int, ...] | None:
+    """Of the tensor that the parts are of; None if they are of none."""
+    shapes = {ending: info.shape for ending, info in parts.items()}
+    if shapes.keys() == {LEFT, RIGHT}:
+        (rows, rank), (same, columns) = shapes[LEFT], shapes[RIGHT]
+        return (rows, columns) if rank == same else None
+    fits = shapes.keys() == {WHOLE} or (shapes.keys() == {WHOLE, SCALE} and shapes[SCALE] == shapes[WHOLE][:-1])
+    return shapes[WHOLE] if fits else None
 
 
 def projection(model: Path, delta: Path) -> float:
@@ -182,6 +231,23 @@ def layer_table(stats: Mapping[str, TensorStats]) -> list[LayerRow]:
     ]
 
 
+def energy(entries: Collection[TensorStats]) -> float:
+    """What is left of ‖Δ‖² over some tensors together: 1 − ‖Δ − stored‖²/‖Δ‖²."""
+    squares = [entry["full_l2"] ** 2 for entry in entries]
+    kept = math.fsum(entry["energy"] * square for entry, square in zip(entries, squares, strict=True))
+    return kept / total if (total := math.fsum(squares)) else 1.0
+
+
+def sparsity_of(entries: Collection[TensorStats]) -> Sparsity | None:
+    """Of some tensors together; None where it was not taken."""
+    found = [
+        (Sparsity(entry["zeros"], entry["tiny"]), entry["numel"])
+        for entry in entries
+        if entry["zeros"] is not None and entry["tiny"] is not None
+    ]
+    return mean_sparsity(found) if len(found) == len(entries) else None
+
+
 def relative_l2(entries: Collection[TensorStats]) -> float:
     """‖Δ‖/‖φ_VL‖ over some tensors together."""
     vlm = math.hypot(*(entry["vlm_l2"] for entry in entries))
@@ -200,10 +266,14 @@ def _stats_entry(entry: dict[str, Any]) -> TensorStats:
         vlm_l2=float(entry["vlm_l2"]),
         cosine=float(entry["cosine"]),
         vlm_dot_delta=float(entry["vlm_dot_delta"]),
+        full_l2=float(entry.get("full_l2", entry["l2"])),
+        energy=float(entry.get("energy", 1.0)),
+        zeros=entry.get("zeros"),
+        tiny=entry.get("tiny"),
         numel=int(entry["numel"]),
         shape=tuple(entry["shape"]),
     )
-    numbers = (stats["l1"], stats["l2"], stats["vlm_l2"], stats["cosine"], stats["vlm_dot_delta"])
+    numbers = [value for value in stats.values() if isinstance(value, float)]
     if not all(map(math.isfinite, numbers)):
         raise ValueError("a number is NaN or infinite")
     return stats

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from drift.config.models import DeltaConfig, parse_layers
 from drift.ground.errors import CheckpointError, ConfigError
+from drift.weights import forms
+from drift.weights.adapters import Adapted, open_model
 from drift.weights.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256, resolve
 from drift.weights.configurations import config_differences, is_multimodal
 from drift.weights.decoder import has_other_parts
@@ -29,11 +32,13 @@ from drift.weights.layout import (
     select_modules,
     unpaired,
 )
-from drift.weights.streaming import DTYPES, cosine
+from drift.weights.streaming import DTYPES, Sparsity, cosine, mean_sparsity, sparsity
 
 SAME_BASE_COSINE = 0.1
 """Below this mean cosine of the projections, two models are no fine-tunes of one base (unrelated ones: 0.001)."""
 ALIKE_COSINE = 0.5
+SPARSE = 0.5
+"""Above this share of exact zeros a task vector is called sparse: of RL 0.7 to 0.95 is known, of SFT up to 0.15."""
 SAMPLED_TENSORS, SAMPLED_ELEMENTS = 24, 1 << 17
 
 
@@ -57,11 +62,12 @@ class Source:
     vlm: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    parts: forms.Layout
 
     @property
     def size_bytes(self) -> int:
         """Bytes this tensor takes in the Δ file."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.parts.values())
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class DeltaPlan:
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """Every model that is read, once."""
-        return list(dict.fromkeys([self.vlm, *(model for pair in self.pairs for model in (pair.expert, pair.other))]))
+        read = [self.vlm, *(model for pair in self.pairs for model in (pair.expert, pair.other))]
+        return list(dict.fromkeys([*read, *(model.base for model in read if isinstance(model, Adapted))]))
 
     @property
     def read_bytes(self) -> int:
@@ -124,7 +131,7 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     Raises CheckpointError if the models do not fit together or (without `force`) φ_VL is a text model or was itself
     made from another one here, ConfigError if the selection is empty.
     """
-    opened = functools.cache(lambda reference: Checkpoint(resolve(reference)))
+    opened = functools.cache(lambda reference: Checkpoint(resolve(vlm)) if reference == vlm else open_model(reference))
     pairs = tuple(
         _pair(opened(own or expert), opened(_subtracted(minus, vlm, base)), weight)
         for own, minus, weight in config.pairs
@@ -134,7 +141,10 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     require_multimodal(visual, force=config.force)
     partners = [pair_decoders(pair.expert, visual) for pair in pairs]
     selected = select_modules(list(pairs[0].in_expert), config.modules, config.layers, config.include_bias)
-    sources = tuple(_source(name, pairs, (visual, partners[0])) for name in sorted(selected, key=_reading_order))
+    order = sorted(selected, key=_reading_order)
+    sources = tuple(_source(config, name, pairs, (visual, partners[0])) for name in order)
+    if config.rank and not any(forms.LEFT in source.parts for source in sources):
+        raise ConfigError(f"rank: {config.rank} makes no tensor of Δ smaller; give a lower one, or null for all of Δ")
     _require_whole(config, visual, partners)
     warnings = what_is_odd([(pair.expert, pair.other) for pair in pairs], visual)
     warnings += layers_without(list(pairs[0].in_expert), config.modules, config.layers)
@@ -190,18 +200,37 @@ def check_same_base(expert: Checkpoint, others: Iterable[Checkpoint], *, force: 
 
 
 def sampled_cosine(expert: Checkpoint, other: Checkpoint) -> float:
-    """Mean cosine of a sample of the attention and MLP projections of two text decoders.
+    """Mean cosine of a sample of the attention and MLP projections of two text decoders."""
+    rows = list(_sampled(expert, other))
+    return sum(cosine(a, b) for a, b in rows) / len(rows) if rows else 1.0
+
+
+def sampled_sparsity(expert: Checkpoint, other: Checkpoint) -> Sparsity:
+    """`sparsity` of a sample of the difference of two text decoders' attention and MLP projections."""
+    found = [(sparsity(a.float() - b.float()), a.numel()) for a, b in _sampled(expert, other)]
+    return mean_sparsity(found)
+
+
+def sparse_warnings(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> list[str]:
+    """A warning for each expert whose difference from another model is mostly zeros, from a sample."""
+    found = [(expert, other, sampled_sparsity(expert, other).zeros) for expert, other in pairs]
+    return [
+        f"{expert.path} is sparse: {zeros:.0%} of its difference from {other.path} is exactly 0, as reinforcement "
+        "learning leaves it; such an expert merges badly, and its Δ moves few weights"
+        for expert, other, zeros in found
+        if zeros > SPARSE
+    ]
+
+
+def _sampled(expert: Checkpoint, other: Checkpoint) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first rows of some attention and MLP projections of two text decoders.
 
     Only matrices: norms and biases look alike in any two models.
     """
     own, partners = expert.canonical(), pair_decoders(expert, other)
     matrices = [name for name in partners if module_of(name) in ("attn", "mlp") and len(expert.shapes[own[name]]) > 1]
-    sample = matrices[:: max(1, len(matrices) // SAMPLED_TENSORS)]
-    if not sample:
-        return 1.0
-    pairs = [(expert, own), (other, partners)]
-    rows = [[model.first_rows(names[name], SAMPLED_ELEMENTS) for model, names in pairs] for name in sample]
-    return sum(cosine(a, b) for a, b in rows) / len(rows)
+    for name in matrices[:: max(1, len(matrices) // SAMPLED_TENSORS)]:
+        yield expert.first_rows(own[name], SAMPLED_ELEMENTS), other.first_rows(partners[name], SAMPLED_ELEMENTS)
 
 
 def _require_original(vlm: Checkpoint, force: bool) -> None:
@@ -234,7 +263,7 @@ def _pair(expert: Checkpoint, other: Checkpoint, weight: float) -> Pair:
     return Pair(expert, other, weight, expert.canonical(), pair_decoders(expert, other))
 
 
-def _source(name: str, pairs: Sequence[Pair], vlm: tuple[Checkpoint, Mapping[str, str]]) -> Source:
+def _source(config: DeltaConfig, name: str, pairs: Sequence[Pair], vlm: tuple[Checkpoint, Mapping[str, str]]) -> Source:
     """Find one tensor in φ_VL, and in expert and other of every pair."""
     first = pairs[0]
     shape = first.expert.shapes[first.in_expert[name]]
@@ -245,7 +274,8 @@ def _source(name: str, pairs: Sequence[Pair], vlm: tuple[Checkpoint, Mapping[str
         checkpoint.require_float(names[name])
     dtypes = [DTYPES[checkpoint.tensors[names[name]].dtype] for checkpoint, names in models]
     in_pairs = tuple((pair.in_expert[name], pair.in_other[name]) for pair in pairs)
-    return Source(name, in_pairs, vlm[1][name], shape, functools.reduce(torch.promote_types, dtypes))
+    dtype = functools.reduce(torch.promote_types, dtypes)
+    return Source(name, in_pairs, vlm[1][name], shape, dtype, forms.layout(config, shape, dtype))
 
 
 def _reading_order(name: str) -> tuple[int, str]:

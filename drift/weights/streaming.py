@@ -12,10 +12,10 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,10 +27,12 @@ from drift.weights.checkpoints import DTYPE_NAMES, TensorInfo
 Item = TypeVar("Item")
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype in DTYPE_NAMES.items()}
+_BYTE_DTYPES = {"I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn}
 CHUNK_ELEMENTS = 1 << 17
 """Elements computed with at a time: in float32 or float64 they stay in a core's cache."""
 SUM_BYTES = 1 << 20
 """Of each tensor, summed at a time: larger memory the system gives page by page, smaller stretches are mostly calls."""
+TINY = 1e-5
 PIECE_ELEMENTS = 1 << 20
 """Elements read and written at a time: few calls of the system, little memory."""
 COPY_BYTES = 1 << 24
@@ -38,7 +40,7 @@ COPY_BYTES = 1 << 24
 
 def encode_header(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
     """The header of a safetensors file whose tensors (dtype, shape) follow in the order of `tensors`."""
-    names = {dtype: name for name, dtype in DTYPES.items()}
+    names = {dtype: name for name, dtype in (DTYPES | _BYTE_DTYPES).items()}
     entries: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, (dtype, shape) in tensors.items():
@@ -112,6 +114,32 @@ def cosine(a: Tensor, b: Tensor) -> float:
     """cos(a, b) over all elements, in float64; 0 where one of them is zero."""
     norms = math.sqrt(dot(a, a)) * math.sqrt(dot(b, b))
     return dot(a, b) / norms if norms else 0.0
+
+
+class Sparsity(NamedTuple):
+    """Of a tensor: the share of exact zeros, and that of elements below `TINY` of the largest, zeros among them."""
+
+    zeros: float
+    tiny: float
+
+
+def sparsity(tensor: Tensor) -> Sparsity:
+    """Of one finite tensor of any shape and float dtype; all zeros is (1, 1)."""
+    low, high = torch.aminmax(tensor)
+    limit = TINY * max(-float(low), float(high))
+    counts = torch.zeros(2, dtype=torch.int64)
+    for (piece,) in pieces(tensor, elements=PIECE_ELEMENTS):
+        counts += torch.stack([(piece == 0).sum(), ((piece < limit) & (piece > -limit)).sum()])
+    zeros, tiny = (counts.double() / max(1, tensor.numel())).tolist()
+    return Sparsity(zeros, max(zeros, tiny))
+
+
+def mean_sparsity(found: Sequence[tuple[Sparsity, int]]) -> Sparsity:
+    """Of several tensors together, each with the number of its elements."""
+    sums = torch.tensor([[*shares, 1.0] for shares, _ in found], dtype=torch.float64).view(-1, 3)
+    counts = torch.tensor([count for _, count in found], dtype=torch.float64)
+    zeros, tiny, total = (counts @ sums).tolist()
+    return Sparsity(zeros / total, tiny / total) if total else Sparsity(0.0, 0.0)
 
 
 @contextlib.contextmanager

@@ -22,14 +22,13 @@ from torch import Tensor
 from drift.config.models import MergeConfig
 from drift.ground.artifacts import staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
-from drift.weights.checkpoints import Stored, fingerprint, original_vlm_sha256, read_header
-from drift.weights.deltafile import DeltaFile
+from drift.weights.checkpoints import original_vlm_sha256, read_header
 from drift.weights.finite import is_finite, require_finite
 from drift.weights.merging.frank import weights_in
 from drift.weights.merging.plan import MergePlan, plan_merge
 from drift.weights.merging.sidefiles import RECIPE
 from drift.weights.merging.tensors import Job, merge_pieces
-from drift.weights.pairing import check_same_base
+from drift.weights.pairing import check_same_base, sparse_warnings
 from drift.weights.streaming import (
     CHUNK_ELEMENTS,
     DTYPES,
@@ -104,7 +103,8 @@ def _warnings(todo: MergePlan) -> tuple[str, ...]:
     origin = [] if todo.base is None else [todo.base]
     pairs = [(expert, [todo.vlm, *origin]) for expert in todo.experts] + [(base, [todo.vlm]) for base in origin]
     related = [line for model, others in pairs for line in check_same_base(model, others, force=todo.config.force)]
-    return (*todo.warnings, *dict.fromkeys(related))
+    sparse = sparse_warnings((expert, base) for expert in todo.experts for base in origin)
+    return (*todo.warnings, *dict.fromkeys(related), *sparse)
 
 
 def _write_shards(todo: MergePlan, folder: Path) -> tuple[float, float]:
@@ -158,7 +158,7 @@ def _write_recipe(todo: MergePlan, folder: Path) -> None:
     section = todo.config.model_dump(mode="json")
     recipe = {
         **section,
-        "weights_sha256": {name: _sha256(model) for name, model in todo.models.items()},
+        "weights_sha256": {name: model.sha256() for name, model in todo.models.items()},
         "merged": {name: todo.weights[name] for name in sorted(todo.canonical.values())},
         "copied": sorted(todo.vlm.tensors.keys() - todo.canonical.keys()),
     }
@@ -166,7 +166,3 @@ def _write_recipe(todo: MergePlan, folder: Path) -> None:
     inputs = {name: model.path for name, model in todo.models.items()}
     original = original_vlm_sha256(todo.vlm.path)
     write_provenance(folder, "merge", config=section, inputs=inputs, original_vlm_sha256=original)
-
-
-def _sha256(model: Stored) -> str:
-    return model.sha256() if isinstance(model, DeltaFile) else fingerprint(model.path)

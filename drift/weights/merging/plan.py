@@ -9,6 +9,7 @@ from typing import Any
 
 from drift.config.models import MergeConfig
 from drift.ground.errors import CheckpointError, ConfigError
+from drift.weights.adapters import Adapted, open_model
 from drift.weights.checkpoints import Checkpoint, Stored, pair_decoders, resolve
 from drift.weights.deltafile import DeltaFile, load_delta, require_made_from
 from drift.weights.layout import (
@@ -49,8 +50,10 @@ class MergePlan:
 
     @property
     def models(self) -> dict[str, Stored]:
-        """Every model, by its role."""
-        return {"vlm": self.vlm, **{role: model for role, (model, _) in self.others.items()}}
+        """Every model, by its role; an adapter's base, too."""
+        others = {role: model for role, (model, _) in self.others.items()}
+        bases = {f"{role}_base": model.base for role, model in others.items() if isinstance(model, Adapted)}
+        return {"vlm": self.vlm, **others, **bases}
 
     @property
     def experts(self) -> list[Checkpoint]:
@@ -119,7 +122,7 @@ def _plan_delta(config: MergeConfig, vlm: Checkpoint, prior: DeltaFile) -> Merge
 def _plan_experts(config: MergeConfig, expert: str, vlm: str, base: str | None) -> MergePlan:
     visual = Checkpoint(resolve(vlm))
     require_multimodal(visual, force=config.force)
-    experts = [Checkpoint(resolve(own or expert)) for own in config.experts or (None,)]
+    experts = [open_model(own or expert) for own in config.experts or (None,)]
     origin = [Checkpoint(resolve(base))] if base is not None and config.needs_base else []
     first, in_vlm = experts[0], pair_decoders(experts[0], visual)
     named = [(model, pair_decoders(first, model) if model is not first else first.canonical()) for model in experts]

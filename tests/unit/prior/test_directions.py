@@ -73,6 +73,19 @@ def test_the_factors_directions_are_what_autograd_gives_for_a_weight_gradient_of
     torch.testing.assert_close(along["layers.0.self_attn.q_proj.weight (B)"], b.grad.flatten())
 
 
+@pytest.mark.parametrize("form", [{"rank": 4}, {"dtype": "int8"}], ids=str)
+def test_the_factors_directions_are_of_the_tensor_that_a_smaller_form_stands_for(family, tmp_path, form):
+    model, delta = adapted(family), delta_of(family, tmp_path / "delta", **form)
+    prior, _, report = bind(model, delta)
+    module, d = layer(model), delta.tensor("layers.0.self_attn.q_proj.weight")
+    a, b = (module.lora_A["default"].weight.detach(), module.lora_B["default"].weight.detach())
+    along = dict(zip(prior._directions.names, prior._directions.pieces(), strict=True))
+    s = module.scaling["default"]
+    torch.testing.assert_close(along["layers.0.self_attn.q_proj.weight (A)"], (s * b.T @ d).flatten())
+    torch.testing.assert_close(along["layers.0.self_attn.q_proj.weight (B)"], (s * d @ a.T).flatten())
+    assert report.bytes < 0.7 * sum(4 * d.numel() for d in map(delta.tensor, delta.names) if d.ndim > 1)
+
+
 @pytest.mark.parametrize("scale", ["absolute", "grad_norm", "adaptive", "adaptive_descent"])
 def test_each_factor_is_guided_by_the_papers_formula(family, delta, scale):
     model = adapted(family)

@@ -75,6 +75,39 @@ def test_one_step_of_sgd_subtracts_the_guided_gradient_and_no_other_parameter_ch
         torch.testing.assert_close(parameter.detach(), before[name] - LEARNING_RATE * expected)
 
 
+SHORT = [{"rank": 4}, {"dtype": "int8"}, {"dtype": "float8_e4m3fn"}]
+
+
+@pytest.fixture(scope="module", params=SHORT, ids=str)
+def short(family, tmp_path_factory, request) -> DeltaFile:
+    out = tmp_path_factory.mktemp("short") / "delta"
+    config = DeltaConfig.model_validate(request.param)
+    compute_delta(config, expert=str(family.expert), vlm=str(family.vlm), base=None, out=out)
+    return load_delta(out)
+
+
+@pytest.mark.parametrize("apply", ["step", "backward"])
+def test_a_delta_that_is_not_stored_whole_guides_as_the_tensor_that_it_stands_for(family, short, delta, apply):
+    model, optimizer, prior, report = bound(family, short, apply=apply)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    plain = load_vlm(family.vlm, dtype="float32")
+    backward(plain)
+    backward(model)
+    optimizer.step()
+    for canonical, name in names(model, short).items():
+        expected = gradient.guide("adaptive", -1.0, dict(plain.named_parameters())[name].grad, short.tensor(canonical))
+        torch.testing.assert_close(dict(model.named_parameters())[name], before[name] - LEARNING_RATE * expected)
+    assert report.bytes < 0.7 * bound(family, delta)[3].bytes
+    assert prior.projection() == pytest.approx(projection_of(model, family, short), rel=1e-4)
+
+
+def projection_of(model, family, delta):
+    """⟨φ_t − φ_VL, Δ⟩ / ‖Δ‖² by hand."""
+    start, now = dict(load_vlm(family.vlm, dtype="float32").named_parameters()), dict(model.named_parameters())
+    pairs = [((now[own] - start[own]).detach(), delta.tensor(name)) for name, own in names(model, delta).items()]
+    return float(sum((moved * d).sum() for moved, d in pairs) / sum((d * d).sum() for _, d in pairs))
+
+
 def test_the_step_mode_sees_the_accumulated_gradient_whatever_the_pieces(family, delta):
     ends = []
     for pieces in (1, 2):

@@ -24,7 +24,7 @@ def pairs(*groups):
 
 GUIDED = [scenario for scenario in SCENARIOS.values() if scenario.delta]
 AT_STEP = [scenario for scenario in GUIDED if scenario.prior.get("apply") != "backward"]
-CUT = [scenario for scenario in AT_STEP if scenario.backend in SHARDED and not scenario.lora]
+CUT = [one for one in AT_STEP if one.backend in SHARDED and not one.lora and one.delta != "rank 4"]
 
 
 def name_of(scenario):
@@ -79,8 +79,10 @@ def test_every_element_of_delta_is_bound_once_per_replica(results, scenario):
 
 @pytest.mark.parametrize("scenario", CUT, ids=name_of)
 def test_each_rank_keeps_only_its_shard_of_delta(results, scenario):
-    whole = results["one tensor: one process" if scenario.delta == "narrow" else "one process"].bytes[0]
-    padding = 64 * 2 * 2  # of 64 tensors by one bfloat16 element a rank
+    whole = results[
+        "one process" if scenario.delta == "paper" else scenario.name.split(":")[0] + ": one process"
+    ].bytes[0]
+    padding = 64 * 2 * (2 + 8)  # of 64 tensors by one bfloat16 element a rank, or by a row's scale that both ranks have
     if scenario.backend in ("zero3", "fsdp2"):
         assert max(results[scenario.name].bytes) <= whole / scenario.world + padding
     assert sum(results[scenario.name].bytes) <= whole + padding

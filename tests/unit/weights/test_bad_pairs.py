@@ -91,8 +91,8 @@ EXPERTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda m: (m / WEIGHTS).unlink(), "no weights"),
     "only .bin": (lambda m: only(m, "pytorch_model.bin"), "convert it to safetensors"),
     "only .gguf": (lambda m: only(m, "model-q4.gguf"), "convert it to safetensors"),
-    "only an adapter": (
-        lambda m: ((m / "adapter_config.json").touch(), only(m, "adapter_model.safetensors")),
+    "an adapter of another kind": (
+        lambda m: (write_json(m / "adapter_config.json", {"peft_type": "IA3"}), only(m, "adapter_model.safetensors")),
         "merge it into its base",
     ),
     "missing shard": (lambda m: shards(m, weight_map={UP: "model-2.safetensors"}), "'model-2.safetensors' is missing"),

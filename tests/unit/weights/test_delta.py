@@ -118,6 +118,10 @@ def test_statistics_worked_by_hand() -> None:
         "vlm_l2": math.sqrt(5),
         "cosine": pytest.approx(0.6),
         "vlm_dot_delta": 8.0,
+        "full_l2": 4.0,
+        "energy": 1.0,
+        "zeros": None,
+        "tiny": None,
         "numel": 2,
         "shape": (2,),
     }
