@@ -336,6 +336,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: only an adapter; merge it into its base model first (peft: merge_and_unload)")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: not a model directory (no config.json)")
+    if (path / "adapter_config.json").is_file() and any(path.glob("adapter_model.*")):
+        raise CheckpointError(
+            f"{path}: an adapter beside the model, which transformers loads on top; merge it (peft: merge_and_unload), "
+            "or remove adapter_config.json"
+        )
     config = read_object(path / "config.json")
     for part in (config, text_config(config)):
         for quantisation in (part.get("quantization_config"), part.get("compression_config")):

@@ -375,7 +375,7 @@ def test_the_tensors_tell_where_the_configuration_is_silent(
 
 def test_a_model_without_layers_is_no_text_decoder(broken: Path) -> None:
     save_file({"weight": torch.zeros(2)}, broken / "model.safetensors")
-    with pytest.raises(CheckpointError, match="multimodal model without a text decoder known here: .* width 32"):
+    with pytest.raises(CheckpointError, match=r"multimodal model without a text decoder known here: .* width 32"):
         Checkpoint(broken).canonical()
     write_json(broken / "config.json", {"model_type": "qwen2"})
     with pytest.raises(CheckpointError, match="not a text decoder known here"):

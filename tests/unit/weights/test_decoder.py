@@ -13,6 +13,7 @@ from drift.config.models import DeltaConfig, MergeConfig
 from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.weights.checkpoints import Checkpoint, pair_decoders
+from drift.weights.decoder import decoder_names
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
 from drift.weights.layout import layers_without, select_modules
@@ -126,6 +127,23 @@ def test_a_vlm_whose_text_decoder_is_not_known_is_refused_as_an_expert(tmp_path:
     assert any("image_encoder" in own and ".layers.1." in own for own in Checkpoint(tmp_path / "git").tensors)
     with pytest.raises(CheckpointError, match="multimodal model without a text decoder known here"):
         Checkpoint(tmp_path / "git").canonical()
+
+
+def stack(prefix: str, layers: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a decoder of its own, embeddings included."""
+    inside = {f"layers.{layer}.input_layernorm.weight": (width,) for layer in range(layers)}
+    return {prefix + name: shape for name, shape in {**inside, "embed_tokens.weight": (64, width)}.items()}
+
+
+def test_of_thinker_and_talker_the_one_that_the_configuration_describes_is_taken() -> None:
+    # As Qwen2.5-Omni: the talker has embeddings beside more layers, and hangs at a `model.` just the same.
+    heads = {"thinker.lm_head.weight": (64, 32), "talker.code_predictor.lm_head.0.weight": (8, 16)}
+    shapes = stack("thinker.model.", 2, 32) | stack("talker.model.", 4, 16) | heads
+    text = {"num_hidden_layers": 2, "hidden_size": 32}
+    config = {"thinker_config": {"text_config": text, "audio_config": {}}, "talker_config": {"hidden_size": 16}}
+    names = decoder_names(shapes, config)
+    assert {own.partition(".")[0] for own in names.values()} == {"thinker"}
+    assert set(names) == {*stack("", 2, 32), "lm_head.weight"}
 
 
 @pytest.mark.parametrize("method", ["linear", "ties"])

@@ -66,6 +66,14 @@ def test_names_from_headers_are_those_of_the_running_decoder(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_of_a_vlm_given_as_expert_the_decoder_and_nothing_else_is_found(name: str) -> None:
+    models = built(name)
+    as_expert, expected = Checkpoint(models.references["vlm"] or ""), decoder(models.vlm)
+    assert set(as_expert.canonical()) == set(expected)
+    assert all(torch.equal(as_expert.tensor(own), expected[name]) for name, own in as_expert.canonical().items())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_delta_finds_the_running_models_own_parameters(name: str) -> None:
     models = built(name)
     parameters = dict(models.vlm.named_parameters())

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from drift.config.models import DeltaConfig, MergeConfig
 from drift.ground.artifacts import read_json, write_json
+from drift.ground.errors import CheckpointError
 from drift.planning.reach import sampled_ratio
 from drift.weights.checkpoints import Checkpoint
 from drift.weights.delta import compute_delta
@@ -18,7 +19,8 @@ from drift.weights.merging.merge import merge
 from drift.weights.pairing import plan
 from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm
 
-from transformers import Qwen2ForCausalLM  # isort: skip  # after tiny_models has made torchvision importable
+import peft  # isort: skip  # after tiny_models has made torchvision importable
+from transformers import Qwen2ForCausalLM  # isort: skip
 
 UP = "model.layers.1.mlp.up_proj.weight"
 NUMBER = "model.layers.0.mlp.scale_proj"
@@ -81,6 +83,17 @@ def test_tensors_of_a_shard_that_the_index_does_not_name_are_read(both: Path) ->
     index = read_json(both / INDEX)
     index["weight_map"].pop(UP)
     write_json(both / INDEX, index)
+    assert_reads_what_transformers_loads(both)
+
+
+def test_an_adapter_that_transformers_loads_on_top_is_refused(both: Path) -> None:
+    # transformers 5.23, integrations/peft.py, line 684: an adapter_config.json beside a whole model is not passed over.
+    before = Qwen2ForCausalLM.from_pretrained(both)
+    peft.get_peft_model(before, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(both)
+    assert any("lora" in name for name in Qwen2ForCausalLM.from_pretrained(both).state_dict())
+    with pytest.raises(CheckpointError, match="an adapter beside the model, which transformers loads on top"):
+        Checkpoint(both)
+    (both / "adapter_config.json").unlink()
     assert_reads_what_transformers_loads(both)
 
 
