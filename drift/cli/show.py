@@ -22,10 +22,13 @@ from drift.tracking.steps import Report
 if TYPE_CHECKING:
     from drift.evaluate.evaluation import EvaluateReport
     from drift.gate.statistics import Comparison
+    from drift.weights.about import DeltaFacts
+    from drift.weights.deltafile import LayerRow
 
 out = Console(highlight=False, emoji=False)
 """Results go to standard output; progress goes to standard error. `:cat:` in a reply stays what a model wrote."""
 
+DELTA_HEADS = ("layer", "module", "‖Δ‖", "‖Δ‖/‖φ_VL‖", "cosine", "energy", "zeros")
 COUNTS = ("failed", "truncated", "unparsed")
 """Of a benchmark's questions, beside its scores."""
 
@@ -106,6 +109,20 @@ def show_plan(summary: Mapping[str, Any], as_json: bool) -> None:
                 table.add_row(name.removesuffix("s"), line)
         elif name != "pairs":
             table.add_row(name.replace("_", " "), _amount(name, value))
+    out.print(table)
+
+
+def show_delta(facts: DeltaFacts, rows: Sequence[LayerRow], as_json: bool) -> None:
+    """What a Δ is, and a row per layer and module."""
+    if as_json:
+        layers = [asdict(row) | {"sparsity": row.sparsity and row.sparsity._asdict()} for row in rows]
+        show_json(json.dumps(asdict(facts) | {"by_layer": layers}))
+        return
+    show_record(facts, as_json=False)
+    table = close_table(DELTA_HEADS, right=DELTA_HEADS[2:])
+    for row in rows:
+        values = (row.l2, row.relative_l2, row.cosine, row.energy, row.sparsity.zeros if row.sparsity else None)
+        table.add_row(row.place, row.module, *("–" if value is None else f"{value:.4f}" for value in values))
     out.print(table)
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from drift.cli.options import STEPS, AsJson, DryRun, Out, SectionOf, ShardName, command
-from drift.cli.show import show_judged, show_plan, show_report
+from drift.cli.options import STEPS, AsJson, DryRun, Out, SectionOf, ShardName, app, command
+from drift.cli.show import show_delta, show_judged, show_plan, show_report
 from drift.config.data import CurateConfig, GenerateConfig, IngestConfig
 from drift.config.models import DeltaConfig, MergeConfig, merge_preset
 from drift.config.train import PriorConfig, TrainConfig
@@ -128,6 +128,22 @@ def delta(
         show_plan(plan(section, expert=first, vlm=vlm, base=base).summary(), as_json)
     else:
         show_report(compute_delta(section, expert=first, vlm=vlm, base=base, out=out), out, as_json)
+
+
+deltas_app = typer.Typer(help="A Δ to look at.", no_args_is_help=True)
+app.add_typer(deltas_app, name="deltas", rich_help_panel=STEPS)
+
+
+@command(STEPS, "show", of=deltas_app)
+def deltas_show(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Written by `drift delta`.")], as_json: AsJson = False
+) -> None:
+    """What a Δ is made of: models, form, norms and sparsity, by layer and module."""
+    from drift.weights.about import describe
+    from drift.weights.deltafile import layer_table, load_delta
+
+    prior = load_delta(folder)
+    show_delta(describe(prior), layer_table(prior.stats), as_json)
 
 
 def _weighted(text: str) -> dict[str, str]:

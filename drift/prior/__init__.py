@@ -3,7 +3,7 @@
 gradient    the formulas, on one tensor                   bias       one guided step, over all ranks
 prior       Δ bound to a model: bind, guide, metrics      callback   in any transformers Trainer
 directions  Δ itself, or Δ on LoRA's factors              shards     where optimizers keep gradients
-schedule    α over the steps
+schedule    α over the steps                              kept       what a rank keeps of Δ
 """
 
 import lazy_loader as lazy

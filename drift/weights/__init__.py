@@ -4,6 +4,7 @@ checkpoints  lazy safetensors        layout     the decoder's canonical names in
 files        which files are read    decoder    where the text decoder is    configurations  do two of them fit?
 pairing      do two of them fit?     streaming  a safetensors writer
 delta        Δ and its statistics    deltas     all named Δ of a run     deltafile  a stored Δ
+forms        whole, factors, 8 bits  about      what a Δ says of itself  adapters   LoRA over a base
 finite       does a tensor hold NaN?
 merging/     merges: the baselines   modeling   models and processors    hub        is it on the hub?
 licences     of the checkpoints that a model comes from

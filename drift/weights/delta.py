@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from drift.config.models import DeltaConfig
 from drift.ground.artifacts import content_sha256, hashing, staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
+from drift.weights.about import draw, task_vector
 from drift.weights.adapters import Adapted
 from drift.weights.checkpoints import Checkpoint, original_vlm_sha256
 from drift.weights.deltafile import (
@@ -31,7 +31,6 @@ from drift.weights.deltafile import (
     FORMAT,
     INDEX,
     STATS,
-    LayerRow,
     TensorStats,
     energy,
     layer_table,
@@ -41,7 +40,7 @@ from drift.weights.deltafile import (
 )
 from drift.weights.finite import require_finite
 from drift.weights.forms import WHOLE, shortened
-from drift.weights.pairing import DeltaPlan, Pair, Source, check_same_base, plan, sampled_sparsity, sparse_warnings
+from drift.weights.pairing import DeltaPlan, Source, check_same_base, plan, sparse_warnings
 from drift.weights.streaming import (
     PIECE_ELEMENTS,
     Sparsity,
@@ -58,8 +57,6 @@ from drift.weights.streaming import (
     write_tensor,
 )
 
-FIGURE = "delta.svg"
-LAYERS = "layers.md"
 UNHASHED = "0" * 64
 SHARD_BYTES = 20 * 10**9
 """Of tensors in one file: Kubeflow uploads in parts of 5 MiB, of which an object store takes 10,000."""
@@ -369,10 +366,9 @@ def _write_sidecars(folder: Path, todo: DeltaPlan, stats: Mapping[str, TensorSta
     for place, pair in enumerate(todo.pairs, 1):
         inputs |= {f"expert_{place}": pair.expert.path, f"other_{place}": pair.other.path}
         inputs |= {f"expert_{place}_base": pair.expert.base.path} if isinstance(pair.expert, Adapted) else {}
-    experts = [_sparsity_of(pair) for pair in todo.pairs]
-    about = {"format": FORMAT, "direction": todo.direction, **section}
-    write_json(folder / STATS, about | {"task_vectors": experts, "tensors": stats})
-    _draw(folder, layer_table(stats))
+    about = {"format": FORMAT, "direction": todo.direction, **section, "task_vectors": [*map(task_vector, todo.pairs)]}
+    write_json(folder / STATS, about | {"tensors": stats})
+    draw(folder, layer_table(stats))
     write_provenance(
         folder,
         "delta",
@@ -382,28 +378,6 @@ def _write_sidecars(folder: Path, todo: DeltaPlan, stats: Mapping[str, TensorSta
         original_vlm_sha256=original_vlm_sha256(todo.vlm.path),
         warnings=list(warnings),
     )
-
-
-def _sparsity_of(pair: Pair) -> dict[str, Any]:
-    """How sparse one expert's difference is, from a sample of its projections."""
-    return {"expert": pair.expert.name, "minus": pair.other.name, **sampled_sparsity(pair.expert, pair.other)._asdict()}
-
-
-def _draw(folder: Path, rows: Sequence[LayerRow]) -> None:
-    """The table of every layer and module, and what of it is in layers as a picture."""
-    from drift.ground import drawing  # matplotlib takes a second
-
-    lines = ["| layer | module | ‖Δ‖/‖φ_VL‖ | cosine |", "|---|---|---|---|"]
-    lines += [f"| {row.place} | {row.module} | {row.relative_l2:.4f} | {row.cosine:.4f} |" for row in rows]
-    (folder / LAYERS).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    inside = [row for row in rows if row.layer is not None]
-    modules = {module: [row for row in inside if row.module == module] for module in {r.module: None for r in inside}}
-    values = [
-        (module, [r.layer or 0 for r in own], [r.relative_l2 for r in own], [r.cosine for r in own])
-        for module, own in modules.items()
-    ]
-    if values:
-        (folder / FIGURE).write_text(drawing.layers(values), encoding="utf-8")
 
 
 def _report(

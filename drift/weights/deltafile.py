@@ -208,12 +208,18 @@ def require_made_from(prior: DeltaFile, model: Path) -> None:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """Δ in one module of one layer (None: outside the layers): ‖Δ‖/‖φ_VL‖, and the mean cosine by elements."""
+    """Δ in one module of one layer (None: outside the layers): ‖Δ‖, ‖Δ‖/‖φ_VL‖, and the mean cosine by elements.
+
+    `energy` and `sparsity` are those of the functions of this name.
+    """
 
     layer: int | None
     module: str
+    l2: float
     relative_l2: float
     cosine: float
+    energy: float
+    sparsity: Sparsity | None
 
     @property
     def place(self) -> str:
@@ -226,9 +232,12 @@ def layer_table(stats: Mapping[str, TensorStats]) -> list[LayerRow]:
     groups: dict[tuple[int | None, str], list[TensorStats]] = {}
     for name, entry in stats.items():
         groups.setdefault((layer_index(name), module_of(name)), []).append(entry)
-    return [
-        LayerRow(layer, module, relative_l2(group), mean_cosine(group)) for (layer, module), group in groups.items()
-    ]
+    return [_row(layer, module, group) for (layer, module), group in groups.items()]
+
+
+def _row(layer: int | None, module: str, group: Collection[TensorStats]) -> LayerRow:
+    l2 = math.hypot(*(entry["l2"] for entry in group))
+    return LayerRow(layer, module, l2, relative_l2(group), mean_cosine(group), energy(group), sparsity_of(group))
 
 
 def energy(entries: Collection[TensorStats]) -> float:

@@ -14,6 +14,7 @@ import drift.cli.app  # noqa: F401  # every command
 from drift.cli.options import app
 from drift.config.models import DeltaConfig
 from drift.weights.delta import compute_delta
+from drift.weights.deltafile import load_delta
 from drift.weights.modeling import load_processor, load_vlm
 from tests.unit.prior.test_callback import conversations
 from tests.world import EXPERT, VLM, training_set
@@ -68,6 +69,17 @@ def test_the_trl_block_of_the_page_trains_with_the_prior(here):
     names["dataset"] = conversations(here)
     exec(BLOCKS[1], names)
     assert names["trainer"].state.log_history[0]["prior_ratio"] > 0
+
+
+@pytest.mark.parametrize("form", [{}, {"rank": 4}, {"dtype": "int8"}, {"dtype": "float8_e4m3fn"}], ids=str)
+def test_the_reader_of_the_page_reads_every_form_of_delta(tmp_path, form):
+    names = {}
+    exec(re.findall(r"^```python\n(.*?)^```", text(Path("docs/delta.md")), re.MULTILINE | re.DOTALL)[0], names)
+    config = DeltaConfig.model_validate(form)
+    compute_delta(config, expert=str(EXPERT), vlm=str(VLM), base=None, out=tmp_path / "delta")
+    read, prior = names["read_delta"](tmp_path / "delta" / "delta.safetensors"), load_delta(tmp_path / "delta")
+    assert read.keys() == set(prior.names)
+    assert all(torch.equal(read[name], prior.tensor(name)) for name in prior.names)
 
 
 def test_each_way_into_another_trainer_is_about_ten_lines():

@@ -167,6 +167,25 @@ def test_the_report_has_what_is_left(family: Family, tmp_path: Path, capsys: pyt
     assert 0 < numbers["delta/energy"] < 0.7
 
 
+def test_a_folder_is_shown(deltas: dict[str, DeltaFile], capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, form in (("rank", "rank 4"), ("int8", "int8"), ("full", "BF16")):
+        with pytest.raises(SystemExit) as end:
+            main(["deltas", "show", str(deltas[kind].folder), "--json"])
+        shown = json.loads(capsys.readouterr().out)
+        assert not end.value.code
+        assert (shown["form"], shown["bytes"], shown["tensors"]) == (form, deltas[kind].size_bytes, 20)
+        assert [model.split(" (")[0] for model in shown["models"]] == ["vlm", "expert"]
+        assert [(row["layer"], row["module"]) for row in shown["by_layer"]] == [
+            (layer, module) for layer in (0, 1) for module in ("mlp", "attn")
+        ]
+        assert math.hypot(*(row["l2"] for row in shown["by_layer"])) == pytest.approx(shown["l2"], rel=1e-3)
+        assert (min(row["energy"] for row in shown["by_layer"]) < 1) == (kind != "full")
+    with pytest.raises(SystemExit):
+        main(["deltas", "show", str(deltas["rank"].folder)])
+    table = capsys.readouterr().out
+    assert "rank 4" in table and "energy" in table and "expert − vlm: 0." in table
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
