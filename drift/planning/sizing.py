@@ -18,8 +18,9 @@ from drift.config.chain import Config
 from drift.config.train import KEPT_CHECKPOINTS, LoraConfig
 from drift.ground.errors import CheckpointError
 from drift.training.safety.room import checkpoint_bytes
-from drift.weights.checkpoints import Checkpoint, pair_decoders, resolve
+from drift.weights.checkpoints import Checkpoint, pair_decoders
 from drift.weights.layout import module_of
+from drift.weights.mixture import opened
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def memory_of(config: Config, models: tuple[Checkpoint, Checkpoint] | None) -> l
 def headers(config: Config) -> tuple[Checkpoint, Checkpoint] | None:
     """The configuration's VLM and expert; None, with a warning, where their headers cannot be read."""
     try:
-        return Checkpoint(resolve(config.models.vlm)), Checkpoint(resolve(config.models.expert))
+        return opened(config.models.vlm), opened(config.models.expert)
     except CheckpointError as error:
         logger.warning("memory per GPU, FLOPs and disk: not known (%s)", error)
         return None

@@ -24,6 +24,7 @@ _FUSED = re.compile(r"\.experts\.(?!\d)")
 _MODULES = {
     "attn": re.compile(r"^layers\.\d+\.(self_attn|linear_attn)\.\w*proj\w*\.(weight|bias)$"),
     "mlp": re.compile(r"^layers\.\d+\.(mlp|feed_forward)\.(.*\.)?\w*proj(\.weight|\.bias)?$"),
+    "router": re.compile(r"^layers\.\d+\.(mlp|feed_forward)\.(gate|router|shared_expert_gate)\.(weight|bias)$"),
     "norm": re.compile(r"(^|\.)\w*norm\w*\.(weight|bias)$"),
     "head": re.compile(r"^lm_head\.(weight|bias)$"),
     "embed": re.compile(r"^embed_tokens\.weight$"),
@@ -150,7 +151,7 @@ def depth(names: Iterable[str]) -> int:
 
 
 def module_of(name: str) -> str:
-    """The module a canonical name belongs to: attn, mlp, norm, head, embed, or `other`."""
+    """The module a canonical name belongs to: attn, mlp, router, norm, head, embed, or `other`."""
     return next((module for module, pattern in _MODULES.items() if pattern.search(name)), "other")
 
 
@@ -171,7 +172,7 @@ def select_modules(
             raise ConfigError(f"modules: '{module}' selects no tensor of the text decoder{tied}")
         chosen |= hits
     if not chosen:
-        raise ConfigError("modules: empty; choose of attn, mlp, norm, head, embed or re:<pattern>")
+        raise ConfigError("modules: empty; choose of attn, mlp, router, norm, head, embed or re:<pattern>")
     return [name for name in names if name in chosen]
 
 

@@ -16,16 +16,19 @@ import torch
 
 from drift.config.models import DeltaConfig, parse_layers
 from drift.ground.errors import CheckpointError, ConfigError
-from drift.weights.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256, resolve
+from drift.weights import mixture
+from drift.weights.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256
 from drift.weights.layout import (
     config_differences,
     explain_missing,
+    find_partners,
     is_selected,
     layer_index,
     module_of,
     select_modules,
     unpaired,
 )
+from drift.weights.modeling import parameter_shapes
 from drift.weights.streaming import DTYPES, cosine
 
 SAME_BASE_COSINE = 0.1
@@ -121,7 +124,7 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     Raises CheckpointError if the models do not fit together or (without `force`) φ_VL was itself made from another
     one here, ConfigError if the selection is empty.
     """
-    opened = functools.cache(lambda reference: Checkpoint(resolve(reference)))
+    opened = functools.cache(mixture.opened)
     pairs = tuple(
         _pair(opened(own or expert), opened(_subtracted(minus, vlm, base)), weight)
         for own, minus, weight in config.pairs
@@ -134,6 +137,7 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     _require_whole(config, visual, partners)
     differing = (config_differences(pair.expert.text_config, pair.other.text_config) for pair in pairs)
     warnings = dict.fromkeys(f"the expert's configuration differs in {one}" for some in differing for one in some)
+    warnings |= dict.fromkeys(_require_bindable(visual, sources))
     return DeltaPlan(config, pairs, visual, sources, tuple(warnings))
 
 
@@ -187,6 +191,25 @@ def _require_whole(config: DeltaConfig, vlm: Checkpoint, partners: Sequence[Mapp
             wanted = any(is_selected(name, module, config.include_bias) for module in config.modules)
             if wanted and (layers is None or layer_index(name) in layers):
                 raise CheckpointError(f"{vlm.path}: '{own}' has no partner in the expert: Δ would be partial")
+
+
+def _require_bindable(vlm: Checkpoint, sources: Sequence[Source]) -> list[str]:
+    """Raise CheckpointError if a Δ of experts would find no parameter in the running model; a warning if none knows.
+
+    Only experts are laid out differently there, and only they are worth the time to ask transformers.
+    """
+    shapes = {source.name: source.shape for source in sources}
+    if not any(".experts." in name for name in shapes):
+        return []
+    at_run_time = parameter_shapes(vlm.path)
+    if at_run_time is None:
+        return [f"{vlm.path}: unknown to transformers; whether Δ fits its experts at run time is seen in training"]
+    partners = find_partners(at_run_time, shapes)
+    for name, shape in shapes.items():
+        if name not in partners:
+            why = explain_missing(name, shape, at_run_time)
+            raise CheckpointError(f"{vlm.path}: '{name}' cannot be guided: at run time {why}")
+    return []
 
 
 def _subtracted(minus: str, vlm: str, base: str | None) -> str:

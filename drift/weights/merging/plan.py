@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from drift.weights.layout import (
     select_modules,
     unpaired,
 )
+from drift.weights.mixture import AT_RUN_TIME, arranged, layout_of, rearranged
 
 Names = Mapping[str, str]
 """Its own name of each tensor, by the canonical one."""
@@ -84,18 +86,21 @@ def plan_merge(
 
 def _plan_delta(config: MergeConfig, vlm: Checkpoint, prior: DeltaFile) -> MergePlan:
     require_made_from(prior, vlm.path)
-    partners = match_parameters(vlm.shapes, prior.shapes)
+    prior = dataclasses.replace(prior, tensors=rearranged(prior.tensors, AT_RUN_TIME, layout_of(vlm) or AT_RUN_TIME))
+    shapes = {name: info.shape for name, info in prior.tensors.items()}
+    partners = match_parameters(vlm.shapes, shapes)
     for own in partners.values():
         vlm.require_float(own)
-    others: dict[str, Other] = {"delta": (prior, {name: name for name in prior.names})}
-    canonical = {partners[name]: name for name in prior.names}
-    return MergePlan(config, vlm, others, canonical, weights_by_name(config, prior.names))
+    others: dict[str, Other] = {"delta": (prior, {name: name for name in shapes})}
+    canonical = {partners[name]: name for name in shapes}
+    return MergePlan(config, vlm, others, canonical, weights_by_name(config, list(shapes)))
 
 
 def _plan_experts(config: MergeConfig, expert: str, vlm: str, base: str | None) -> MergePlan:
     visual = Checkpoint(resolve(vlm))
-    experts = [Checkpoint(resolve(own or expert)) for own in config.experts or (None,)]
-    origin = [Checkpoint(resolve(base))] if base is not None and config.needs_base else []
+    layout = layout_of(visual) or AT_RUN_TIME
+    experts = [arranged(Checkpoint(resolve(own or expert)), layout) for own in config.experts or (None,)]
+    origin = [arranged(Checkpoint(resolve(base)), layout)] if base is not None and config.needs_base else []
     first, in_vlm = experts[0], pair_decoders(experts[0], visual)
     named = [(model, pair_decoders(first, model) if model is not first else first.canonical()) for model in experts]
     named += [(model, pair_decoders(first, model)) for model in origin]
