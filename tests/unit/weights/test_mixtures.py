@@ -100,8 +100,8 @@ def test_a_merge_has_the_vlms_names_and_loads_as_the_mean_of_the_two(name: str, 
         torch.testing.assert_close(merged[own], expected, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", MIXTURES)
-@pytest.mark.parametrize("method", ["ties", "dare_linear", "della", "frank"])
+@pytest.mark.parametrize("name", ["Qwen3-VL-MoE (hub)", "GLM-4.5V"])
+@pytest.mark.parametrize("method", ["ties", "dare_linear", "frank"])
 def test_a_method_merges_the_same_experts_whatever_layout_they_come_in(method: str, name: str, tmp_path: Path) -> None:
     for fused in (False, True):
         merge(MergeConfig(method=method), **references(name, fused), out=tmp_path / str(fused))
