@@ -89,7 +89,10 @@ def explain_missing(name: str, shape: Shape, names: Mapping[str, Shape]) -> str:
         return "the model has no such tensor, its head is tied to embed_tokens (select 'embed' instead)"
     if ".experts." in name:
         fused = "unfused" if _FUSED.search(name) else "fused"
-        return f"the model stores its experts {fused}; a Δ of them is not supported (select attn alone)"
+        return (
+            f"the model has its experts {fused}, and experts of this name are not converted; select attn alone, or "
+            "compute a Δ of an older version again"
+        )
     return "the model has no tensor of this name and shape in its text decoder"
 
 

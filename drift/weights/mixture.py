@@ -160,10 +160,10 @@ def layout_of(stored: Checkpoint) -> Layout | None:
     """The layout in which a checkpoint stores its experts; None if it has none."""
     if any(_UNFUSED.match(name) for name in stored.tensors):
         return Layout(fused=False)
-    fused = [(match["projection"], info) for name, info in stored.tensors.items() if (match := _FUSED.match(name))]
+    fused = {projection: info for (_, projection), info in _fused_in(stored.tensors).items()}
     if not fused:
         return None
-    return Layout(turned=frozenset(name for name, info in fused if _is_turned(stored, name, info.shape)))
+    return Layout(turned=frozenset(name for name, info in fused.items() if _is_turned(stored, name, info.shape)))
 
 
 def _is_turned(stored: Checkpoint, projection: str, shape: Sequence[int]) -> bool:
@@ -179,22 +179,24 @@ def rearranged(tensors: Tensors, present: Layout, layout: Layout) -> dict[str, T
     """`tensors`, which have their experts in the layout ``present``, with them in another; all others as they are."""
     if present == layout:
         return dict(tensors)
-    pattern = _FUSED if present.fused else _UNFUSED
-    others = {name: info for name, info in tensors.items() if not pattern.match(name)}
     stored = _fused(tensors, present) if present.fused else _unfused(tensors)
+    used = {id(matrix.info) for experts in stored.values() for matrices in experts for matrix in matrices}
+    result = {name: info for name, info in tensors.items() if id(info) not in used}
     for (block, projection), experts in stored.items():
-        others |= _composed(block, projection, experts, layout)
-    return others
+        result |= _composed(block, projection, experts, layout)
+    return result
+
+
+def _fused_in(tensors: Tensors) -> dict[tuple[str, str], TensorInfo]:
+    named = ((_FUSED.match(name), info) for name, info in tensors.items() if len(info.shape) == 3)
+    return {(match["block"], match["projection"]): info for match, info in named if match}
 
 
 def _fused(tensors: Tensors, present: Layout) -> dict[tuple[str, str], Experts]:
-    found: dict[tuple[str, str], Experts] = {}
-    for name, info in tensors.items():
-        if match := _FUSED.match(name):
-            turned = match["projection"] in present.turned
-            matrices = [(Matrix(info, place, turned),) for place in range(info.shape[0])]
-            found[match["block"], match["projection"]] = matrices
-    return found
+    return {
+        (block, projection): [(Matrix(info, place, projection in present.turned),) for place in range(info.shape[0])]
+        for (block, projection), info in _fused_in(tensors).items()
+    }
 
 
 def _unfused(tensors: Tensors) -> dict[tuple[str, str], Experts]:

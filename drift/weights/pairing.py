@@ -16,7 +16,6 @@ import torch
 
 from drift.config.models import DeltaConfig, parse_layers
 from drift.ground.errors import CheckpointError, ConfigError
-from drift.weights import mixture
 from drift.weights.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256
 from drift.weights.layout import (
     config_differences,
@@ -28,6 +27,7 @@ from drift.weights.layout import (
     select_modules,
     unpaired,
 )
+from drift.weights.mixture import opened
 from drift.weights.modeling import parameter_shapes
 from drift.weights.streaming import DTYPES, cosine
 
@@ -124,12 +124,12 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     Raises CheckpointError if the models do not fit together or (without `force`) φ_VL was itself made from another
     one here, ConfigError if the selection is empty.
     """
-    opened = functools.cache(mixture.opened)
+    checkpoint = functools.cache(opened)
     pairs = tuple(
-        _pair(opened(own or expert), opened(_subtracted(minus, vlm, base)), weight)
+        _pair(checkpoint(own or expert), checkpoint(_subtracted(minus, vlm, base)), weight)
         for own, minus, weight in config.pairs
     )
-    visual: Checkpoint = opened(vlm)
+    visual: Checkpoint = checkpoint(vlm)
     _require_original(visual, config.force)
     partners = [pair_decoders(pair.expert, visual) for pair in pairs]
     selected = select_modules(list(pairs[0].in_expert), config.modules, config.layers, config.include_bias)

@@ -197,9 +197,7 @@ def test_the_published_preset_is_what_the_papers_baselines_used(
     assert json.loads((tmp_path / "two" / "merge.json").read_text())["density"] == 0.5
 
 
-def test_a_mixture_is_planned_and_lora_on_its_experts_is_refused_before_a_delta_is_made(
-    raw: dict, tmp_path: Path
-) -> None:
+def test_a_mixture_is_planned_and_lora_guided_on_its_experts_is_refused(raw: dict, tmp_path: Path) -> None:
     mixture = MIXTURES["Qwen3-VL-MoE (hub)"]
     vlm = mixture.build_vlm()
     models = {"vlm": str(mixture.save_vlm(vlm, tmp_path / "vlm")), "expert": str(tmp_path / "expert")}

@@ -19,6 +19,7 @@ from drift.config.train import PriorConfig
 from drift.ground.errors import CheckpointError
 from drift.prior.gradient import guide
 from drift.prior.prior import Prior
+from drift.training.safety.effect import weights_changed
 from drift.weights.checkpoints import Checkpoint
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta, projection
@@ -155,6 +156,18 @@ def test_the_router_is_a_module_of_its_own(name: str) -> None:
     assert not chosen["router"] & chosen["mlp"]
     shared = {own for own in at_run_time(name, "expert") if "shared_expert" in own and "proj" in own}
     assert shared <= chosen["mlp"]
+
+
+def test_what_training_changed_is_seen_although_transformers_saves_the_experts_in_another_layout(
+    tmp_path: Path,
+) -> None:
+    hub = Path(str(references("Qwen3-VL-MoE (hub)")["vlm"]))
+    model = transformers.AutoModelForImageTextToText.from_pretrained(hub)
+    with torch.no_grad():
+        model.get_decoder().layers[1].mlp.experts.gate_up_proj[2] += 1
+    model.save_pretrained(tmp_path / "trained")
+    assert layout_of(Checkpoint(tmp_path / "trained")) != layout_of(Checkpoint(hub))
+    assert weights_changed(hub, tmp_path / "trained", 24 * 32) == 1
 
 
 # ------------------------------------------------------------------------------------- how it is read
