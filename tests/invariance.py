@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -278,15 +278,19 @@ def _weights(scenario: Scenario, model: Any, optimizer: Any) -> dict[str, torch.
 # ------------------------------------------------------------------------------------------- all ranks
 
 
-def run_all(folder: Path) -> dict[str, Result]:
+def run_all(
+    folder: Path, family: Family | None = None, scenarios: Iterable[Scenario] | None = None
+) -> dict[str, Result]:
     """Every scenario, on two ranks that start once; by the scenario's name."""
-    family = tiny_family(folder / "family", dtype=torch.bfloat16)  # as real checkpoints are, so bf16 starts the same
+    if family is None:
+        family = tiny_family(folder / "family", dtype=torch.bfloat16)  # as real checkpoints: bf16 starts the same
     for name, config in DELTAS.items():
         compute_delta(config, expert=str(family.expert), vlm=str(family.vlm), base=None, out=folder / name)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (folder, family, port), nprocs=WORLD)
+    asked = tuple(SCENARIOS.values() if scenarios is None else scenarios)
+    torch.multiprocessing.spawn(_rank, (folder, family, asked, port), nprocs=WORLD)
     results: dict[str, Result] = torch.load(folder / "results.pt", weights_only=False)
     return results
 
@@ -300,7 +304,7 @@ DELTAS = {
 }
 
 
-def _rank(rank: int, folder: Path, family: Family, port: int) -> None:
+def _rank(rank: int, folder: Path, family: Family, scenarios: tuple[Scenario, ...], port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -308,7 +312,7 @@ def _rank(rank: int, folder: Path, family: Family, port: int) -> None:
     deltas = {name: load_delta(folder / name) for name in DELTAS}
     gc.freeze()  # DeepSpeed collects garbage at every start of ZeRO-3, over all that was ever imported
     results = {}
-    for scenario in SCENARIOS.values():
+    for scenario in scenarios:
         results[scenario.name] = train(scenario, family, deltas)
     if rank == 0:
         torch.save(results, folder / "results.pt")

@@ -39,7 +39,24 @@ MLLAMA = {
     "max_num_tiles": 1,
     "supported_aspect_ratios": [[1, 1]],
 }
-MOE = {"head_dim": 8, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+MOE = {"head_dim": 8, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+GLM_MOE = {
+    "head_dim": 8,
+    "num_hidden_layers": 3,
+    "n_routed_experts": 3,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12,
+    "attention_bias": True,
+}
+AUDIO = {
+    "num_mel_bins": 16,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "d_model": 16,
+    "output_dim": 32,
+    "downsample_hidden_size": 8,
+}
 LINEAR = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_num_key_heads": 2,
@@ -64,6 +81,8 @@ class ModelFamily:
     """Of the VLM's whole configuration."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Beginnings of names on disk that are written differently from what this transformers writes."""
+    turned: bool = False
+    """Whether fused experts are stored transposed, as Qwen3-VL-MoE's are on the hub."""
 
     def build_vlm(self) -> Any:
         """The model in memory."""
@@ -86,10 +105,14 @@ class ModelFamily:
     def save_vlm(self, model: Any, path: Path) -> Path:
         """The model's directory, with the names that this family has on disk."""
         model.save_pretrained(path)
-        if self.renamed:
+        if self.renamed or self.turned:
             tensors = load_file(path / "model.safetensors")
-            save_file({self._on_disk(name): tensor for name, tensor in tensors.items()}, path / "model.safetensors")
+            written = {self._on_disk(name): self._turned(name, tensor) for name, tensor in tensors.items()}
+            save_file(written, path / "model.safetensors")
         return path
+
+    def _turned(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.transpose(1, 2).contiguous() if self.turned and ".mlp.experts." in name else tensor
 
     def _on_disk(self, name: str) -> str:
         for ours, theirs in self.renamed:
@@ -105,6 +128,41 @@ QWEN2_5_VL = {
     "only_vlm": {"rope_parameters": ROPE},
     "vision": {**QWEN, "fullatt_block_indexes": [1]},
 }
+
+QWEN3_VL_MOE = {
+    "vlm": "Qwen3VLMoeForConditionalGeneration",
+    "expert": "Qwen3MoeForCausalLM",
+    "text": MOE,
+    "vision": {**QWEN, "deepstack_visual_indexes": [0]},
+    "only_vlm": {"rope_parameters": ROPE},
+}
+
+MIXTURES = {
+    "Qwen3-VL-MoE (hub)": ModelFamily(**QWEN3_VL_MOE, turned=True),
+    "Qwen3-VL-MoE (saved by transformers 5)": ModelFamily(**QWEN3_VL_MOE),
+    "GLM-4.5V": ModelFamily(
+        "Glm4vMoeForConditionalGeneration",
+        "Glm4MoeForCausalLM",
+        GLM_MOE,
+        QWEN,
+        only_vlm={"rope_parameters": {**ROPE, "partial_rotary_factor": 1.0}},
+    ),
+    "Qwen3.5-MoE": ModelFamily(
+        "Qwen3_5MoeForConditionalGeneration",
+        "Qwen3_5MoeForCausalLM",
+        {**MOE, "shared_expert_intermediate_size": 16, "rope_parameters": ROPE, **LINEAR},
+        QWEN,
+    ),
+    "Qwen3-Omni (thinker)": ModelFamily(
+        "Qwen3OmniMoeThinkerForConditionalGeneration",
+        "Qwen3MoeForCausalLM",
+        MOE,
+        {**QWEN, "deepstack_visual_indexes": [0]},
+        only_vlm={"rope_parameters": ROPE},
+        more={"audio_config": AUDIO},
+    ),
+}
+"""Mixtures of experts, whose files and run time lay the experts out differently."""
 
 FAMILIES = {
     "Qwen2-VL": ModelFamily(
@@ -208,12 +266,5 @@ REFUSED = {
         {"num_hidden_layers": 3},
         MLLAMA,
         only_vlm={"cross_attention_layers": [1], "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
-    ),
-    "Qwen3-VL-MoE": ModelFamily(
-        "Qwen3VLMoeForConditionalGeneration",
-        "Qwen3MoeForCausalLM",
-        MOE,
-        {**QWEN, "deepstack_visual_indexes": [0]},
-        only_vlm={"rope_parameters": ROPE},
     ),
 }

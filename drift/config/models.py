@@ -109,7 +109,7 @@ class DeltaConfig(Section):
     minus: str = "vlm"
     """φ_other: `vlm` (the paper's), `base`, or a checkpoint."""
     modules: tuple[Module, ...] = ("attn", "mlp")
-    """attn, mlp, norm, head, embed, or `re:` and a pattern over canonical names."""
+    """attn, mlp, router, norm, head, embed, or `re:` and a pattern over canonical names."""
     layers: Layers | None = None
     """`0-27`, `4,8-11`; null for all."""
     include_bias: bool = True
@@ -159,7 +159,7 @@ class MergePartConfig(Section):
     """Where a merge has other weights."""
 
     modules: tuple[Layered, ...] = ()
-    """attn, mlp, norm, or `re:` and a pattern over canonical names; empty for all."""
+    """attn, mlp, router, norm, or `re:` and a pattern over canonical names; empty for all."""
     layers: Layers | None = None
     """`0-27`, `4,8-11`; null for all, and for what is in no layer."""
     weights: tuple[float, ...]

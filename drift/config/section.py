@@ -14,9 +14,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Layered = Annotated[str, Field(pattern=r"^(attn|mlp|norm|re:.+)$")]
+Layered = Annotated[str, Field(pattern=r"^(attn|mlp|router|norm|re:.+)$")]
 """A module of every merge: head and embeddings stay the multimodal model's."""
-Module = Annotated[str, Field(pattern=r"^(attn|mlp|norm|head|embed|re:.+)$")]
+Module = Annotated[str, Field(pattern=r"^(attn|mlp|router|norm|head|embed|re:.+)$")]
 
 
 def _fills(placeholder: str) -> AfterValidator:

@@ -78,6 +78,8 @@ def _arm(
     rates = sum_of_rates(train, steps)
     if arm.delta is None or not (headers or deltas):
         return ArmForecast(name, does, steps, rates)
+    if train.lora is not None:
+        _require_matrices(config, name, arm.delta, deltas)
     reach = rates * _ratio(config, arm.delta, deltas)
     return ArmForecast(name, does, steps, rates, reach, remark(reach, train))
 
@@ -102,10 +104,25 @@ def _merge(config: Config, merge: MergeConfig, headers: bool) -> str:
 
 def _ratio(config: Config, delta: str, deltas: Path | None) -> float:
     """‖Δ‖₁ / ‖Δ‖₂² over all tensors of a Δ."""
+    return reach_per_rate(load_delta(deltas / delta)) if deltas else sampled_ratio(_planned(config, delta))
+
+
+def _planned(config: Config, delta: str) -> DeltaPlan:
     models = config.models
-    if deltas is not None:
-        return reach_per_rate(load_delta(deltas / delta))
-    return sampled_ratio(plan(config.deltas[delta], expert=models.expert, vlm=models.vlm, base=models.base))
+    return plan(config.deltas[delta], expert=models.expert, vlm=models.vlm, base=models.base)
+
+
+def _require_matrices(config: Config, arm: str, delta: str, deltas: Path | None) -> None:
+    """Raise ConfigError if LoRA is to be guided where it has no adapter: a layer's experts are one tensor of three
+    dimensions."""
+    sources = _planned(config, delta).sources if deltas is None else ()
+    shapes = load_delta(deltas / delta).shapes if deltas else {source.name: source.shape for source in sources}
+    for name, shape in shapes.items():
+        if len(shape) > 2:
+            raise ConfigError(
+                f"arms.{arm}: lora adapts matrices, and '{name}' of Δ '{delta}' has the shape {list(shape)}; "
+                f"set deltas.{delta}.modules to [attn], or train without lora"
+            )
 
 
 def sampled_ratio(todo: DeltaPlan) -> float:

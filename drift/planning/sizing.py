@@ -18,9 +18,9 @@ from drift.config.chain import Config
 from drift.config.train import KEPT_CHECKPOINTS, LoraConfig
 from drift.ground.errors import CheckpointError
 from drift.training.safety.room import checkpoint_bytes
-from drift.weights.adapters import open_model
 from drift.weights.checkpoints import Checkpoint, pair_decoders, resolve
 from drift.weights.layout import module_of
+from drift.weights.mixture import AT_RUN_TIME, arranged, opened
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def memory_of(config: Config, models: tuple[Checkpoint, Checkpoint] | None) -> l
 def headers(config: Config) -> tuple[Checkpoint, Checkpoint] | None:
     """The configuration's VLM and expert; None, with a warning, where their headers cannot be read."""
     try:
-        return Checkpoint(resolve(config.models.vlm)), open_model(config.models.expert)
+        return arranged(Checkpoint(resolve(config.models.vlm)), AT_RUN_TIME), opened(config.models.expert)
     except CheckpointError as error:
         logger.warning("memory per GPU, FLOPs and disk: not known (%s)", error)
         return None

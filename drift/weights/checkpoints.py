@@ -6,6 +6,7 @@ Nothing here loads a model: a header is a few hundred kilobytes, and a tensor is
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -102,6 +103,12 @@ class TensorInfo:
     def size_bytes(self) -> int:
         """Bytes of the tensor's data."""
         return self.end - self.start
+
+    def opened(self) -> io.RawIOBase:
+        """The file, at the tensor's first byte."""
+        stream = self.file.open("rb", buffering=0)
+        stream.seek(self.start)
+        return stream
 
 
 @dataclass(frozen=True)
@@ -250,8 +257,11 @@ class Checkpoint:
         """The first rows of a tensor, about so many elements of it; a number is a row of one."""
         if not self.shapes[name]:
             return self.tensor(name).reshape(1)
-        rows = max(1, elements // max(1, self.shapes[name][-1]))
-        return self._open(name).get_slice(name)[:rows]
+        return self._open(name).get_slice(name)[: self._rows(name, elements)]
+
+    def _rows(self, name: str, elements: int) -> int:
+        """How many rows have about so many elements: at least one, which of fused experts is a whole expert."""
+        return max(1, elements // max(1, math.prod(self.shapes[name][1:] or self.shapes[name])))
 
     def require_float(self, name: str) -> None:
         """Raise CheckpointError if a tensor's dtype is not one that can be subtracted and merged."""
@@ -276,8 +286,7 @@ def read_pieces(info: TensorInfo, name: str, elements: int) -> Iterator[Tensor]:
 
     dtype = getattr(torch, DTYPE_NAMES[info.dtype])
     rooms = torch.empty(2, min(elements, max(1, info.size_bytes // dtype.itemsize)), dtype=dtype)
-    with info.file.open("rb", buffering=0) as file:
-        file.seek(info.start)
+    with info.opened() as file:
         for turn, left in enumerate(range(info.size_bytes // dtype.itemsize, 0, -elements)):
             piece = rooms[turn % 2, :left]
             if file.readinto(piece.view(torch.uint8).numpy().data) != piece.nbytes:

@@ -30,6 +30,7 @@ from drift.weights.files import indexed_files
 from drift.weights.finite import require_finite
 from drift.weights.forms import LEFT, RIGHT, SCALE, WHOLE, Form
 from drift.weights.layout import layer_index, match_parameters, module_of
+from drift.weights.mixture import AT_RUN_TIME, arranged
 from drift.weights.streaming import Sparsity, dot, mean_sparsity, one_thread, progress
 
 DELTA = "delta.safetensors"
@@ -180,7 +181,7 @@ def projection(model: Path, delta: Path) -> float:
     0 at φ_VL; 1 at the expert where Δ = φ_reason − φ_VL. φ_VL itself is not read: ⟨φ_VL, Δ⟩ is in the statistics.
     Raises PriorError if Δ does not fit the model or belongs to another φ_VL, and CheckpointError for NaN in the model.
     """
-    prior, checkpoint = load_delta(delta), Checkpoint(model)
+    prior, checkpoint = load_delta(delta), arranged(Checkpoint(model), AT_RUN_TIME)
     if (model / PROVENANCE).is_file():
         require_made_from(prior, model)
     partners = match_parameters(checkpoint.shapes, prior.shapes)

@@ -24,6 +24,7 @@ _FUSED = re.compile(r"\.experts\.(?!\d)")
 _MODULES = {
     "attn": re.compile(r"^layers\.\d+\.(self_attn|linear_attn)\.(\w*proj\w*|dense)\.(weight|bias)$"),
     "mlp": re.compile(r"^layers\.\d+\.(mlp|feed_forward)\.(.*\.)?\w*proj([._]bias|\.weight)?$"),
+    "router": re.compile(r"^layers\.\d+\.(mlp|feed_forward)\.(gate|router|shared_expert_gate)\.(weight|bias)$"),
     "norm": re.compile(r"(^|\.)\w*norm\w*\.(weight|bias)$"),
     "head": re.compile(r"^lm_head\.(weight|bias)$"),
     "embed": re.compile(r"^embed_tokens\.weight$"),
@@ -119,7 +120,10 @@ def explain_missing(name: str, shape: Shape, names: Mapping[str, Shape]) -> str:
         return "the model has no such tensor, its head is tied to embed_tokens (select 'embed' instead)"
     if ".experts." in name:
         fused = "unfused" if _FUSED.search(name) else "fused"
-        return f"the model stores its experts {fused}; a Δ of them is not supported (select attn alone)"
+        return (
+            f"the model has its experts {fused}, and experts of this name are not converted; select attn alone, or "
+            "compute a Δ of an older version again"
+        )
     return "the model has no tensor of this name and shape in its text decoder"
 
 
@@ -135,7 +139,7 @@ def depth(names: Iterable[str]) -> int:
 
 
 def module_of(name: str) -> str:
-    """The module a canonical name belongs to: attn, mlp, norm, head, embed, or `other`."""
+    """The module a canonical name belongs to: attn, mlp, router, norm, head, embed, or `other`."""
     return next((module for module, pattern in _MODULES.items() if pattern.search(name)), "other")
 
 
@@ -157,7 +161,7 @@ def select_modules(
             )
         chosen |= hits
     if not chosen:
-        raise ConfigError("modules: empty; choose of attn, mlp, norm, head, embed or re:<pattern>")
+        raise ConfigError("modules: empty; choose of attn, mlp, router, norm, head, embed or re:<pattern>")
     return [name for name in names if name in chosen]
 
 

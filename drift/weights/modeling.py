@@ -74,6 +74,24 @@ def _loaded(kind: str, path: str | Path, **options: Any) -> Any:
     return model.eval()
 
 
+def parameter_shapes(path: str | Path) -> dict[str, tuple[int, ...]] | None:
+    """Name → shape of every parameter that the model of a directory has at run time; no weight is read.
+
+    None for a configuration that transformers makes no image-text-to-text model of.
+    """
+    allow_cuda_torchvision_on_cpu()
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        with torch.device("meta"):
+            model: Any = AutoModelForImageTextToText.from_config(config)
+    except Exception:  # transformers raises many kinds
+        return None
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
 def stored_dtype(path: str | Path) -> Any:
     """The dtype a model directory says its weights have (torch.dtype); float32 where it says nothing."""
     import torch

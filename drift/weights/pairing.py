@@ -18,12 +18,13 @@ from torch import Tensor
 from drift.config.models import DeltaConfig, parse_layers
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.weights import forms
-from drift.weights.adapters import Adapted, open_model
+from drift.weights.adapters import Adapted
 from drift.weights.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256, resolve
 from drift.weights.configurations import config_differences, is_multimodal
 from drift.weights.decoder import has_other_parts
 from drift.weights.layout import (
     explain_missing,
+    find_partners,
     is_selected,
     kinds_in_layers,
     layer_index,
@@ -32,6 +33,8 @@ from drift.weights.layout import (
     select_modules,
     unpaired,
 )
+from drift.weights.mixture import AT_RUN_TIME, arranged, opened
+from drift.weights.modeling import parameter_shapes
 from drift.weights.streaming import DTYPES, Sparsity, cosine, mean_sparsity, sparsity
 
 SAME_BASE_COSINE = 0.1
@@ -131,12 +134,12 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     Raises CheckpointError if the models do not fit together or (without `force`) φ_VL is a text model or was itself
     made from another one here, ConfigError if the selection is empty.
     """
-    opened = functools.cache(lambda reference: Checkpoint(resolve(vlm)) if reference == vlm else open_model(reference))
+    visual: Checkpoint = arranged(Checkpoint(resolve(vlm)), AT_RUN_TIME)
+    checkpoint = functools.cache(lambda reference: visual if reference == vlm else opened(reference))
     pairs = tuple(
-        _pair(opened(own or expert), opened(_subtracted(minus, vlm, base)), weight)
+        _pair(checkpoint(own or expert), checkpoint(_subtracted(minus, vlm, base)), weight)
         for own, minus, weight in config.pairs
     )
-    visual: Checkpoint = opened(vlm)
     _require_original(visual, config.force)
     require_multimodal(visual, force=config.force)
     partners = [pair_decoders(pair.expert, visual) for pair in pairs]
@@ -149,6 +152,7 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     warnings = what_is_odd([(pair.expert, pair.other) for pair in pairs], visual)
     warnings += layers_without(list(pairs[0].in_expert), config.modules, config.layers)
     warnings += [line for pair, in_vlm in zip(pairs, partners, strict=True) for line in _unshared(pair, visual, in_vlm)]
+    warnings += _require_bindable(visual, sources)
     return DeltaPlan(config, pairs, visual, sources, tuple(dict.fromkeys(warnings)))
 
 
@@ -250,6 +254,25 @@ def _require_whole(config: DeltaConfig, vlm: Checkpoint, partners: Sequence[Mapp
             wanted = any(is_selected(name, module, config.include_bias) for module in config.modules)
             if wanted and (layers is None or layer_index(name) in layers):
                 raise CheckpointError(f"{vlm.path}: '{own}' has no partner in the expert: Δ would be partial")
+
+
+def _require_bindable(vlm: Checkpoint, sources: Sequence[Source]) -> list[str]:
+    """Raise CheckpointError if a Δ of experts would find no parameter in the running model; a warning if none knows.
+
+    Only experts are laid out differently there, and only they are worth the time to ask transformers.
+    """
+    shapes = {source.name: source.shape for source in sources}
+    if not any(".experts." in name for name in shapes):
+        return []
+    at_run_time = parameter_shapes(vlm.path)
+    if at_run_time is None:
+        return [f"{vlm.path}: unknown to transformers; whether Δ fits its experts at run time is seen in training"]
+    partners = find_partners(at_run_time, shapes)
+    for name, shape in shapes.items():
+        if name not in partners:
+            why = explain_missing(name, shape, at_run_time)
+            raise CheckpointError(f"{vlm.path}: '{name}' cannot be guided: at run time {why}")
+    return []
 
 
 def _subtracted(minus: str, vlm: str, base: str | None) -> str:

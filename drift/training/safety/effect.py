@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from drift.config.train import TrainConfig
 from drift.weights.checkpoints import DTYPE_NAMES, Checkpoint
 from drift.weights.deltafile import DeltaFile
+from drift.weights.mixture import AT_RUN_TIME, arranged
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def told(sentences: list[str]) -> list[str]:
 
 def weights_changed(source: Path, out: Path, trained: int) -> float:
     """The share of the ``trained`` elements whose stored value is another than in ``source``."""
-    before, after = Checkpoint(source), Checkpoint(out)
+    before, after = (arranged(Checkpoint(folder), AT_RUN_TIME) for folder in (source, out))
     names = [name for name, shape in before.shapes.items() if after.shapes.get(name) == shape]
     changed = sum(
         int((before.tensor(name) != after.tensor(name)).sum())

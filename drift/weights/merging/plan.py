@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from drift.ground.errors import CheckpointError, ConfigError
 from drift.weights.adapters import Adapted, open_model
 from drift.weights.checkpoints import Checkpoint, Stored, pair_decoders, resolve
 from drift.weights.deltafile import DeltaFile, load_delta, require_made_from
+from drift.weights.forms import WHOLE
 from drift.weights.layout import (
     depth,
     explain_missing,
@@ -22,6 +24,7 @@ from drift.weights.layout import (
     unpaired,
 )
 from drift.weights.merging.sidefiles import SideFiles, side_files
+from drift.weights.mixture import AT_RUN_TIME, arranged, layout_of, rearranged
 from drift.weights.pairing import require_multimodal, what_is_odd
 
 Names = Mapping[str, str]
@@ -111,19 +114,39 @@ def plan_merge(
 def _plan_delta(config: MergeConfig, vlm: Checkpoint, prior: DeltaFile) -> MergePlan:
     require_made_from(prior, vlm.path)
     require_multimodal(vlm, force=config.force)
-    partners = match_parameters(vlm.shapes, prior.shapes)
+    prior = _laid_out_as(prior, vlm)
+    shapes = {name: prior.shapes.get(name) or parts[WHOLE].shape for name, parts in prior.parts.items()}
+    partners = match_parameters(vlm.shapes, shapes)
     for own in partners.values():
         vlm.require_float(own)
-    others: dict[str, Other] = {"delta": (prior, {name: name for name in prior.names})}
-    canonical = {partners[name]: name for name in prior.names}
-    return MergePlan(config, vlm, others, canonical, weights_by_name(config, prior.names), side_files(vlm))
+    others: dict[str, Other] = {"delta": (prior, {name: name for name in shapes})}
+    canonical = {partners[name]: name for name in shapes}
+    return MergePlan(config, vlm, others, canonical, weights_by_name(config, list(shapes)), side_files(vlm))
+
+
+def _laid_out_as(prior: DeltaFile, vlm: Checkpoint) -> DeltaFile:
+    """Δ with its experts in the layout of the VLM's files. Raises CheckpointError for experts not stored whole."""
+    layout = layout_of(vlm) or AT_RUN_TIME
+    if layout == AT_RUN_TIME:
+        return prior
+    for name, parts in prior.parts.items():
+        if ".experts." in name and parts.keys() != {WHOLE}:
+            raise CheckpointError(
+                f"{prior.folder}: '{name}' is in 8 bits or factors, and {vlm.path} stores experts otherwise than Δ; "
+                "compute Δ whole (no dtype, no rank)"
+            )
+    arranged = rearranged(prior.tensors, AT_RUN_TIME, layout)
+    return dataclasses.replace(
+        prior, parts={name: prior.parts.get(name, {WHOLE: info}) for name, info in arranged.items()}
+    )
 
 
 def _plan_experts(config: MergeConfig, expert: str, vlm: str, base: str | None) -> MergePlan:
     visual = Checkpoint(resolve(vlm))
     require_multimodal(visual, force=config.force)
-    experts = [open_model(own or expert) for own in config.experts or (None,)]
-    origin = [Checkpoint(resolve(base))] if base is not None and config.needs_base else []
+    layout = layout_of(visual) or AT_RUN_TIME
+    experts = [arranged(open_model(own or expert), layout) for own in config.experts or (None,)]
+    origin = [arranged(Checkpoint(resolve(base)), layout)] if base is not None and config.needs_base else []
     first, in_vlm = experts[0], pair_decoders(experts[0], visual)
     named = [(model, pair_decoders(first, model) if model is not first else first.canonical()) for model in experts]
     named += [(model, pair_decoders(first, model)) for model in origin]

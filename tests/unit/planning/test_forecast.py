@@ -19,6 +19,7 @@ from drift.training.safety.effect import remark, sum_of_rates
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
 from drift.weights.pairing import plan
+from tests.model_families import MIXTURES
 from tests.tiny_models import Family, tiny_family
 
 
@@ -194,3 +195,18 @@ def test_the_published_preset_is_what_the_papers_baselines_used(
         capsys, "merge", "--method", "ties", "--preset", "br2v", "--density", "0.5", *models, f"--out={tmp_path}/two"
     )
     assert json.loads((tmp_path / "two" / "merge.json").read_text())["density"] == 0.5
+
+
+def test_a_mixture_is_planned_and_lora_guided_on_its_experts_is_refused(raw: dict, tmp_path: Path) -> None:
+    mixture = MIXTURES["Qwen3-VL-MoE (hub)"]
+    vlm = mixture.build_vlm()
+    models = {"vlm": str(mixture.save_vlm(vlm, tmp_path / "vlm")), "expert": str(tmp_path / "expert")}
+    mixture.build_expert(vlm).save_pretrained(tmp_path / "expert")
+    lora = {"train": {"lora": {"rank": 4}}}
+    some = {"deltas": {"paper": {}, "attention": {"modules": ["attn"]}}, "models": models}
+    arms = {"sft": {"train": {}}, "drift": {"train": {}, "delta": "paper"}, "thin": {**lora, "delta": "attention"}}
+    planned = forecast(validate(Config, {**raw, **some, "arms": arms}))
+    assert [one.reach is not None for one in planned] == [False, True, True]
+    arms["drift"] |= lora
+    with pytest.raises(ConfigError, match=r"arms\.drift: lora .*experts\.down_proj.*modules to \[attn\]"):
+        forecast(validate(Config, {**raw, **some, "arms": arms}))

@@ -20,7 +20,8 @@ from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
 from drift.weights.layout import explain_missing
 from drift.weights.merging.merge import merge
-from tests.model_families import FAMILIES, REFUSED, ModelFamily
+from drift.weights.mixture import layout_of
+from tests.model_families import FAMILIES, MIXTURES, REFUSED, ModelFamily
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "families.md"
 ALL = DeltaConfig(modules=("attn", "mlp", "norm", "head", "embed"))
@@ -41,7 +42,7 @@ class Built:
 
 @functools.cache
 def built(name: str) -> Built:
-    family = FAMILIES[name]
+    family = {**FAMILIES, **MIXTURES}[name]
     vlm = family.build_vlm()
     expert = family.build_expert(vlm)
     folder = tempfile.TemporaryDirectory()
@@ -129,25 +130,6 @@ def test_mllama_is_refused_whatever_layers_are_chosen(tmp_path: Path, layers: st
     assert "cross-attention layers" in message
 
 
-def test_fused_experts_against_unfused_ones_are_refused(tmp_path: Path) -> None:
-    message = refused(REFUSED["Qwen3-VL-MoE"], tmp_path, DeltaConfig(force=True))
-    assert "'layers.0.mlp.experts.0.down_proj.weight'" in message
-    assert "experts fused" in message
-
-
-def test_attention_alone_of_a_mixture_of_experts_is_a_delta(tmp_path: Path) -> None:
-    family = REFUSED["Qwen3-VL-MoE"]
-    vlm = family.build_vlm()
-    expert = family.build_expert(vlm)
-    family.save_vlm(vlm, tmp_path / "vlm")
-    expert.save_pretrained(tmp_path / "expert")
-    models = {"expert": str(tmp_path / "expert"), "vlm": str(tmp_path / "vlm"), "base": None}
-    compute_delta(DeltaConfig(modules=("attn",)), **models, out=tmp_path / "delta")
-    prior = load_delta(tmp_path / "delta")
-    assert len(prior.names) == 8
-    assert all(torch.equal(prior.tensor(n), decoder(expert)[n].data - decoder(vlm)[n].data) for n in prior.names)
-
-
 def test_unfused_experts_against_fused_ones_are_explained_too() -> None:
     unfused = {"model.layers.0.mlp.experts.0.down_proj.weight": (4, 4)}
     assert "unfused" in explain_missing("layers.0.mlp.experts.down_proj", (2, 4, 4), unfused)
@@ -166,7 +148,8 @@ def test_the_documented_table_is_what_the_models_are() -> None:
 
 def document() -> str:
     rows = [row(name) for name in FAMILIES]
-    return "\n".join([HEAD, *rows, "", TAIL, ""])
+    mixtures = [mixture_row(name) for name in MIXTURES]
+    return "\n".join([HEAD, *rows, "", MIXED, *mixtures, "", TAIL, ""])
 
 
 def row(name: str) -> str:
@@ -178,6 +161,23 @@ def row(name: str) -> str:
     family, pairs = FAMILIES[name], f"{len(on_disk)} of {len(shapes)}"
     cells = [name, f"`{family.vlm}`", f"`{family.expert}`", *places, f"`{on_disk['lm_head.weight']}`", pairs]
     return f"| {' | '.join(cells)} |"
+
+
+def mixture_row(name: str) -> str:
+    """How a mixture's experts are laid out in both files, and at run time."""
+    models, family = built(name), MIXTURES[name]
+    files = [Checkpoint(models.references[role] or "") for role in ("vlm", "expert")]
+    shapes = {own: tuple(parameter.shape) for own, parameter in decoder(models.expert).items()}
+    at_run_time = match_parameters({own: tuple(p.shape) for own, p in models.vlm.named_parameters()}, shapes)
+    prefix = at_run_time["norm.weight"].removesuffix("norm.weight")
+    cells = [name, f"`{family.vlm}`", f"`{family.expert}`", *map(laid_out, files), f"`{prefix}`"]
+    return f"| {' | '.join(cells)} |"
+
+
+def laid_out(checkpoint: Checkpoint) -> str:
+    layout = layout_of(checkpoint)
+    assert layout is not None
+    return "transposed" if layout.turned else "fused" if layout.fused else "one by one"
 
 
 HEAD = """# Model families
@@ -194,12 +194,25 @@ depth of its text configuration, or it is refused; vision towers are never taken
 | family | class | expert | decoder on disk | decoder at run time | head on disk | tensors paired |
 |---|---|---|---|---|---|---|"""
 
-TAIL = """Refused, by name:
+MIXED = """## Mixtures of experts
+
+Experts are stored one by one (`mlp.experts.3.gate_proj.weight`), fused (`mlp.experts.gate_up_proj` for a whole layer),
+or fused with every matrix transposed, and transformers 5 fuses all of them at run time. Δ has them as they are there,
+whatever the two files have (either side in any of the three ways); a merged model has its VLM's own names and layout.
+Both are converted while reading, with one expert's matrix in memory, and compared with what transformers makes of the
+same files (`tests/unit/weights/test_mixtures.py`). `mlp` is the experts and the shared experts, not what chooses among
+them: that is the module `router` (`mlp.gate`, `shared_expert_gate`). A merge merges both.
+
+| family | class | expert | VLM's experts on disk | expert's | decoder at run time |
+|---|---|---|---|---|---|"""
+
+TAIL = """## Refused, by name
 
 - **Mllama** (Llama-3.2-Vision): its cross-attention layers are counted among the decoder's, so layer N of the VLM is
   another layer of the base.
-- **Fused against unfused experts** (Qwen3-VL-MoE and its text models): one tensor per layer on one side, one per expert
-  on the other. Attention alone (`--modules attn`) works.
+- **Experts that make no tensor together**: one of their matrices missing, of another shape or dtype, or named otherwise
+  (`experts.3.w1`); and what is no parameter at run time. `drift plan` and `drift delta` ask transformers for the
+  model's parameters, which takes a configuration and no weights; of a model that it does not know they warn.
 - **Quantised** checkpoints, adapters, and weights that are not in safetensors (`.bin`, `.pth`, `.gguf`).
 - Models of another depth, width or number of heads, two equally good decoders, any selected tensor without a partner.
 - A text model given as the VLM, and models that are no fine-tunes of one base (mean cosine of a sample of projections
