@@ -40,7 +40,7 @@ from drift.weights.deltafile import (
 )
 from drift.weights.finite import require_finite
 from drift.weights.forms import WHOLE, shortened
-from drift.weights.pairing import DeltaPlan, Pair, Source, check_same_base, plan, sparse_warnings
+from drift.weights.pairing import DeltaPlan, Source, check_same_base, plan, require_different, sparse_warnings
 from drift.weights.streaming import (
     PIECE_ELEMENTS,
     Sparsity,
@@ -116,7 +116,7 @@ def compute_delta(
             logger.warning("delta: %s", warning)
         with staged(out) as folder:
             require_space(folder, todo.size_bytes)
-            _require_different(todo)
+            require_different(todo)
             with hashing(model.path for model in todo.checkpoints):
                 stats = _stream(todo, folder, shards := _shards(todo, shard_bytes))
             _write_hashes(todo, folder, shards)
@@ -177,21 +177,6 @@ def stats_from_sums(
         numel=math.prod(shape),
         shape=shape,
     )
-
-
-def _require_different(todo: DeltaPlan) -> None:
-    """Raise CheckpointError if an expert is what is subtracted from it; stops reading at the first difference."""
-    for place, pair in enumerate(todo.pairs):
-        if all(_is_same(pair, *source.pairs[place]) for source in todo.sources):
-            raise CheckpointError(
-                f"{pair.expert.path} and {pair.other.path} are identical in {todo.config.modules}: Δ = 0"
-            )
-
-
-def _is_same(pair: Pair, expert: str, other: str) -> bool:
-    """Whether a tensor of the expert is what is subtracted from it."""
-    stretches = (pair.expert.pieces(expert, PIECE_ELEMENTS), pair.other.pieces(other, PIECE_ELEMENTS))
-    return all(torch.equal(*both) for both in zip(*stretches, strict=True))
 
 
 Shards = Mapping[str, Sequence[Source]]

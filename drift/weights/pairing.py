@@ -35,7 +35,7 @@ from drift.weights.layout import (
 )
 from drift.weights.mixture import AT_RUN_TIME, arranged, opened
 from drift.weights.modeling import parameter_shapes
-from drift.weights.streaming import DTYPES, Sparsity, cosine, mean_sparsity, sparsity
+from drift.weights.streaming import DTYPES, PIECE_ELEMENTS, Sparsity, cosine, mean_sparsity, sparsity
 
 SAME_BASE_COSINE = 0.1
 """Below this mean cosine of the projections, two models are no fine-tunes of one base (unrelated ones: 0.001)."""
@@ -201,6 +201,21 @@ def check_same_base(expert: Checkpoint, others: Iterable[Checkpoint], *, force: 
         if mean < ALIKE_COSINE:
             warnings.append(f"mean cosine of the projections with {other.path} is only {mean:.3f}")
     return warnings
+
+
+def require_different(todo: DeltaPlan) -> None:
+    """Raise CheckpointError if an expert is what is subtracted from it; stops reading at the first difference."""
+    for place, pair in enumerate(todo.pairs):
+        if all(_is_same(pair, *source.pairs[place]) for source in todo.sources):
+            raise CheckpointError(
+                f"{pair.expert.path} and {pair.other.path} are identical in {todo.config.modules}: Δ = 0"
+            )
+
+
+def _is_same(pair: Pair, expert: str, other: str) -> bool:
+    """Whether a tensor of the expert is what is subtracted from it."""
+    stretches = (pair.expert.pieces(expert, PIECE_ELEMENTS), pair.other.pieces(other, PIECE_ELEMENTS))
+    return all(torch.equal(*both) for both in zip(*stretches, strict=True))
 
 
 def sampled_cosine(expert: Checkpoint, other: Checkpoint) -> float:
