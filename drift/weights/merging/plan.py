@@ -115,7 +115,7 @@ def _plan_delta(config: MergeConfig, vlm: Checkpoint, prior: DeltaFile) -> Merge
     require_made_from(prior, vlm.path)
     require_multimodal(vlm, force=config.force)
     prior = _laid_out_as(prior, vlm)
-    shapes = {name: prior.shapes.get(name) or parts[WHOLE].shape for name, parts in prior.parts.items()}
+    shapes = {name: parts[WHOLE].shape if WHOLE in parts else prior.shapes[name] for name, parts in prior.parts.items()}
     partners = match_parameters(vlm.shapes, shapes)
     for own in partners.values():
         vlm.require_float(own)
@@ -135,10 +135,9 @@ def _laid_out_as(prior: DeltaFile, vlm: Checkpoint) -> DeltaFile:
                 f"{prior.folder}: '{name}' is in 8 bits or factors, and {vlm.path} stores experts otherwise than Δ; "
                 "compute Δ whole (no dtype, no rank)"
             )
-    arranged = rearranged(prior.tensors, AT_RUN_TIME, layout)
-    return dataclasses.replace(
-        prior, parts={name: prior.parts.get(name, {WHOLE: info}) for name, info in arranged.items()}
-    )
+    tensors = rearranged(prior.tensors, AT_RUN_TIME, layout)
+    kept = {name: parts for name, parts in prior.parts.items() if ".experts." not in name}
+    return dataclasses.replace(prior, parts={name: kept.get(name, {WHOLE: info}) for name, info in tensors.items()})
 
 
 def _plan_experts(config: MergeConfig, expert: str, vlm: str, base: str | None) -> MergePlan:
