@@ -17,6 +17,8 @@ from drift.config.section import validate
 from drift.planning.tables import SUFFIX, TABLES, write_tiny_table
 
 NAME = "rehearsal"
+RANK = 4
+"""Of a Δ of a rank: the miniature matrices are small."""
 ASSETS = Path(__file__).parent / "miniature" / "assets"
 IN_IMAGES = Path("/opt/drift/world")
 """The world that docker/Dockerfile writes into the images of the steps, for rehearsals on a cluster."""
@@ -103,7 +105,8 @@ def _delta(delta: Raw, world: Path) -> Raw:
         expert | {"model": expert["model"] and str(world / "expert"), "minus": _minus(expert["minus"], world)}
         for expert in delta["experts"]
     ]
-    return delta | {"experts": experts, "minus": _minus(delta["minus"], world), "layers": None}
+    rank = delta["rank"] and min(RANK, delta["rank"])
+    return delta | {"experts": experts, "minus": _minus(delta["minus"], world), "layers": None, "rank": rank}
 
 
 def _minus(minus: str | None, world: Path) -> str | None:

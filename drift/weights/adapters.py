@@ -174,7 +174,8 @@ def _modules(path: Path, adapter: Header) -> dict[str, dict[str, str]]:
     """The names of the two factors of every module. Raises CheckpointError for a tensor that is none, or alone."""
     found: dict[str, dict[str, str]] = {}
     for name, info in adapter.tensors.items():
-        if not (match := _FACTOR.match(name)) or len(info.shape) != 2 or info.dtype not in DTYPE_NAMES:
+        matrix = len(info.shape) == 2 and info.size_bytes and info.dtype in DTYPE_NAMES
+        if not matrix or not (match := _FACTOR.match(name)):
             raise CheckpointError(
                 f"{path / WEIGHTS}: '{name}' ({info.dtype} {list(info.shape)}) is no factor of LoRA; {MERGE_FIRST}"
             )

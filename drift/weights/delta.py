@@ -7,6 +7,7 @@ be derived from it, and it fits whatever name the running model gives to its dec
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -105,7 +106,7 @@ def compute_delta(
     """
     started = time.monotonic()
     todo = plan(config, expert=expert, vlm=vlm, base=base)
-    with one_thread():
+    with contextlib.nullcontext() if config.rank else one_thread():
         related = [
             warning
             for pair in todo.pairs
@@ -241,10 +242,8 @@ def _difference(todo: DeltaPlan, source: Source) -> tuple[Tensor, TensorStats]:
 
 def _stats_of_stored(todo: DeltaPlan, source: Source, whole: Tensor, stored: Tensor, entry: TensorStats) -> TensorStats:
     """The statistics of what is stored in place of a tensor of Δ; φ_VL is read once more."""
-    sums = torch.zeros(4, dtype=torch.float64)
     read = zip(stored.flatten().split(PIECE_ELEMENTS), todo.vlm.pieces(source.vlm, PIECE_ELEMENTS), strict=True)
-    for piece, vlm in read:
-        sums += part_sums(piece, vlm, [])
+    sums = sum((part_sums(piece, vlm, []) for piece, vlm in read), torch.zeros(4, dtype=torch.float64))
     l1, squared, _, vlm_dot_delta = sums.tolist()
     lost = (distance(whole, stored) / entry["full_l2"]) ** 2 if entry["full_l2"] else 0.0
     return entry | {"l1": l1, "l2": math.sqrt(squared), "vlm_dot_delta": vlm_dot_delta, "energy": 1 - lost}

@@ -23,7 +23,7 @@ Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 _BYTES = {"int8": (torch.int8, 127.0), "float8_e4m3fn": (torch.float8_e4m3fn, 448.0)}
 """Of each 8-bit type: what a row's largest element becomes."""
-_ITERATIONS = 8
+_ITERATIONS = 4
 
 
 @dataclass(frozen=True)

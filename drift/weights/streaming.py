@@ -124,13 +124,15 @@ class Sparsity(NamedTuple):
 
 
 def sparsity(tensor: Tensor) -> Sparsity:
-    """Of one finite tensor of any shape and float dtype; all zeros is (1, 1)."""
+    """Of one finite tensor of any shape and float dtype; all zeros is (1, 1), and so is no element."""
+    if not tensor.numel():
+        return Sparsity(1.0, 1.0)
     low, high = torch.aminmax(tensor)
     limit = TINY * max(-float(low), float(high))
     counts = torch.zeros(2, dtype=torch.int64)
     for (piece,) in pieces(tensor, elements=PIECE_ELEMENTS):
         counts += torch.stack([(piece == 0).sum(), ((piece < limit) & (piece > -limit)).sum()])
-    zeros, tiny = (counts.double() / max(1, tensor.numel())).tolist()
+    zeros, tiny = (counts.double() / tensor.numel()).tolist()
     return Sparsity(zeros, max(zeros, tiny))
 
 

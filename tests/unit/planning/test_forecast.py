@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from drift.cli.app import main
 from drift.config.chain import Config
 from drift.config.models import DeltaConfig
 from drift.config.section import validate
 from drift.config.train import TrainConfig
+from drift.ground.artifacts import write_json
 from drift.ground.errors import ConfigError
 from drift.planning.reach import forecast, sampled_ratio
+from drift.planning.rehearsal import ASSETS, rehearsal_of
 from drift.training.safety.effect import remark, sum_of_rates
 from drift.weights.delta import compute_delta
 from drift.weights.deltafile import load_delta
+from drift.weights.forms import LEFT
 from drift.weights.pairing import plan
 from tests.model_families import MIXTURES
 from tests.tiny_models import Family, tiny_family
@@ -49,6 +53,28 @@ def raw(family: Family) -> dict:
         "gate": {"candidate": "drift"},
         "register": {"model": "test"},
     }
+
+
+def test_a_rank_is_rehearsed_as_one_that_fits_the_miniature(raw: dict) -> None:
+    raw["deltas"]["paper"] = {"rank": 512}
+    config = rehearsal_of(validate(Config, raw), ASSETS, gpu=False)
+    models = config.models
+    todo = plan(config.deltas["paper"], expert=models.expert, vlm=models.vlm, base=models.base)
+    assert {source.parts[LEFT][1][1] for source in todo.sources if LEFT in source.parts} == {4}
+    assert config.deltas["base"].rank is None
+
+
+def test_an_adapter_is_planned_as_the_expert_that_it_makes(raw: dict, family: Family, tmp_path: Path) -> None:
+    (adapter := tmp_path / "adapter").mkdir()
+    a, b = torch.zeros(2, 32), torch.zeros(32, 2)
+    a[0, 0] = b[0, 0] = 1.0
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    save_file({f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}, adapter / "adapter_model.safetensors")
+    write_json(adapter / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2})
+    raw["models"]["expert"] = f"{family.base}+{adapter}"
+    raw["deltas"] = {"paper": {"minus": "base", "modules": [r"re:^layers\.0\.self_attn\.q_proj\.weight"]}}
+    (drift,) = (arm for arm in forecast(validate(Config, raw), gpus=1) if arm.arm == "drift")
+    assert drift.reach == pytest.approx(drift.sum_of_rates)  # Δ is one element of 1: ‖Δ‖₁/‖Δ‖₂² = 1
 
 
 def test_sums_of_rates_worked_by_hand() -> None:

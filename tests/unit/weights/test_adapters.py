@@ -16,7 +16,8 @@ from drift.cli.app import main
 from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
 from drift.config.plan import DeltasStep, delta_inputs
 from drift.ground.artifacts import content_sha256, read_json, read_provenance, write_json
-from drift.ground.errors import CheckpointError
+from drift.ground.errors import CheckpointError, ConfigError
+from drift.planning.outside import check_model
 from drift.weights.adapters import WEIGHTS, Adapted, open_model
 from drift.weights.checkpoints import read_header
 from drift.weights.delta import compute_delta
@@ -173,6 +174,19 @@ def test_a_step_runs_again_when_the_adapters_base_changes(
     assert {key for key in after if before[key] != after[key]} == {"models.expert: base"}
 
 
+def test_a_plan_looks_at_the_adapter_and_at_its_base(
+    family: Family, adapter: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    check_model("models.expert", str(adapter[0]))
+    check_model("models.expert", f"{family.expert}+{adapter[0]}")
+    own = Path(shutil.copytree(adapter[0], tmp_path / "adapter"))
+    for base, message in (("/none", "'/none' does not exist"), ("drift-tests/none", "is not in the hub's cache")):
+        rewrite(own, base_model_name_or_path=base)
+        with pytest.raises(ConfigError, match=f"models.expert: base: .*{message}"):
+            check_model("models.expert", str(own))
+
+
 # ------------------------------------------------------------------------------------------- refusals
 
 
@@ -205,6 +219,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut off": (lambda a: (a / WEIGHTS).write_bytes((a / WEIGHTS).read_bytes()[:-9]), "cut off"),
     "half a pair": (lambda a: spoil(a, lambda t: t.pop(A)), "layers.1.mlp.up_proj' has B alone"),
     "a tensor that is no factor": (lambda a: spoil(a, lambda t: t.update(x=torch.ones(2))), "'x' (F32 [2]) is no fact"),
+    "no rank": (lambda a: spoil(a, lambda t: t.update({A: torch.ones(0, 32)})), "(F32 [0, 32]) is no factor"),
     "wrong width": (lambda a: spoil(a, lambda t: t.update({A: torch.ones(4, 8)})), "does not fit"),
     "wrong layer": (
         lambda a: spoil(a, lambda t: [t.update({n.replace("layers.1", "layers.7"): t.pop(n)}) for n in list(t)]),
