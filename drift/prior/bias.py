@@ -15,6 +15,7 @@ from drift.ground.errors import PriorError
 from drift.prior import gradient
 from drift.prior.directions import Directions, LoraDirections, all_reduce
 from drift.prior.shards import Shard
+from drift.prior.sums import dot, square
 
 NOTED = ("cos", "alpha", "bias_norm", "grad_norm")
 
@@ -52,9 +53,9 @@ class Bias:
     def guided(self, place: int, grad: Tensor, alpha: float | Tensor) -> Tensor:
         """g~ of the whole gradient of shard number ``place``, out of place and of this rank alone."""
         result, piece = grad.clone(memory_format=torch.contiguous_format), self._directions.pieces()[place]
-        square, dot = _square_and_dot(result.view(-1), piece).unsqueeze(1)
+        squared, along = _square_and_dot(result.view(-1), piece).unsqueeze(1)
         number = self._shards[place].parameter
-        c = self._coefficients(slice(number, number + 1), alpha, square.sqrt(), dot)
+        c = self._coefficients(slice(number, number + 1), alpha, squared.sqrt(), along)
         gradient.add_bias_(result.view(-1), piece, c[0])
         return result
 
@@ -87,6 +88,4 @@ def _square_and_dot(grad: Tensor | None, piece: Tensor) -> Tensor:
     """(‖g‖², ⟨g, Δ⟩) of one flat piece, float32, shape (2,); zeros where there is no gradient."""
     if grad is None:
         return torch.zeros(2, device=piece.device)
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    square = torch.linalg.vector_norm(grad, dtype=wide).square().float()
-    return torch.stack([square, torch.dot(grad.float(), piece.float())])
+    return torch.stack([square(grad), dot(grad, piece)])

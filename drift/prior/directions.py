@@ -18,9 +18,10 @@ from torch.distributed.tensor import DTensor
 from drift.ground.errors import PriorError
 from drift.prior.kept import Kept, Pieces, keep
 from drift.prior.shards import Layout, Shard, whole_shape
+from drift.prior.sums import dot
 from drift.weights.deltafile import DeltaFile
 from drift.weights.layout import find_partners, match_parameters
-from drift.weights.streaming import dot
+from drift.weights.streaming import dot as exact_dot
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Directions:
         self._kept = [self._read(shard) for shard in shards]
         seen = torch.zeros(2, len(self.names), dtype=torch.float64)
         for shard, piece in zip(shards, self.pieces(), strict=True):
-            seen[:, shard.parameter] += torch.tensor([shard.elements, float(_square(piece))], dtype=torch.float64)
+            seen[:, shard.parameter] += torch.tensor([shard.elements, float(dot(piece, piece))], dtype=torch.float64)
         counts, squares = all_reduce(seen, layout.group)
         for name, count in zip(self.names, counts.tolist(), strict=True):
             if count != self.delta.stats[name]["numel"]:
@@ -84,7 +85,7 @@ class Directions:
 
     def travel(self) -> dict[str, Tensor]:
         """`projection` = ⟨φ_t − φ_VL, Δ⟩/‖Δ‖² over all guided tensors. A collective call where they are sharded."""
-        dots = [_dot(shard.weight(), piece) for shard, piece in zip(self._shards, self.pieces(), strict=True)]
+        dots = [dot(shard.weight(), piece) for shard, piece in zip(self._shards, self.pieces(), strict=True)]
         local = torch.stack(dots).double().sum() if dots else torch.zeros((), dtype=torch.float64)
         start = sum(self.delta.stats[name]["vlm_dot_delta"] for name in self.names)
         moved = all_reduce(local, self._layout.group) - start
@@ -126,10 +127,10 @@ class LoraDirections:
         devices = [parameter.device for parameter in self.parameters[::2]]
         read = zip(self._matrices, devices, strict=True)
         self._deltas = [self.delta.form(name).to(device) for name, device in read]
-        self._squares = torch.stack([_square(form.whole()).double().cpu() for form in self._deltas])
+        self._squares = torch.stack([dot(whole := form.whole(), whole).double().cpu() for form in self._deltas])
         check_norms(self.delta, self._matrices, self._squares)
         at_start = zip(self._bases, self._deltas, self._matrices, strict=True)
-        self._start = sum(dot(w, d.whole()) - self.delta.stats[name]["vlm_dot_delta"] for w, d, name in at_start)
+        self._start = sum(exact_dot(w, d.whole()) - self.delta.stats[name]["vlm_dot_delta"] for w, d, name in at_start)
 
     @property
     def bytes(self) -> int:
@@ -222,11 +223,3 @@ def _factors(name: str, module: Any) -> tuple[Tensor, Tensor, float]:
         raise PriorError(f"{name}: LoRA with a prior needs whole factors on every rank; use DDP or ZeRO-2")
     require_trained(name, a.requires_grad and b.requires_grad)
     return a, b, float(module.scaling[adapter])
-
-
-def _square(a: Tensor) -> Tensor:
-    return _dot(a, a)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.flatten().float(), b.flatten().float())

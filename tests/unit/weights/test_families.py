@@ -201,7 +201,8 @@ or fused with every matrix transposed, and transformers 5 fuses all of them at r
 whatever the two files have (either side in any of the three ways); a merged model has its VLM's own names and layout.
 Both are converted while reading, with one expert's matrix in memory, and compared with what transformers makes of the
 same files (`tests/unit/weights/test_mixtures.py`). `mlp` is the experts and the shared experts, not what chooses among
-them: that is the module `router` (`mlp.gate`, `shared_expert_gate`). A merge merges both.
+them: that is the module `router` (`mlp.gate`, `shared_expert_gate`). A merge merges both. Of Qwen3-Omni the thinker is
+meant, saved as a model of its own: the whole, with its talker, is no image-text-to-text model of transformers.
 
 | family | class | expert | VLM's experts on disk | expert's | decoder at run time |
 |---|---|---|---|---|---|"""
