@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-STRETCH = 1 << 22
+STRETCH = 1 << 17
 """Elements summed at a time on a CPU."""
 
 
