@@ -7,8 +7,6 @@ of its CSV is a number of a table.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import platform
 import subprocess
@@ -31,13 +29,13 @@ def main() -> None:
     arguments = parser.parse_args()
     files = [FILES / f"{name}.yaml" for name in arguments.names] or sorted(FILES.glob("*.yaml"))
     where = f"commit `{commit()}`, {os.cpu_count()} cores, {platform.machine()}, no GPU"
-    texts, records = [f"# Ablations on the miniature world\n\n{where}. Read them with docs/results.md.\n"], {}
+    texts, lines = [f"# Ablations on the miniature world\n\n{where}. [What they show](../../docs/results.md).\n"], {}
     for file in files:
         if not arguments.found:
             subprocess.run([*DRIFT, "run", str(file)], cwd=ROOT, check=False)  # what failed stands below its table
         texts.append(f"{_table(file, 'md')}\n`drift ablate run {file.relative_to(ROOT)}`\n")
-        records[file.stem] = list(csv.DictReader(io.StringIO(_table(file, "csv"))))
-    content: dict[str, Any] = {"command": "python -m benchmarks.ablations", "where": where, "tables": records}
+        lines[file.stem] = _table(file, "csv").splitlines()
+    content: dict[str, Any] = {"command": "python -m benchmarks.ablations", "where": where, "tables": lines}
     print(write_dated("ablations", content, arguments.out, "\n".join(texts)))
 
 
