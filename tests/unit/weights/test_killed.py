@@ -40,7 +40,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = torch.randn(1024, 2048, generator=torch.Generator().manual_seed(0))
     for seed, name in enumerate(("expert", "vlm", "expert-base")):
         (folder / name).mkdir()
-        write_json(folder / name / "config.json", {})
+        write_json(folder / name / "config.json", {"vision_config": {}} if name == "vlm" else {})
         noise = torch.randn(1024, 2048, generator=torch.Generator().manual_seed(seed + 1))
         layers = {f"model.layers.{i}.self_attn.q_proj.weight": base + 0.1 * noise for i in range(12)}
         save_file(layers, folder / name / "model.safetensors")
