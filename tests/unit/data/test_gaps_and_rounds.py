@@ -136,9 +136,7 @@ def test_a_problem_gets_one_more_sample_only_while_none_is_right(tmp_path):
     assert all(one[-1] or len(one) == 4 for one in answers.values()), "each goes on until one is right"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_adaptive_rows_do_not_depend_on_where_a_run_was_stopped_or_what_failed(tmp_path):
-    """A connection that is cancelled while it is made is left to the garbage collector by anyio, which warns of it."""
     problems = ingested(tmp_path, 30)
     with OpenAIServer(by_seed) as server:
         config = endpoint(server.url, samples=4, adaptive=True)

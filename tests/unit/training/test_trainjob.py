@@ -296,7 +296,6 @@ def test_a_server_that_is_away_for_a_while_ends_no_training(tmp_path, monkeypatc
     assert sum("asking again in" in line for line in caplog.messages) == 3
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_sigterm_deletes_the_trainjob(tmp_path, monkeypatch):
     """The signal may come between a socket and its connection, which the process's end then closes."""
 
