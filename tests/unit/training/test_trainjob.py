@@ -5,6 +5,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from safetensors.torch import load_file
@@ -296,6 +297,14 @@ def test_a_server_that_is_away_for_a_while_ends_no_training(tmp_path, monkeypatc
     assert sum("asking again in" in line for line in caplog.messages) == 3
 
 
+def signal_once(true: Callable[[], bool]) -> None:
+    """SIGTERM to this process as soon as something is true, or after a minute."""
+    end = time.monotonic() + 60
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    signal.raise_signal(signal.SIGTERM)
+
+
 def test_sigterm_deletes_the_trainjob(tmp_path, monkeypatch):
     """The signal may come between a socket and its connection, which the process's end then closes."""
 
@@ -305,7 +314,7 @@ def test_sigterm_deletes_the_trainjob(tmp_path, monkeypatch):
     before = signal.signal(signal.SIGTERM, end)
     try:
         with serving(monkeypatch, tmp_path, AT_WORK) as server:
-            threading.Timer(0.3, signal.raise_signal, [signal.SIGTERM]).start()
+            threading.Thread(target=signal_once, args=[lambda: server.looks > 0]).start()
             with pytest.raises(SystemExit):
                 follow(tmp_path)
     finally:
