@@ -29,6 +29,7 @@ from drift.weights.pairing import plan
 from tests.model_families import MIXTURES
 
 import transformers  # isort: skip  # after model_families has made torchvision importable
+from peft import LoraConfig, get_peft_model  # isort: skip
 
 WEIGHTS = "model.safetensors"
 TOKENS, RATE = torch.arange(3, 19).view(2, 8), 0.1
@@ -265,6 +266,23 @@ def test_fewer_experts_are_refused_with_both_shapes(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"shape \[2, .*\] does not fit \[3, "):
         plan(DeltaConfig(), **changed("Qwen3-VL-MoE (hub)", tmp_path, drop))
+
+
+def test_eight_bits_are_not_put_into_another_layout(tmp_path: Path) -> None:
+    models = references("Qwen3-VL-MoE (hub)")
+    compute_delta(DeltaConfig(dtype="int8"), **models, out=tmp_path / "delta")
+    added = {**models, "expert": None, "base": None}
+    with pytest.raises(CheckpointError, match=r"experts.* is in 8 bits or factors, .*; compute Δ whole"):
+        merge(MergeConfig(method="delta", weights=(1.0, 1.0)), **added, delta=tmp_path / "delta", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_on_experts_stored_otherwise_is_refused(tmp_path: Path) -> None:
+    models = references("Qwen3-VL-MoE (hub)")
+    base = transformers.AutoModelForCausalLM.from_pretrained(models["expert"])
+    get_peft_model(base, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match="an adapter on a mixture of experts is not understood; merge it"):
+        opened(f"{models['expert']}+{tmp_path / 'adapter'}")
 
 
 def test_what_is_no_parameter_at_run_time_is_refused_before_a_delta_is_made(tmp_path: Path) -> None:
