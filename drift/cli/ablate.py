@@ -29,6 +29,7 @@ from drift.cli.options import (
 from drift.cli.run_view import RunView
 from drift.cli.show import show_text
 from drift.config.section import validate
+from drift.ground.errors import ConfigError
 
 if TYPE_CHECKING:
     from drift.planning.ablation.expansion import Ablation
@@ -106,7 +107,7 @@ def ablate_submit(
 ) -> None:
     """Run every cell on a Kubeflow cluster, a run each, in one experiment; exit code 2 if one failed.
 
-    The table is not made here: numbers and reports are in MLflow, and of each run `drift watch` tells.
+    Numbers and reports are in MLflow, and of each run `drift watch` tells; `table --mlflow` makes the table.
     """
     target = cluster.target()
     from pipelines.cluster.ablation import submit
@@ -125,13 +126,16 @@ def ablate_table(
         Path | None, typer.Option("--out", "-o", help="Folder for table.md, .csv, .tex and the plots; may exist.")
     ] = None,
     form: Annotated[Literal["md", "csv", "tex"], typer.Option("--format", help="Of what is printed.")] = "md",
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Of runs on a cluster, too: from the MLflow at MLFLOW_TRACKING_URI.")
+    ] = False,
 ) -> None:
     """Show what is there of a table, finished or not; what is missing is a dash, and why stands below."""
     need_kubeflow()
     from drift.planning.ablation.plots import write_plots
     from drift.planning.ablation.writing import csv, latex, markdown, write_tables
 
-    table = _table(ablation)
+    table = _table(ablation, mlflow=mlflow)
     if out is None:
         show_text({"md": markdown, "csv": csv, "tex": latex}[form](table).rstrip("\n"))
         return
@@ -139,8 +143,16 @@ def ablate_table(
         show_text(str(path))
 
 
-def _table(ablation: Ablation) -> Table:
+def _table(ablation: Ablation, *, mlflow: bool = False) -> Table:
     from drift.planning.ablation.table import tabulate
     from pipelines.local.ablation import found
 
-    return tabulate(ablation, found(ablation))
+    results = found(ablation)
+    if mlflow:
+        from drift.tracking.runs.records import Records
+        from pipelines.cluster.ablation import found as found_there
+
+        if not (records := Records.open()):
+            raise ConfigError("--mlflow: MLFLOW_TRACKING_URI is not set; it says where the cluster's steps log")
+        results |= {key: one for key, one in found_there(ablation, records).items() if not results[key].folder}
+    return tabulate(ablation, results)

@@ -21,7 +21,7 @@ from drift.config.data import CurateConfig, IngestConfig, LengthConfig, ReplayCo
 from drift.config.evaluate import EvaluateConfig
 from drift.config.gate import GateConfig
 from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig, split_base, stated_base
-from drift.config.places import ASKS_FOR, ONE, Places, Shards
+from drift.config.places import ASKS_FOR, CHAIN, ONE, Places, Shards
 from drift.config.section import Name, Section
 from drift.config.train import TrainConfig
 from drift.config.zero import check_deepspeed
@@ -154,11 +154,11 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     and that does not exist.
     """
 
-    def parameter(step: str, section: Section, read: Callable[[], Inputs]) -> str:
+    def parameter(step: str, section: Section, read: Callable[[], Inputs], **more: Any) -> str:
         inputs = read() if local else {}
         behind = askers.get(step, step)
         code = "" if not local else codes[behind] if codes else code_fingerprint(MODULES[behind])
-        return _json({"config": section.model_dump(mode="json", by_alias=True), "code": code, "inputs": inputs})
+        return _json({"config": _content(section), "code": code, "inputs": inputs, **more})
 
     shards = Shards(config.generate.shards, config.evaluate.shards)
     askers = {step: asker for asker, step in ASKS_FOR.items()} if shards.evaluate > 1 else {}
@@ -171,7 +171,7 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     asked = ChampionStep(model=config.register_.model, starts=models.start_at_champion)
     decided = GateStep(model=config.register_.model, **config.gate.model_dump())
     steps = {
-        "inputs": parameter("inputs", outside, dict),
+        "inputs": parameter("inputs", outside, dict, **({} if local else {CHAIN: _content(config)})),
         "ingest": parameter("ingest", config.ingest, lambda: pool_inputs(config.ingest)),
         "generate": parameter("generate", config.generate, lambda: _teacher(config)),
         "curate": parameter("curate", curate, lambda: curate_inputs(curate)),
@@ -221,6 +221,10 @@ def merged_experts(config: Config) -> list[tuple[str, str]]:
     """The experts of merges besides `models.expert`, each with its key."""
     merges = {name: arm.merge for name, arm in config.arms.items() if arm.merge}
     return [(f"arms.{name}.merge.experts", own) for name, merge in merges.items() for own in merge.experts if own]
+
+
+def _content(section: Section) -> dict[str, Any]:
+    return section.model_dump(mode="json", by_alias=True)
 
 
 def _json(content: Any) -> str:

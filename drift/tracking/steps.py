@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from drift.config.places import CHAIN
 from drift.config.section import SectionType, from_json
 from drift.ground.artifacts import content_sha256, read_json, write_json
 from drift.ground.errors import TERMINATED, ConfigError, DataError, DriftError, PipelineError
 from drift.ground.patience import patience_seconds, patiently
-from drift.tracking.runs.origin import IMAGE, origin, packages
+from drift.tracking.runs.origin import CONFIG_FILE, IMAGE, config_text, origin, packages
 from drift.tracking.runs.outputs import DEFAULT_UPLOAD, UPLOAD
 from drift.tracking.store import RUN_ID
 from drift.tracking.telling.journal import append, make_event, step_key
@@ -245,11 +246,13 @@ def _parse(step: str, parameter: str, section: type[SectionType]) -> tuple[Secti
 def _given(step: str, payload: Mapping[str, Any], datasets: Mapping[str, str | Path]) -> dict[str, Any]:
     """What a step was given, and where it works; processes on this machine share the packages of the run."""
     code = {"drift.code": payload["code"]} if payload.get("code") else {}
+    chain = {"texts": {CONFIG_FILE: config_text(payload[CHAIN])}} if payload.get(CHAIN) else {}
     return {
         "params": flatten(step, payload["config"]),
         "inputs": _inputs(payload, datasets),
         "origin": origin(step) | code,
         "packages": packages() if os.environ.get(IMAGE) else "",
+        **chain,
     }
 
 

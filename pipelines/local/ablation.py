@@ -18,7 +18,7 @@ from drift.config.section import validate
 from drift.ground.errors import ConfigError, DataError, PipelineError
 from drift.planning.ablation.expansion import Ablation, Cell, with_arms
 from drift.planning.ablation.identity import result_identities
-from drift.planning.ablation.results import Found, Key
+from drift.planning.ablation.results import Found, Key, Known
 from drift.tracking.telling.journal import read
 from pipelines.local.past import PastRun, past_runs
 from pipelines.local.run import Runner, StepEvent
@@ -96,32 +96,23 @@ def failures(run: PastRun) -> dict[str, str]:
 
 def found(ablation: Ablation) -> dict[Key, Found]:
     """What is there of every row in every cell, from all runs in the cells' folders; a failed one with its reason."""
-    known: dict[Path, tuple[dict[str, Path], dict[str, str]]] = {}
+    known: dict[Path, Known] = {}
     results: dict[Key, Found] = {}
     for cell in ablation.cells:
         runs = Path(cell.config.runs).resolve()
         if runs not in known:
             known[runs] = _known(runs)
-        scores, reasons = known[runs]
         identities = result_identities(cell.config)
-        for row, arm in cell.rows.items():
-            folder = scores.get(identities[arm])
-            results[cell.name, row] = Found(folder, "" if folder else reasons.get(identities[arm], ""))
+        results |= {(cell.name, row): known[runs].found(identities[arm]) for row, arm in cell.rows.items()}
     return results
 
 
-def _known(runs: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Folders of scores, and reasons of failures, by the identity of the result; the latest run counts."""
-    scores: dict[str, Path] = {}
-    reasons: dict[str, str] = {}
+def _known(runs: Path) -> Known:
+    """Of all runs in a folder; the latest counts."""
+    known = Known()
     for run, identities in _readable(past_runs(runs) if runs.is_dir() else ()):
-        failed = failures(run)
-        for name, identity in identities.items():
-            if folder := run.scores(name):
-                scores.setdefault(identity, folder)
-            if said := failed.get(name) or failed.get(""):
-                reasons.setdefault(identity, said)
-    return scores, reasons
+        known.note(identities, run.scores, failures(run))
+    return known
 
 
 def _readable(runs: Sequence[PastRun]) -> Iterator[tuple[PastRun, dict[str, str]]]:

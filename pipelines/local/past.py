@@ -23,6 +23,7 @@ from drift.config.section import suggest
 from drift.ground.artifacts import read_json
 from drift.ground.errors import ConfigError, DataError
 from drift.tracking import store
+from drift.tracking.runs.origin import CONFIG_FILE
 from drift.tracking.telling.delivery import missing_of
 from drift.tracking.telling.journal import read
 from pipelines.local.folders import STATE, TASKS, RunFolder, all_runs, store_of
@@ -88,7 +89,7 @@ class PastRun:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Its configuration, whole; empty for a run that died before it was written. Raises DataError."""
-        path = self.folder.path / "config.yaml"
+        path = self.folder.path / CONFIG_FILE
         try:
             return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
         except (yaml.YAMLError, TypeError, ValueError) as error:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
@@ -27,7 +26,7 @@ from drift.ground.fingerprint import code_fingerprint
 from drift.tracking import store
 from drift.tracking.models.rights import check_champion, check_files, check_rights
 from drift.tracking.models.versions import standing
-from drift.tracking.runs.origin import CODE_VERSION, IMAGE, code_version, origin, packages
+from drift.tracking.runs.origin import CODE_VERSION, CONFIG_FILE, IMAGE, code_version, config_text, origin, packages
 from drift.tracking.runs.outputs import UPLOAD
 from drift.tracking.runs.page import FOLDER
 from drift.tracking.runs.tracker import PIPELINE, Tracker
@@ -79,10 +78,10 @@ def run(
         at = {"mlflow_uri": store.redact(uri), "mlflow_run_id": tracker.parent, "mlflow": _page(tracker)}
         at["experiment"] = experiment
         folder = folder.mark("running", **at)
-        write_text(folder.path / "config.yaml", _yaml(config))
+        write_text(folder.path / CONFIG_FILE, config_text(config.model_dump(mode="json", by_alias=True)))
         tags = origin() | {FOLDER: str(folder.path)}
         _tell(folder, "begun", params=_flat(config), tags=tags, texts={"packages.txt": packages()})
-        _tell(folder, "files", paths=[str(folder.path / "config.yaml")])
+        _tell(folder, "files", paths=[str(folder.path / CONFIG_FILE)])
         environment = _environment(folder, tracker, experiment, config.tracking.upload, runner)
         grace = _grace(config)
         chain = Chain(folder.path, folder.run_id, planned.places, environment, on_event, server, grace_seconds=grace)
@@ -356,8 +355,3 @@ def registered(done: Done, uri: str) -> dict[str, Any]:
 
 def _page(tracker: Tracker) -> str:
     return store.page_of(tracker.uri, tracker.experiment_id, tracker.parent)
-
-
-def _yaml(config: Config) -> str:
-    content = yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
-    return store.redact(content)

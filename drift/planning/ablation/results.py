@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -31,6 +31,29 @@ class Found:
     def scores(self) -> Scores | None:
         """Raises DataError for a folder that cannot be read."""
         return read_scores(self.folder) if self.folder else None
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of runs, by the identity of a result: its scores, and what its step said where it failed. The first stays."""
+
+    scores: dict[str, Path] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def note(
+        self, identities: Mapping[str, str], scores: Callable[[str], Path | None], failed: Mapping[str, str]
+    ) -> None:
+        """What a run has: `identities` by arm, the folder of an arm's scores, and what failed, '' outside the loop."""
+        for arm, identity in identities.items():
+            if identity not in self.scores and (folder := scores(arm)):
+                self.scores[identity] = folder
+            if said := failed.get(arm) or failed.get(""):
+                self.reasons.setdefault(identity, said)
+
+    def found(self, identity: str) -> Found:
+        """Of a row."""
+        folder = self.scores.get(identity)
+        return Found(folder, "" if folder else self.reasons.get(identity, ""))
 
 
 @dataclass(frozen=True)

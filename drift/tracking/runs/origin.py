@@ -11,9 +11,17 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
 
 from drift import __version__
 from drift.ground.fingerprint import ROOT
+from drift.tracking.store import redact
+
+CONFIG_FILE = "config.yaml"
+"""A run's configuration, in its folder and in MLflow."""
 
 CODE_VERSION = "DRIFT_CODE_VERSION"
 """The commit, where no checkout tells it: in an image, and in the steps of a run."""
@@ -56,6 +64,11 @@ def code_version() -> str:
     tags = commit()
     dirty = "-dirty" if tags.get("drift.git_dirty") == "true" else ""
     return tags["mlflow.source.git.commit"] + dirty if tags else ""
+
+
+def config_text(content: Mapping[str, Any]) -> str:
+    """A whole configuration as its file has it, without the user and password of any address."""
+    return redact(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
 
 
 def packages() -> str:

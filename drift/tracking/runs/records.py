@@ -5,13 +5,20 @@ Kubeflow's own plugin for MLflow may have made the page: then it alone carries t
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from drift.ground.artifacts import staged
 from drift.ground.errors import ServiceError
+from drift.tracking.runs.origin import CONFIG_FILE
 from drift.tracking.store import KEY, URI, answer_of, open_client, page_of, redact
 
 if TYPE_CHECKING:
@@ -37,6 +44,8 @@ class StepRecord:
     cached: bool
     pod: str = ""
     """The pod that ran it, if it said so."""
+    run_id: str = ""
+    """Its own run in MLflow."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,53 @@ class Records:
 
     def read(self, run_id: str) -> RunRecord | None:
         """What is known of the pipeline run; None as long as that is nothing. Raises ServiceError."""
-        try:
+        with self._asked():
             return self._read(run_id)
+
+    def configured(self) -> Iterator[tuple[dict[str, Any], dict[tuple[str, str], StepRecord]]]:
+        """Every run whose configuration is known here: that, whole, and its steps; the latest first.
+
+        Raises ServiceError.
+        """
+        with self._asked():
+            experiments = [one.experiment_id for one in self._client.search_experiments()]
+            told = self._search(experiments, "tags.`drift.step` = 'inputs'")
+        for run in sorted(told, key=_started, reverse=True):
+            with self._asked():
+                config = self._config_of(run.info.run_id)
+                below = self._search(experiments, f"tags.`{PARENT}` = '{run.data.tags.get(PARENT)}'") if config else []
+            if config:
+                yield config, latest(_step(one) for one in sorted(below, key=_started) if _is_step(one))
+
+    def fetch(self, step: StepRecord, output: str, beside: str, folder: Path) -> Path | None:
+        """An output of a finished step, with the file `beside` in it that MLflow has on top; None if it is not there.
+
+        It stays in `folder`, and is not fetched again. Raises ServiceError.
+        """
+        kept = folder / f"{step.run_id}-{step.end:%Y%m%d%H%M%S}" if step.end else None
+        if step.status != "FINISHED" or kept is None:
+            return None
+        with self._asked():
+            if not kept.is_dir():
+                if not self._client.list_artifacts(step.run_id, output):
+                    return None
+                with staged(kept) as place:
+                    self._client.download_artifacts(step.run_id, output, str(place))
+                    self._client.download_artifacts(step.run_id, beside, str(place / output))
+        return kept / output
+
+    def _config_of(self, run_id: str) -> dict[str, Any]:
+        """Empty for runs of a version that did not tell it."""
+        if CONFIG_FILE not in [file.path for file in self._client.list_artifacts(run_id)]:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            text = Path(self._client.download_artifacts(run_id, CONFIG_FILE, folder)).read_text(encoding="utf-8")
+        return dict(yaml.safe_load(text))
+
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # connection, authentication, a broken store: all kinds
             raise ServiceError(f"{URI}: {answer_of(self._uri, error)}") from error
 
@@ -132,6 +186,7 @@ def _step(run: Run) -> StepRecord:
         error=tags.get("drift.error", ""),
         cached=tags.get("drift.cached") == "true",
         pod=tags.get("drift.pod", ""),
+        run_id=run.info.run_id,
     )
 
 

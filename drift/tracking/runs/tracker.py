@@ -240,6 +240,9 @@ class Tracker:
         fields.set_tags(client, run, origin)
         if packages := event.get("packages"):
             client.log_text(run, packages, "packages.txt")
+        for name, text in event.get("texts", {}).items():  # about the whole run, and told by one of its steps
+            for one in {run, self.parent}:
+                client.log_text(one, text, name)
         if event.get("pod") and not self.theirs:
             params = page.configuration(event["step"], event["arm"], event["params"])
             fields.log_params(client, self.parent, params)
