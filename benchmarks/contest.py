@@ -24,8 +24,7 @@ from typing import Any
 
 import torch
 
-from drift.weights.merging.sparse import tensor_generator
-from drift.weights.streaming import encode_header, write_tensor
+from drift.weights.storage.streaming import encode_header, tensor_generator, write_tensor
 
 ROOT = Path(__file__).parent.parent
 HIDDEN, INTERMEDIATE, HEADS, KEY_VALUE_HEADS, VOCABULARY = 3584, 18944, 28, 4, 8192

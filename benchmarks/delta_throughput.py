@@ -20,16 +20,16 @@ from pathlib import Path
 
 from contest import Run, arguments_of, run, size_bytes, table, write_model, write_results
 
-from drift.weights.checkpoints import Checkpoint
+from drift.weights.storage.checkpoints import Checkpoint
 
 EVERYTHING = "re:."
 BYTES_ONLY = """
 import sys
 from drift.config import DeltaConfig
 from pathlib import Path
-from drift.weights.delta import part_sums, parts
+from drift.weights.delta.delta import part_sums, parts
 from drift.weights.pairing import plan
-from drift.weights.streaming import created, encode_header, one_thread, write_tensor
+from drift.weights.storage.streaming import created, encode_header, one_thread, write_tensor
 
 expert, vlm, modules, statistics, out = sys.argv[1:]
 todo = plan(DeltaConfig(modules=modules.split(","), force=True), expert=expert, vlm=vlm, base=None)

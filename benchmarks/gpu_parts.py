@@ -33,8 +33,8 @@ from drift.training.batches.collate import IGNORE
 from drift.training.batches.order import RowOrder
 from drift.training.batches.packing import Packed
 from drift.training.options import ATTENTION
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
 from tests.invariance import BACKWARD, GROUPS, REFERENCE, Result, Scenario, deviation, train
 from tests.tiny_models import tiny_family
 

@@ -31,9 +31,9 @@ from drift.config.models import DeltaConfig
 from drift.config.train import PriorConfig
 from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 from drift.prior.prior import Prior
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import DeltaFile, load_delta
-from drift.weights.layout import match_parameters
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import DeltaFile, load_delta
+from drift.weights.naming.layout import match_parameters
 
 allow_cuda_torchvision_on_cpu()
 from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: E402

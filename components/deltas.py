@@ -1,4 +1,4 @@
-"""Door to `drift.weights.deltas`."""
+"""Door to `drift.weights.delta.deltas`."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Metrics, Output
@@ -18,7 +18,7 @@ def deltas(
 
     from drift.config.plan import DeltasStep
     from drift.tracking.steps import finite_metrics, run_step
-    from drift.weights.deltas import compute_deltas as library
+    from drift.weights.delta.deltas import compute_deltas as library
 
     out, told = Path(deltas.path), Path(statistics.path)
     report = run_step(

@@ -27,9 +27,9 @@ from drift.planning.reach import forecast
 from drift.planning.rehearsal import IN_IMAGES
 from drift.planning.sizing import disk_of
 from drift.tracking import store
-from drift.weights.adapters import open_model
-from drift.weights.checkpoints import Checkpoint
-from drift.weights.hub import on_hub
+from drift.weights.storage.adapters import open_model
+from drift.weights.storage.checkpoints import Checkpoint
+from drift.weights.storage.hub import on_hub
 from pipelines.cluster.compile import compile_pipeline
 from pipelines.cluster.namespace import DEFAULT, cluster_checks
 from pipelines.cluster.needs import check_secret, claim_of, keys_of

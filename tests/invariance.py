@@ -27,8 +27,8 @@ from drift.config.models import DeltaConfig
 from drift.config.train import PriorConfig
 from drift.prior.prior import Prior
 from drift.training.launch import prepare_deepspeed
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import DeltaFile, load_delta
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import DeltaFile, load_delta
 from drift.weights.modeling import load_vlm
 from tests.tiny_models import Family, tiny_family
 

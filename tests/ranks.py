@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from drift.config.models import DeltaConfig
 from drift.ground.artifacts import write_json
-from drift.weights.delta import compute_delta
+from drift.weights.delta.delta import compute_delta
 from tests.world import BASE, EXPERT, VLM, training_set
 
 QUICK = {

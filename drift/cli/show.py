@@ -22,8 +22,8 @@ from drift.tracking.steps import Report
 if TYPE_CHECKING:
     from drift.evaluate.evaluation import EvaluateReport
     from drift.gate.statistics import Comparison
-    from drift.weights.about import DeltaFacts
-    from drift.weights.deltafile import LayerRow
+    from drift.weights.delta.about import DeltaFacts
+    from drift.weights.delta.deltafile import LayerRow
 
 out = Console(highlight=False, emoji=False)
 """Results go to standard output; progress goes to standard error. `:cat:` in a reply stays what a model wrote."""

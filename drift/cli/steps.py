@@ -109,7 +109,7 @@ def delta(
     as_json: AsJson = False,
 ) -> None:
     """Compute the prior Δ = expert − vlm, or a weighted mean of several experts', streamed."""
-    from drift.weights.delta import compute_delta
+    from drift.weights.delta.delta import compute_delta
     from drift.weights.pairing import plan
 
     experts = [_weighted(text) for text in expert]
@@ -139,8 +139,8 @@ def deltas_show(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Written by `drift delta`.")], as_json: AsJson = False
 ) -> None:
     """What a Δ is made of: models, form, norms and sparsity, by layer and module."""
-    from drift.weights.about import describe
-    from drift.weights.deltafile import layer_table, load_delta
+    from drift.weights.delta.about import describe
+    from drift.weights.delta.deltafile import layer_table, load_delta
 
     prior = load_delta(folder)
     show_delta(describe(prior), layer_table(prior.stats), as_json)

@@ -36,7 +36,7 @@ MODULES = {
     "ingest": "drift.data.problems.ingestion",
     "generate": "drift.data.chains.distillation",
     "curate": "drift.data.selection.curation",
-    "deltas": "drift.weights.deltas",
+    "deltas": "drift.weights.delta.deltas",
     "answer_vlm": "drift.evaluate.shards",
     "evaluate_vlm": "drift.evaluate.evaluation",
     "champion": "drift.gate.champion",

@@ -97,7 +97,7 @@ def evaluate(
     does not load, ServiceError for a server that does not answer.
     """
     from drift.evaluate.collect import by_benchmark, collect
-    from drift.weights.checkpoints import resolve
+    from drift.weights.storage.checkpoints import resolve
 
     started = time.monotonic()
     benchmarks, protocol = read_benchmarks(config), protocol_of(config)

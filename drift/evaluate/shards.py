@@ -58,7 +58,7 @@ def answer(config: EvaluateConfig, *, model: str, label: str, shard: Shard, out:
 
     Work goes on as there. Raises what `evaluate` raises for tables, model and server.
     """
-    from drift.weights.checkpoints import resolve
+    from drift.weights.storage.checkpoints import resolve
 
     started = time.monotonic()
     benchmarks = read_benchmarks(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any, NoReturn
 from drift import __version__
 from drift.ground.disk import full_disk_said
 from drift.ground.errors import DataError, HeldError
+from drift.ground.hashes import file_sha256
 from drift.ground.locks import SUFFIX, Lock, hold
 from drift.ground.strict import strict_json
 
@@ -195,12 +195,11 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 def content_sha256(path: Path) -> str:
     """SHA-256 over the contents of a file, or over (name, contents) of all files below a folder.
 
-    Provenance and hidden files do not count, so that the same work done twice has the same hash. A file's hash
-    is remembered within the process by (path, size, mtime).
+    Provenance and hidden files do not count, so that the same work done twice has the same hash. A file that has not
+    changed is not read again (`drift.ground.hashes`).
     """
     if path.is_file():
-        status = path.stat()
-        return _file_sha256(str(path.resolve()), status.st_size, status.st_mtime_ns)
+        return file_sha256(path)
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         relative = file.relative_to(path)
@@ -222,9 +221,3 @@ def hashing(paths: Iterable[Path]) -> Iterator[None]:
     thread.start()
     yield
     thread.join()
-
-
-@functools.lru_cache(maxsize=4096)
-def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:  # noqa: PTH123
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -30,7 +30,7 @@ from drift.ground.errors import ConfigError, ServiceError, UnavailableError
 from drift.inference import guard
 from drift.inference.endpoint import Asked, Endpoint
 from drift.inference.reply import Reply, for_now
-from drift.weights.checkpoints import resolve
+from drift.weights.storage.checkpoints import resolve
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from drift.config.train import TrainConfig
 from drift.planning.reach import expected_rows
 from drift.planning.sizing import adapters, count
 from drift.training.launch import processes_of
-from drift.weights.checkpoints import Checkpoint
+from drift.weights.storage.checkpoints import Checkpoint
 
 Models = tuple[Checkpoint, Checkpoint]
 SUMMED = ("tokens", "training_flop", "hours")

@@ -19,7 +19,7 @@ from drift.ground.findings import Check, Finding, Noted, find
 from drift.planning import doctor
 from drift.planning.outside import check_answers, check_model, engines_of, models_of
 from drift.planning.sizing import free_below
-from drift.weights.hub import on_hub
+from drift.weights.storage.hub import on_hub
 
 
 def examine(config: Config, role: str, folders: tuple[Path, ...], writable: tuple[Path, ...]) -> list[Finding]:

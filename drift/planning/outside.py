@@ -15,8 +15,8 @@ from drift.config.servers import VllmConfig
 from drift.ground.errors import ConfigError
 from drift.ground.findings import Check, Noted
 from drift.inference.served import find_vllm
-from drift.weights.adapters import open_model
-from drift.weights.hub import on_hub
+from drift.weights.storage.adapters import open_model
+from drift.weights.storage.hub import on_hub
 
 ANSWER_SECONDS = 5.0
 

@@ -17,10 +17,10 @@ from drift.config.train import TrainConfig
 from drift.ground.errors import ConfigError, MissingCheckpointError
 from drift.training.launch import processes_of
 from drift.training.safety.effect import reach_per_rate, remark, steps_of, sum_of_rates
-from drift.weights.deltafile import load_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.merging.plan import plan_merge
 from drift.weights.pairing import DeltaPlan, plan
-from drift.weights.streaming import chunks
+from drift.weights.storage.streaming import chunks
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from drift.config.chain import Config
 from drift.config.train import KEPT_CHECKPOINTS, LoraConfig
 from drift.ground.errors import CheckpointError
 from drift.training.safety.room import checkpoint_bytes
-from drift.weights.checkpoints import Checkpoint, pair_decoders, resolve
-from drift.weights.layout import module_of
-from drift.weights.mixture import AT_RUN_TIME, arranged, opened
+from drift.weights.naming.layout import module_of
+from drift.weights.storage.checkpoints import Checkpoint, pair_decoders, resolve
+from drift.weights.storage.mixture import AT_RUN_TIME, arranged, opened
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from drift.ground.errors import PriorError
 from drift.prior.kept import Kept, Pieces, keep
 from drift.prior.shards import Layout, Shard, whole_shape
 from drift.prior.sums import dot
-from drift.weights.deltafile import DeltaFile
-from drift.weights.layout import find_partners, match_parameters
-from drift.weights.streaming import dot as exact_dot
+from drift.weights.delta.deltafile import DeltaFile
+from drift.weights.naming.layout import find_partners, match_parameters
+from drift.weights.storage.streaming import dot as exact_dot
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from drift.weights.forms import LEFT, SCALE, WHOLE, Form
+from drift.weights.storage.forms import LEFT, SCALE, WHOLE, Form
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from drift.prior.bias import Bias
 from drift.prior.directions import LoraDirections, find_directions, require_trained
 from drift.prior.schedule import needs_total_steps, strength
 from drift.prior.shards import Layout, Shard, find_layout, require_float32_masters
-from drift.weights.deltafile import DeltaFile, load_delta
-from drift.weights.layout import layer_index
+from drift.weights.delta.deltafile import DeltaFile, load_delta
+from drift.weights.naming.layout import layer_index
 
 __all__ = ["BindReport", "Prior", "PriorConfig", "load_delta"]
 

@@ -15,10 +15,10 @@ from drift.config.plan import ArmStep
 from drift.ground.artifacts import START_MODEL, read_provenance, staged, write_json
 from drift.ground.errors import DataError
 from drift.ground.strict import strict_json
-from drift.weights.checkpoints import resolve
-from drift.weights.deltafile import load_delta, projection, require_made_from
+from drift.weights.delta.deltafile import load_delta, projection, require_made_from
 from drift.weights.licences import name_parents
 from drift.weights.merging.merge import merge
+from drift.weights.storage.checkpoints import resolve
 
 if TYPE_CHECKING:
     from drift.training.sft import TrainReport

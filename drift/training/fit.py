@@ -46,7 +46,7 @@ from drift.training.safety.stopping import Grace
 from drift.training.safety.watch import require_finite_result
 from drift.training.telling import StepProgress
 from drift.training.trainer import Safeguards, VlmTrainer
-from drift.weights.deltafile import load_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.modeling import stored_dtype
 
 from transformers import TrainingArguments, set_seed  # isort: skip  # after the callback

@@ -11,8 +11,8 @@ import torch
 from drift.config.train import LoraConfig, TrainConfig
 from drift.ground.errors import CheckpointError
 from drift.prior.shards import whole_shape
-from drift.weights.layout import canonical_names, module_of
 from drift.weights.modeling import load_processor, load_vlm
+from drift.weights.naming.layout import canonical_names, module_of
 
 THINK_TOKENS = ["<think>", "</think>"]
 

@@ -30,8 +30,8 @@ from drift.training.options import check_options
 from drift.training.ranks import among_ranks, started_ranks
 from drift.training.safety.checkpoints import CHECKPOINTS, saved
 from drift.training.safety.effect import look_back, told, weights_changed
-from drift.weights.checkpoints import original_vlm_sha256, resolve
-from drift.weights.deltafile import load_delta, require_made_from
+from drift.weights.delta.deltafile import load_delta, require_made_from
+from drift.weights.storage.checkpoints import original_vlm_sha256, resolve
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
-from .checkpoints import Checkpoint as Checkpoint
-from .checkpoints import resolve as resolve
-from .delta import DeltaReport as DeltaReport
-from .delta import compute_delta as compute_delta
-from .deltafile import DeltaFile as DeltaFile
-from .deltafile import load_delta as load_delta
+from .delta.delta import DeltaReport as DeltaReport
+from .delta.delta import compute_delta as compute_delta
+from .delta.deltafile import DeltaFile as DeltaFile
+from .delta.deltafile import load_delta as load_delta
 from .merging.merge import MergeReport as MergeReport
 from .merging.merge import merge as merge
 from .modeling import load_processor as load_processor
 from .modeling import load_vlm as load_vlm
+from .storage.checkpoints import Checkpoint as Checkpoint
+from .storage.checkpoints import resolve as resolve

@@ -60,7 +60,7 @@ def _loaded(kind: str, path: str | Path, **options: Any) -> Any:
     allow_cuda_torchvision_on_cpu()
     import transformers
 
-    from drift.weights.finite import require_finite_network  # torch
+    from drift.weights.storage.finite import require_finite_network  # torch
 
     _no_bars_in_logs()
     try:

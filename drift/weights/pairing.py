@@ -17,12 +17,10 @@ from torch import Tensor
 
 from drift.config.models import DeltaConfig, parse_layers
 from drift.ground.errors import CheckpointError, ConfigError
-from drift.weights import forms
-from drift.weights.adapters import Adapted
-from drift.weights.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256, resolve
-from drift.weights.configurations import config_differences, is_multimodal
-from drift.weights.decoder import has_other_parts
-from drift.weights.layout import (
+from drift.weights.modeling import parameter_shapes
+from drift.weights.naming.configurations import config_differences, is_multimodal
+from drift.weights.naming.decoder import has_other_parts
+from drift.weights.naming.layout import (
     explain_missing,
     find_partners,
     is_selected,
@@ -33,9 +31,11 @@ from drift.weights.layout import (
     select_modules,
     unpaired,
 )
-from drift.weights.mixture import AT_RUN_TIME, arranged, opened
-from drift.weights.modeling import parameter_shapes
-from drift.weights.streaming import DTYPES, PIECE_ELEMENTS, Sparsity, cosine, mean_sparsity, sparsity
+from drift.weights.storage import forms
+from drift.weights.storage.adapters import Adapted
+from drift.weights.storage.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256, resolve
+from drift.weights.storage.mixture import AT_RUN_TIME, arranged, opened
+from drift.weights.storage.streaming import DTYPES, PIECE_ELEMENTS, Sparsity, cosine, mean_sparsity, sparsity
 
 SAME_BASE_COSINE = 0.1
 """Below this mean cosine of the projections, two models are no fine-tunes of one base (unrelated ones: 0.001)."""

@@ -13,8 +13,8 @@ import typer
 import drift.cli.app  # noqa: F401  # every command
 from drift.cli.options import app
 from drift.config.models import DeltaConfig
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.modeling import load_processor, load_vlm
 from tests.unit.prior.test_callback import conversations
 from tests.world import EXPERT, VLM, training_set

@@ -62,7 +62,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def wing(module: str) -> str:
-    """`drift.weights` of `drift.weights.delta`; the doors and the wiring are a wing each."""
+    """`drift.weights` of `drift.weights.delta.deltas`; the doors and the wiring are a wing each."""
     return ".".join(module.split(".")[:2]) if module.startswith("drift.") else module.partition(".")[0]
 
 

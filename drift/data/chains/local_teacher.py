@@ -12,7 +12,7 @@ from drift.config.data import GenerateConfig, LocalTeacher
 from drift.data.chains.requests import Answered, Request, sample_seed
 from drift.inference.local import LocalModel
 from drift.inference.reply import Reply
-from drift.weights.checkpoints import resolve
+from drift.weights.storage.checkpoints import resolve
 
 
 class Sampler:

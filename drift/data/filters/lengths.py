@@ -10,8 +10,8 @@ from drift.data.processed import shown, token_count
 from drift.data.rows import Chat, media_tokens, read_row
 from drift.data.tables import Row
 from drift.ground.errors import ConfigError, DataError
-from drift.weights.checkpoints import resolve
 from drift.weights.modeling import load_processor
+from drift.weights.storage.checkpoints import resolve
 
 logger = logging.getLogger(__name__)
 

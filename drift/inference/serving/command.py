@@ -11,7 +11,7 @@ from drift.config.servers import VllmConfig
 from drift.ground.errors import ConfigError
 from drift.inference.served import HOST, arguments, find_vllm
 from drift.tracking.models import at_hand
-from drift.weights.checkpoints import resolve
+from drift.weights.storage.checkpoints import resolve
 
 ASKING = ("system", "extra_body", "concurrency", "timeout_seconds", "start_timeout_seconds")
 """Settings of who asks, which a server does not have."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drift.tracking.models import at_hand
-from drift.weights.checkpoints import resolve
+from drift.weights.storage.checkpoints import resolve
 
 
 @contextlib.contextmanager

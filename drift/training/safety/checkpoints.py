@@ -11,8 +11,9 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from drift.ground.artifacts import content_sha256, read_json, write_json
+from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import DataError
+from drift.ground.hashes import read_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def fault_of(checkpoint: Path) -> str | None:
 
 def _hashes(files: list[Path]) -> list[str]:
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(content_sha256, files))
+        return list(pool.map(read_sha256, files))
 
 
 def _put_away(checkpoint: Path, fault: str) -> None:

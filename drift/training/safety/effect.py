@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from drift.config.train import TrainConfig
-from drift.weights.checkpoints import DTYPE_NAMES, Checkpoint
-from drift.weights.deltafile import DeltaFile
-from drift.weights.mixture import AT_RUN_TIME, arranged
+from drift.weights.delta.deltafile import DeltaFile
+from drift.weights.storage.checkpoints import DTYPE_NAMES, Checkpoint
+from drift.weights.storage.mixture import AT_RUN_TIME, arranged
 
 logger = logging.getLogger(__name__)
 

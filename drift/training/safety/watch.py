@@ -12,7 +12,7 @@ from accelerate.utils import gather_object, reduce
 from drift.ground.errors import TrainingError
 from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 from drift.prior.callback import PriorCallback, full_number
-from drift.weights.finite import first_not_finite
+from drift.weights.storage.finite import first_not_finite
 
 allow_cuda_torchvision_on_cpu()  # before transformers, whose trainer imports it
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from drift.weights.finite import require_finite
-from drift.weights.layout import layer_index
 from drift.weights.merging.plan import MergePlan
-from drift.weights.streaming import PIECE_ELEMENTS, chunks, progress
+from drift.weights.naming.layout import layer_index
+from drift.weights.storage.finite import require_finite
+from drift.weights.storage.streaming import PIECE_ELEMENTS, chunks, progress
 
 Pair = tuple[float, float]
 """Of φ_VL and of φ_reason."""

@@ -22,14 +22,14 @@ from torch import Tensor
 from drift.config.models import MergeConfig
 from drift.ground.artifacts import staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
-from drift.weights.checkpoints import original_vlm_sha256, read_header
-from drift.weights.finite import is_finite, require_finite
 from drift.weights.merging.frank import weights_in
 from drift.weights.merging.plan import MergePlan, plan_merge
 from drift.weights.merging.sidefiles import RECIPE
 from drift.weights.merging.tensors import Job, merge_pieces
 from drift.weights.pairing import check_same_base, sparse_warnings
-from drift.weights.streaming import (
+from drift.weights.storage.checkpoints import original_vlm_sha256, read_header
+from drift.weights.storage.finite import is_finite, require_finite
+from drift.weights.storage.streaming import (
     CHUNK_ELEMENTS,
     DTYPES,
     chunks,

@@ -10,11 +10,9 @@ from typing import Any
 
 from drift.config.models import MergeConfig
 from drift.ground.errors import CheckpointError, ConfigError
-from drift.weights.adapters import Adapted, open_model
-from drift.weights.checkpoints import Checkpoint, Stored, pair_decoders, resolve
-from drift.weights.deltafile import DeltaFile, load_delta, require_made_from
-from drift.weights.forms import WHOLE
-from drift.weights.layout import (
+from drift.weights.delta.deltafile import DeltaFile, load_delta, require_made_from
+from drift.weights.merging.sidefiles import SideFiles, side_files
+from drift.weights.naming.layout import (
     depth,
     explain_missing,
     layer_index,
@@ -23,9 +21,11 @@ from drift.weights.layout import (
     select_modules,
     unpaired,
 )
-from drift.weights.merging.sidefiles import SideFiles, side_files
-from drift.weights.mixture import AT_RUN_TIME, arranged, layout_of, rearranged
 from drift.weights.pairing import require_multimodal, what_is_odd
+from drift.weights.storage.adapters import Adapted, open_model
+from drift.weights.storage.checkpoints import Checkpoint, Stored, pair_decoders, resolve
+from drift.weights.storage.forms import WHOLE
+from drift.weights.storage.mixture import AT_RUN_TIME, arranged, layout_of, rearranged
 
 Names = Mapping[str, str]
 """Its own name of each tensor, by the canonical one."""

@@ -10,8 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from drift.ground.artifacts import PROVENANCE
-from drift.weights.checkpoints import Checkpoint
-from drift.weights.files import INDEX
+from drift.weights.storage.checkpoints import Checkpoint
+from drift.weights.storage.files import INDEX
 
 RECIPE = "merge.json"
 _OLD_WEIGHTS = (

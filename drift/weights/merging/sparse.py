@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from drift.weights.streaming import CHUNK_ELEMENTS
+from drift.weights.storage.streaming import CHUNK_ELEMENTS
 
 _LOW_BITS = 15
 

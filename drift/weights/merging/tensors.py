@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from drift.config.models import MergeConfig, MergeMethod
-from drift.weights.finite import is_finite
-from drift.weights.layout import layer_index
 from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, slerp_factors, task_arithmetic
 from drift.weights.merging.sparse import (
     drop_by_magnitude,
@@ -25,7 +23,9 @@ from drift.weights.merging.sparse import (
     whole_rows,
 )
 from drift.weights.merging.spectra import gated, projected
-from drift.weights.streaming import chunks, pieces, tensor_generator
+from drift.weights.naming.layout import layer_index
+from drift.weights.storage.finite import is_finite
+from drift.weights.storage.streaming import chunks, pieces, tensor_generator
 
 Read = Callable[[], Iterable[Sequence[Tensor]]]
 """Read the stretches of every model from the beginning."""

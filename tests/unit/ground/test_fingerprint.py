@@ -15,7 +15,7 @@ def test_a_training_does_not_depend_on_the_report_or_the_tracking():
         "drift.prior.prior",
         "drift.prior.gradient",
         "drift.weights.merging.tensors",
-        "drift.weights.checkpoints",
+        "drift.weights.storage.checkpoints",
     } <= closure
     assert (
         not {

@@ -15,8 +15,8 @@ from drift.planning.costs import Assumptions, Phase, Total, cost, flop_per_token
 from drift.planning.sizing import adapters, count, headers
 from drift.tracking.telling.journal import append
 from drift.training.network import trainable_network
-from drift.weights.checkpoints import Checkpoint
 from drift.weights.modeling import load_processor
+from drift.weights.storage.checkpoints import Checkpoint
 from pipelines.local.folders import create_run
 from tests.pool_rows import pool_row, write_pool
 from tests.tiny_models import Family, tiny_family

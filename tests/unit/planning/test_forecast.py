@@ -19,10 +19,10 @@ from drift.ground.errors import ConfigError
 from drift.planning.reach import forecast, sampled_ratio
 from drift.planning.rehearsal import ASSETS, rehearsal_of
 from drift.training.safety.effect import remark, sum_of_rates
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
-from drift.weights.forms import LEFT
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.pairing import plan
+from drift.weights.storage.forms import LEFT
 from tests.model_families import MIXTURES
 from tests.tiny_models import Family, tiny_family
 

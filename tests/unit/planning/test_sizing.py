@@ -14,8 +14,8 @@ from drift.config.file import load
 from drift.config.train import TrainConfig
 from drift.planning.sizing import Weights, count, disk_bytes, memory, per_rank
 from drift.training.network import trainable_network, trained_elements
-from drift.weights.checkpoints import Checkpoint
 from drift.weights.modeling import load_processor
+from drift.weights.storage.checkpoints import Checkpoint
 from tests.world import EXPERT, VLM
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "operations.md"

@@ -14,8 +14,8 @@ from drift.config.train import PriorConfig
 from drift.ground.errors import PriorError
 from drift.prior.callback import PriorCallback
 from drift.prior.prior import Prior
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.modeling import load_processor, load_vlm
 from tests.world import EXPERT, VLM, training_set
 

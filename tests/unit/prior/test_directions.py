@@ -8,8 +8,8 @@ from drift.config.train import PriorConfig
 from drift.ground.errors import PriorError
 from drift.prior import gradient
 from drift.prior.prior import Prior
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.modeling import load_vlm
 from tests.tiny_models import tiny_family
 

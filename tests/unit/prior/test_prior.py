@@ -13,10 +13,10 @@ from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import PriorError
 from drift.prior import gradient
 from drift.prior.prior import Prior
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import DeltaFile, load_delta
-from drift.weights.layout import match_parameters
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import DeltaFile, load_delta
 from drift.weights.modeling import load_vlm
+from drift.weights.naming.layout import match_parameters
 from tests.tiny_models import tiny_family
 
 LEARNING_RATE = 0.5

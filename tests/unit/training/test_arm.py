@@ -17,9 +17,9 @@ from drift.tracking.models.registration import register
 from drift.tracking.models.registry import find_champion
 from drift.training.arm import ArmReport, run_arm
 from drift.training.start import fetch_start
-from drift.weights.checkpoints import fingerprint
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
+from drift.weights.storage.checkpoints import fingerprint
 from tests.mlflow_store import fresh_store
 from tests.tiny_models import tiny_vlm
 from tests.world import BASE, EXPERT, VLM, training_set

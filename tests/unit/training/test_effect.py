@@ -11,9 +11,9 @@ from drift.config.train import TrainConfig
 from drift.ground.artifacts import write_json
 from drift.training.safety.effect import foretell, look_back, steps_of, storable
 from drift.training.sft import train
-from drift.weights.checkpoints import Checkpoint
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
+from drift.weights.storage.checkpoints import Checkpoint
 from tests.ranks import IN_ONE_PIECE, QUICK
 from tests.world import BASE, EXPERT, VLM, training_set
 

@@ -17,7 +17,7 @@ from drift.tracking.telling.live import telling
 from drift.training.batches.collate import IGNORE, AnswerCollator, TrainingRows
 from drift.training.held_out import _of_row, split
 from drift.training.sft import train
-from drift.weights.delta import compute_delta
+from drift.weights.delta.delta import compute_delta
 from drift.weights.modeling import load_processor, load_vlm
 from tests.forked import begin
 from tests.world import BASE, EXPERT, VLM, training_set

@@ -27,8 +27,8 @@ from drift.training.on_policy.prompts import LEARNS, PromptCollator
 from drift.training.on_policy.rollouts import Rollouts, parted
 from drift.training.on_policy.teacher import Teacher, require_same_vocabulary
 from drift.training.sft import train
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import projection
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import projection
 from drift.weights.modeling import load_processor, load_vlm
 from tests.forked import begin
 from tests.world import BASE, EXPERT, TEACHER, VLM, training_set

@@ -18,7 +18,7 @@ from drift.config.train import TrainConfig
 from drift.ground.artifacts import read_json
 from drift.training import fit, network
 from drift.training.sft import train
-from drift.weights.delta import compute_delta
+from drift.weights.delta.delta import compute_delta
 from drift.weights.modeling import load_vlm
 from tests.golden.released_code import CASES, GLOBAL_BATCH, LEARNING_RATE, PATTERNS, STEPS, projections
 from tests.world import BASE, EXPERT, VLM, training_set

@@ -20,7 +20,7 @@ from drift.tracking.telling.journal import read
 from drift.tracking.telling.live import telling
 from drift.training.sft import train
 from drift.training.telling import StepProgress
-from drift.weights.delta import compute_delta
+from drift.weights.delta.delta import compute_delta
 from drift.weights.modeling import load_processor, load_vlm
 from tests.forked import begin
 from tests.world import BASE, EXPERT, VLM, training_set

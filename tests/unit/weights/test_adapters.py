@@ -18,11 +18,11 @@ from drift.config.plan import DeltasStep, delta_inputs
 from drift.ground.artifacts import content_sha256, read_json, read_provenance, write_json
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.planning.outside import check_model
-from drift.weights.adapters import WEIGHTS, Adapted, open_model
-from drift.weights.checkpoints import read_header
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.merging.merge import merge
+from drift.weights.storage.adapters import WEIGHTS, Adapted, open_model
+from drift.weights.storage.checkpoints import read_header
 from tests.tiny_models import Family, tiny_family, tiny_llm
 
 ALL = ("attn", "mlp", "norm", "head", "embed")

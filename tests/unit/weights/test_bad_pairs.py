@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from drift.cli.app import main
 from drift.ground.artifacts import write_json
-from drift.weights.files import INDEX
+from drift.weights.storage.files import INDEX
 from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm
 
 WEIGHTS = "model.safetensors"

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from drift.config.models import DeltaConfig, MergeConfig
 from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import CheckpointError, ConfigError
-from drift.weights.checkpoints import Checkpoint, pair_decoders
-from drift.weights.decoder import decoder_names
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
-from drift.weights.layout import layers_without, select_modules
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.merging.merge import merge
+from drift.weights.naming.decoder import decoder_names
+from drift.weights.naming.layout import layers_without, select_modules
 from drift.weights.pairing import plan
+from drift.weights.storage.checkpoints import Checkpoint, pair_decoders
 from tests.model_families import CLIP, FAMILIES
 from tests.tiny_models import TEXT, Family, related, tiny_family
 

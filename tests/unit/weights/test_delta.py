@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from drift.config.models import DeltaConfig, ExpertConfig, MergeConfig
 from drift.ground.artifacts import content_sha256, read_json, read_provenance, write_json, write_provenance
 from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftError, PriorError
-from drift.weights.checkpoints import Checkpoint, fingerprint, read_header
-from drift.weights.delta import SHARD_BYTES, compute_delta, mixing_factors, part_sums, parts, stats_from_sums
-from drift.weights.deltafile import layer_table, load_delta, projection
-from drift.weights.files import INDEX
+from drift.weights.delta.delta import SHARD_BYTES, compute_delta, mixing_factors, part_sums, parts, stats_from_sums
+from drift.weights.delta.deltafile import layer_table, load_delta, projection
 from drift.weights.merging.merge import merge
 from drift.weights.pairing import plan, sampled_cosine
-from drift.weights.streaming import (
+from drift.weights.storage.checkpoints import Checkpoint, fingerprint, read_header
+from drift.weights.storage.files import INDEX
+from drift.weights.storage.streaming import (
     SUM_BYTES,
     cosine,
     created,

@@ -7,8 +7,8 @@ import pytest
 from drift.config.models import DeltaConfig, ModelsConfig
 from drift.config.plan import DeltasStep
 from drift.ground.errors import DriftError
-from drift.weights.deltafile import load_delta
-from drift.weights.deltas import compute_deltas
+from drift.weights.delta.deltafile import load_delta
+from drift.weights.delta.deltas import compute_deltas
 from tests.tiny_models import tiny_family
 
 

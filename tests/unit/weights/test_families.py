@@ -15,12 +15,12 @@ import torch
 
 from drift.config.models import DeltaConfig, MergeConfig
 from drift.ground.errors import CheckpointError
-from drift.weights.checkpoints import Checkpoint, match_parameters, pair_decoders
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
-from drift.weights.layout import explain_missing
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.merging.merge import merge
-from drift.weights.mixture import layout_of
+from drift.weights.naming.layout import explain_missing
+from drift.weights.storage.checkpoints import Checkpoint, match_parameters, pair_decoders
+from drift.weights.storage.mixture import layout_of
 from tests.model_families import FAMILIES, MIXTURES, REFUSED, ModelFamily
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "families.md"

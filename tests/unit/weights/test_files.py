@@ -11,12 +11,12 @@ from drift.config.models import DeltaConfig, MergeConfig
 from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import CheckpointError
 from drift.planning.reach import sampled_ratio
-from drift.weights.checkpoints import Checkpoint
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
-from drift.weights.files import INDEX, SINGLE
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.merging.merge import merge
 from drift.weights.pairing import plan
+from drift.weights.storage.checkpoints import Checkpoint
+from drift.weights.storage.files import INDEX, SINGLE
 from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm
 
 import peft  # isort: skip  # after tiny_models has made torchvision importable

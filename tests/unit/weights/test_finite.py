@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from drift.ground.errors import CheckpointError
-from drift.weights.finite import first_not_finite, is_finite
 from drift.weights.modeling import load_vlm
+from drift.weights.storage.finite import first_not_finite, is_finite
 from tests.world import VLM
 
 FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

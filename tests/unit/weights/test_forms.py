@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from drift.cli.app import main
 from drift.config.models import DeltaConfig, MergeConfig
 from drift.ground.artifacts import read_json, write_json
-from drift.weights.checkpoints import read_header
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import DeltaFile, energy, load_delta, projection
-from drift.weights.forms import LEFT, RIGHT, SCALE, WHOLE, layout, shortened
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import DeltaFile, energy, load_delta, projection
 from drift.weights.merging.merge import merge
-from drift.weights.streaming import sparsity
+from drift.weights.storage.checkpoints import read_header
+from drift.weights.storage.forms import LEFT, RIGHT, SCALE, WHOLE, layout, shortened
+from drift.weights.storage.streaming import sparsity
 from tests.tiny_models import Family, tiny_family
 
 UP = "layers.1.mlp.up_proj.weight"

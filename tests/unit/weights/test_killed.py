@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from drift.config.models import DeltaConfig, MergeConfig
 from drift.ground.artifacts import read_provenance, write_json
-from drift.weights.checkpoints import Checkpoint
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta
 from drift.weights.merging.merge import merge
+from drift.weights.storage.checkpoints import Checkpoint
 from tests.forked import FORKS, begin
 
 MOMENTS = (0.02, 0.5, 0.95)

@@ -18,16 +18,16 @@ from torch import Tensor
 from drift.config.models import MergeConfig, MergeMethod
 from drift.ground.artifacts import read_json, read_provenance
 from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftError
-from drift.weights.checkpoints import Checkpoint, fingerprint, read_header
-from drift.weights.files import INDEX
-from drift.weights.layout import module_of
 from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, task_arithmetic
 from drift.weights.merging.merge import merge
 from drift.weights.merging.plan import plan_merge
 from drift.weights.merging.sparse import drop, trim, trimmer
 from drift.weights.merging.tensors import Job, merge_pieces, merge_tensor
 from drift.weights.modeling import load_vlm
-from drift.weights.streaming import tensor_generator
+from drift.weights.naming.layout import module_of
+from drift.weights.storage.checkpoints import Checkpoint, fingerprint, read_header
+from drift.weights.storage.files import INDEX
+from drift.weights.storage.streaming import tensor_generator
 from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm
 
 METHODS = [method for method in get_args(MergeMethod) if method != "delta"]  # which has no expert

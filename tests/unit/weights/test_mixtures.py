@@ -20,12 +20,12 @@ from drift.ground.errors import CheckpointError
 from drift.prior.gradient import guide
 from drift.prior.prior import Prior
 from drift.training.safety.effect import weights_changed
-from drift.weights.checkpoints import Checkpoint
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta, projection
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta, projection
 from drift.weights.merging.merge import merge
-from drift.weights.mixture import AT_RUN_TIME, layout_of, opened
 from drift.weights.pairing import plan
+from drift.weights.storage.checkpoints import Checkpoint
+from drift.weights.storage.mixture import AT_RUN_TIME, layout_of, opened
 from tests.model_families import MIXTURES
 
 import transformers  # isort: skip  # after model_families has made torchvision importable

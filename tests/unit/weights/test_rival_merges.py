@@ -18,9 +18,8 @@ from drift.config.models import DeltaConfig, MergeConfig, MergeMethod, merge_pre
 from drift.config.section import validate
 from drift.ground.artifacts import read_json, read_provenance
 from drift.ground.errors import CheckpointError, ConfigError, PriorError
-from drift.weights.checkpoints import fingerprint
-from drift.weights.delta import compute_delta
-from drift.weights.deltafile import load_delta, projection
+from drift.weights.delta.delta import compute_delta
+from drift.weights.delta.deltafile import load_delta, projection
 from drift.weights.merging.formulas import disjoint_sum, elect_signs, linear, slerp_factors
 from drift.weights.merging.frank import frank_weights
 from drift.weights.merging.merge import MergeReport, merge
@@ -28,7 +27,8 @@ from drift.weights.merging.plan import plan_merge, weights_by_name
 from drift.weights.merging.sparse import drop_by_magnitude, keep_probabilities, whole_rows
 from drift.weights.merging.spectra import gated, projected
 from drift.weights.merging.tensors import Job, merge_pieces, merge_tensor
-from drift.weights.streaming import pieces, tensor_generator
+from drift.weights.storage.checkpoints import fingerprint
+from drift.weights.storage.streaming import pieces, tensor_generator
 from tests.tiny_models import Family, tiny_family, tiny_llm
 
 NAME = "layers.1.mlp.up_proj.weight"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from drift.weights.configurations import is_multimodal, text_config
-from drift.weights.layout import Shape, canonical_names, depth, is_weight, layer_index, prefixes
+from drift.weights.naming.configurations import is_multimodal, text_config
+from drift.weights.naming.layout import Shape, canonical_names, depth, is_weight, layer_index, prefixes
 
 _OF_TEXT = ("layers.", "norm.", "embed_tokens.", "rotary_emb.", "lm_head.")
 _EMBEDDINGS = ("embed_tokens.weight", "tok_embeddings.weight")

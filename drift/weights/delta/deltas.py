@@ -8,8 +8,8 @@ from pathlib import Path
 
 from drift.config.plan import DeltasStep
 from drift.ground.artifacts import PROVENANCE, staged
-from drift.weights.delta import DeltaReport, compute_delta
-from drift.weights.deltafile import STATS
+from drift.weights.delta.delta import DeltaReport, compute_delta
+from drift.weights.delta.deltafile import STATS
 
 
 @dataclass(frozen=True)

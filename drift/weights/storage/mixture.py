@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from drift.ground.errors import CheckpointError
-from drift.weights.adapters import MERGE_FIRST, Adapted, open_model
-from drift.weights.checkpoints import Checkpoint, TensorInfo, read_pieces
+from drift.weights.storage.adapters import MERGE_FIRST, Adapted, open_model
+from drift.weights.storage.checkpoints import Checkpoint, TensorInfo, read_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from drift.ground.artifacts import PROVENANCE, content_sha256, read_json
 from drift.ground.errors import CheckpointError, DataError, PriorError
-from drift.weights.checkpoints import (
+from drift.weights.naming.layout import layer_index, match_parameters, module_of
+from drift.weights.storage.checkpoints import (
     DTYPE_NAMES,
     Checkpoint,
     TensorInfo,
@@ -26,12 +27,11 @@ from drift.weights.checkpoints import (
     read_headers,
     read_pieces,
 )
-from drift.weights.files import indexed_files
-from drift.weights.finite import require_finite
-from drift.weights.forms import LEFT, RIGHT, SCALE, WHOLE, Form
-from drift.weights.layout import layer_index, match_parameters, module_of
-from drift.weights.mixture import AT_RUN_TIME, arranged
-from drift.weights.streaming import Sparsity, dot, mean_sparsity, one_thread, progress
+from drift.weights.storage.files import indexed_files
+from drift.weights.storage.finite import require_finite
+from drift.weights.storage.forms import LEFT, RIGHT, SCALE, WHOLE, Form
+from drift.weights.storage.mixture import AT_RUN_TIME, arranged
+from drift.weights.storage.streaming import Sparsity, dot, mean_sparsity, one_thread, progress
 
 DELTA = "delta.safetensors"
 INDEX = "delta.safetensors.index.json"

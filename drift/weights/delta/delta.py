@@ -24,10 +24,8 @@ from tqdm import tqdm
 from drift.config.models import DeltaConfig
 from drift.ground.artifacts import content_sha256, hashing, staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
-from drift.weights.about import draw, task_vector
-from drift.weights.adapters import Adapted
-from drift.weights.checkpoints import Checkpoint, original_vlm_sha256
-from drift.weights.deltafile import (
+from drift.weights.delta.about import draw, task_vector
+from drift.weights.delta.deltafile import (
     DELTA,
     FORMAT,
     INDEX,
@@ -39,10 +37,12 @@ from drift.weights.deltafile import (
     relative_l2,
     sparsity_of,
 )
-from drift.weights.finite import require_finite
-from drift.weights.forms import WHOLE, shortened
 from drift.weights.pairing import DeltaPlan, Source, check_same_base, plan, require_different, sparse_warnings
-from drift.weights.streaming import (
+from drift.weights.storage.adapters import Adapted
+from drift.weights.storage.checkpoints import Checkpoint, original_vlm_sha256
+from drift.weights.storage.finite import require_finite
+from drift.weights.storage.forms import WHOLE, shortened
+from drift.weights.storage.streaming import (
     PIECE_ELEMENTS,
     Sparsity,
     ahead,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from drift.ground.artifacts import read_json
-from drift.weights.checkpoints import read_header
-from drift.weights.deltafile import STATS, DeltaFile, LayerRow, energy, relative_l2, sparsity_of
+from drift.weights.delta.deltafile import STATS, DeltaFile, LayerRow, energy, relative_l2, sparsity_of
 from drift.weights.pairing import Pair, sampled_sparsity
+from drift.weights.storage.checkpoints import read_header
 
 FIGURE = "delta.svg"
 LAYERS = "layers.md"

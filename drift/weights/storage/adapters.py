@@ -18,7 +18,8 @@ from torch import Tensor
 
 from drift.config.models import ADAPTER_CONFIG, is_adapter, split_base, stated_base
 from drift.ground.errors import CheckpointError
-from drift.weights.checkpoints import (
+from drift.weights.naming.layout import canonical_names, explain_missing, find_partners
+from drift.weights.storage.checkpoints import (
     DTYPE_NAMES,
     Checkpoint,
     Header,
@@ -27,9 +28,8 @@ from drift.weights.checkpoints import (
     read_pieces,
     resolve,
 )
-from drift.weights.files import read_object
-from drift.weights.finite import is_finite
-from drift.weights.layout import canonical_names, explain_missing, find_partners
+from drift.weights.storage.files import read_object
+from drift.weights.storage.finite import is_finite
 
 WEIGHTS = "adapter_model.safetensors"
 MERGE_FIRST = "merge it into its base model first (peft: merge_and_unload)"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from drift.config.models import DeltaConfig
-from drift.weights.streaming import tensor_generator
+from drift.weights.storage.streaming import tensor_generator
 
 WHOLE, LEFT, RIGHT, SCALE = "", ".left", ".right", ".scale"
 

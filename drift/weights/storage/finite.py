@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from drift.ground.errors import CheckpointError
-from drift.weights.checkpoints import DTYPE_NAMES, Checkpoint, Stored
-from drift.weights.streaming import PIECE_ELEMENTS
+from drift.weights.storage.checkpoints import DTYPE_NAMES, Checkpoint, Stored
+from drift.weights.storage.streaming import PIECE_ELEMENTS
 
 
 def is_finite(tensor: Tensor) -> Tensor:

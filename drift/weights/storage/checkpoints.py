@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from drift.ground.artifacts import PROVENANCE, content_sha256, read_provenance
 from drift.ground.errors import CheckpointError, MissingCheckpointError
-from drift.weights.configurations import check_architecture, text_config
-from drift.weights.decoder import below, decoder_names, explain_no_decoder, layers_beyond
-from drift.weights.files import INDEX, SINGLE, leftovers, read_object, weight_files, weight_map
-from drift.weights.layout import depth, equal_decoders, explain_missing, find_partners, match_parameters
+from drift.weights.naming.configurations import check_architecture, text_config
+from drift.weights.naming.decoder import below, decoder_names, explain_no_decoder, layers_beyond
+from drift.weights.naming.layout import depth, equal_decoders, explain_missing, find_partners, match_parameters
+from drift.weights.storage.files import INDEX, SINGLE, leftovers, read_object, weight_files, weight_map
 
 if TYPE_CHECKING:
     from torch import Tensor

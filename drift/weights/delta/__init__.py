@@ -1,0 +1,5 @@
+"""Δ = φ_reason − φ_other: made, stored, read again, shown.
+
+delta      Δ and its statistics      deltas  all named Δ of a run
+deltafile  a stored Δ                about   what a Δ says of itself
+"""
