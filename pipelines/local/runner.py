@@ -223,7 +223,8 @@ class Chain:
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
         environment |= {**(env_vars or {}), **self.environment}
         step = self._thread.task.step
-        following = [] if step in ALWAYS_RUN else list(MODULES.values())
+        drawing = "drift.ground.drawing"  # imported inside most steps: matplotlib takes a second
+        following = [] if step in ALWAYS_RUN else [*MODULES.values(), drawing]
 
         def start(log: BinaryIO) -> Work:
             assert self._server is not None, "a chain without a fork server runs containers"
