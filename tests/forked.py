@@ -28,7 +28,9 @@ FORKS.set_forkserver_preload(
         "drift.gate.decision",
         "drift.ground.drawing",
         "kfp",
+        "math_verify",
         "openai",
+        "statsmodels.stats.proportion",
     ]
 )
 NOWHERE = Path(os.devnull)
