@@ -36,7 +36,7 @@ test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an env
 	$(BIN)/python -m pytest -n 2 tests/vlmeval
 
 test-services: .venv/dev  ## the chain in containers, on a team's MLflow, the report in a browser; needs Docker, `make images`, PostgreSQL, Chromium
-	$(BIN)/python -m pytest tests/services
+	$(PYTEST) tests/services
 
 check: .venv/dev  ## style, types, architecture
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 def pytest_collection_modifyitems(items):
     """Whole chains first; then files in a fixed mixed order, so that those that compute run beside those that wait."""
-    whole = ("tests/end_to_end/", "tests/faults/", "tests/components/")
+    whole = ("tests/end_to_end/", "tests/faults/", "tests/components/", "tests/services/")
     file_of = {item: item.nodeid.partition("::")[0] for item in items}
     items.sort(key=lambda item: 0 if file_of[item].startswith(whole) else zlib.crc32(file_of[item].encode()) + 1)
 

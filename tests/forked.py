@@ -19,7 +19,20 @@ from typing import Any
 from drift.cli.app import main
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["drift.evaluate.evaluation", "drift.training.sft", "drift.tracking.runs.tracker", "kfp"])
+FORKS.set_forkserver_preload(
+    [
+        "drift.evaluate.evaluation",
+        "drift.training.sft",
+        "drift.tracking.runs.tracker",
+        "drift.data.selection.curation",
+        "drift.gate.decision",
+        "drift.ground.drawing",
+        "kfp",
+        "math_verify",
+        "openai",
+        "statsmodels.stats.proportion",
+    ]
+)
 NOWHERE = Path(os.devnull)
 
 

@@ -82,7 +82,7 @@ def verify(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File for the verdicts; default: standard output.")
     ] = None,
-    timeout_seconds: Annotated[float, typer.Option(min=0.1, help="Limit of one expression.")] = 10.0,
+    timeout_seconds: Annotated[float, typer.Option(min=0.1, help="Limit of one expression, on a core.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
     """Judge pairs of answers as curate and evaluate would: status, extracted, method, as JSON lines."""

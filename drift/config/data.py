@@ -276,6 +276,7 @@ class CurateConfig(Section):
     """Template of the student's user turn."""
     replay: ReplayConfig | None = None
     verify_timeout_seconds: Positive = 10
+    """Of a core, for one expression; what takes longer is undetermined."""
     max_undetermined: Fraction = 0.01
     """More answers than this share that could not be verified stop the run."""
     license: str | None = None

@@ -1,8 +1,8 @@
 r"""Expressions, decided by math-verify in processes of their own, and what it says checked before it is believed.
 
 It parses model text with sympy, can hang, and limits itself by a wall-clock signal that a loaded machine trips; so it
-runs in processes that are killed at the time limit. It compares values as floats, so that it takes 2⁻⁹⁸ for 2⁻⁹⁹:
-values are computed here to sixty digits, and formulas at points of their own.
+runs in processes that end after so many seconds of a core. It compares values as floats, so that it takes 2⁻⁹⁸ for
+2⁻⁹⁹: values are computed here to sixty digits, and formulas at points of their own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from tqdm import tqdm
@@ -23,6 +25,8 @@ from drift.verdicts.plain import plain
 Decision = Literal["correct", "incorrect", "undetermined"]
 
 MAX_WORKERS = 8
+WAITS = 20
+"""Times the limit by the wall clock, after which a process is killed that waits for a core, or for nothing at all."""
 DIGITS = 60
 _POINTS = ("0.73105857863", "1.6487212707", "2.2360679775")
 _SIGNS = {"≤": r"\le ", "≥": r"\ge ", "∞": r"\infty ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "∅": r"\emptyset "}
@@ -63,7 +67,8 @@ def latex(text: str) -> str:
 def decide(pairs: Iterable[Pair], timeout_seconds: float, processes: int | None = None) -> dict[Pair, Decision]:
     """A decision for each pair. What ran into the limit is tried once more, and is undetermined if it does so again.
 
-    ``processes``: at most so many; None takes one for each core, up to `MAX_WORKERS`.
+    ``timeout_seconds``: of a core, so that a loaded machine decides as an idle one does. ``processes``: at most so
+    many; None takes one for each core, up to `MAX_WORKERS`.
     """
     asked = sorted(set(pairs), key=lambda pair: (pair.gold, pair.answer, pair.within or ""))
     decided = _in_processes(asked, timeout_seconds, processes)
@@ -82,7 +87,7 @@ def _in_processes(pairs: list[Pair], timeout_seconds: float, processes: int | No
     decided: dict[Pair, Decision | None] = {}
     context = multiprocessing.get_context("forkserver")
     with ProcessPool(max_workers=workers, context=context, initializer=_import_math_verify) as pool:
-        results = pool.map(_compare, pairs, timeout=timeout_seconds).result()
+        results = pool.map(partial(_limited, timeout_seconds), pairs, timeout=WAITS * timeout_seconds).result()
         for pair in tqdm(pairs, desc="verify", unit="answer", disable=len(pairs) < 100):
             try:
                 decided[pair] = next(results)
@@ -99,6 +104,15 @@ def _import_math_verify() -> None:
 
 
 # ------------------------------------------------------------------------------------- in a worker
+
+
+def _limited(seconds: float, pair: Pair) -> Decision:
+    """`_compare`; SIGPROF, which Python leaves to its default, ends this process after so many seconds of a core."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        return _compare(pair)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _compare(pair: Pair) -> Decision:

@@ -78,7 +78,7 @@ def equal(
 def verify_many(
     items: Sequence[Item], timeout_seconds: float = TIMEOUT_SECONDS, decide: Decide = decide
 ) -> list[Verdict]:
-    """A verdict per item, in order. Expressions go to killable processes, each for at most ``timeout_seconds``.
+    """A verdict per item, in order. Expressions go to processes that end after ``timeout_seconds`` of a core.
 
     What ran into the limit is tried once more at the end, and is `undetermined` if it does so again. All else is
     compared here, without any process. ``decide`` may have the processes on other machines.

@@ -38,6 +38,8 @@ LOG = "log.txt"
 EXIT_TASK = "finalize"
 ALWAYS_RUN = ("inputs", "champion", "report", EXIT_TASK)
 """Steps that no cache answers: that one of them runs does not say that others will."""
+INSIDE = ("drift.ground.drawing", "statsmodels.stats.proportion")
+"""Modules that several steps import inside a function, for the second that each takes."""
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL when a run is stopped, beside what its trainings are given."""
 
@@ -223,7 +225,7 @@ class Chain:
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
         environment |= {**(env_vars or {}), **self.environment}
         step = self._thread.task.step
-        following = [] if step in ALWAYS_RUN else list(MODULES.values())
+        following = [] if step in ALWAYS_RUN else [*MODULES.values(), *INSIDE]
 
         def start(log: BinaryIO) -> Work:
             assert self._server is not None, "a chain without a fork server runs containers"

@@ -39,6 +39,15 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return folder / "config.yaml"
 
 
+def two_arms(folder: Path) -> Path:
+    """The paper's configuration with two of its arms, a training and a merge."""
+    raw = yaml.safe_load((ROOT / "configs" / "paper_equation.yaml").read_text())
+    raw["arms"] = {name: raw["arms"][name] for name in ("drift", "ties")}
+    raw["gate"]["beats"] = ["ties"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(raw))
+    return folder / "config.yaml"
+
+
 def start(config: Path, *overrides: str, command: str = "run", server: str = "") -> subprocess.Popen[str]:
     """A `drift run`, or another command, in the background; ``server``: the MLflow that is told."""
     arguments = [*DRIFT, command, "-c", str(config), *overrides]

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from mlflow import MlflowClient
@@ -51,15 +50,6 @@ def writable(tmp_path: Path) -> Iterator[Path]:
     os.umask(before)
 
 
-def two_arms(folder: Path) -> Path:
-    """The paper's configuration with two of its arms."""
-    raw = yaml.safe_load((chain.ROOT / "configs" / "paper_equation.yaml").read_text())
-    raw["arms"] = {name: raw["arms"][name] for name in ("drift", "ties")}
-    raw["gate"]["beats"] = ["ties"]
-    (folder / "config.yaml").write_text(yaml.safe_dump(raw))
-    return folder / "config.yaml"
-
-
 def submitted(config: Path) -> Body:
     """What the server gets."""
     planned = plan(load(config), local=False).tasks(registers=True)
@@ -79,7 +69,7 @@ def environment(platform: Body, config_map: dict[str, str]) -> dict[str, str]:
 
 
 def test_the_images_hold_all_that_the_pods_of_a_rehearsal_need(tmp_path: Path, writable: Path) -> None:
-    config = load(two_arms(tmp_path))
+    config = load(chain.two_arms(tmp_path))
     sent = submitted(tmp_path / "config.yaml")
     spec = json_format.ParseDict(sent["pipeline_spec"], PipelineSpec())
     steps = Chain(writable, RUN_ID, Places(tuple(config.arms)), {}, None)

@@ -3,6 +3,7 @@
 Runs with `make test-services`: needs Docker and the images of `make images`.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from docker.models.containers import Container
 
 import docker
 from components._images import IMAGES
+from drift.ground.artifacts import read_json
 from pipelines.local.containers import ContainerWork, create, settings
 from tests.end_to_end import chain
 
@@ -62,39 +64,49 @@ def finished(process: Container) -> dict:
         process.remove(force=True)
 
 
-def contents(config: Path, runs: str) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def in_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """Where the chain ran in processes, and its result."""
+    folder = tmp_path_factory.mktemp("processes")
+    with contextlib.closing(docker.from_env()) as client:
+        return folder / "runs", finished(drift_run(client, chain.write_config(folder)))
+
+
+def contents(runs: Path) -> dict[str, str]:
     """Hash of every file of SAME, by its place in the run."""
-    (tasks,) = (config.parent / runs).glob("*/tasks")
+    (tasks,) = runs.glob("*/tasks")
     found = [path for name in SAME for path in tasks.rglob(name)]
     return {str(path.relative_to(tasks)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def test_the_whole_chain_in_containers_gives_what_it_gives_in_processes(client: docker.DockerClient, tmp_path: Path):
-    folder, config = tmp_path, chain.write_config(tmp_path)
-    in_processes = finished(drift_run(client, config, f"runs={folder / 'processes'}"))
-    in_containers = finished(drift_run(client, config, "--runner", "docker", f"runs={folder / 'containers'}"))
-    assert contents(config, "containers") == contents(config, "processes")
-    assert len(contents(config, "containers")) >= 9
-    assert in_containers["summary"]["rows"][2]["reasoning"] == in_processes["summary"]["rows"][2]["reasoning"]
-    assert in_containers["registered"]["version"] == 1
-    assert {path.stat().st_uid for path in (folder / "containers").rglob("*")} == {USER}
-    again = finished(drift_run(client, config, "--runner", "docker", f"runs={folder / 'containers'}"))
+def test_the_whole_chain_in_containers_gives_what_it_gives_in_processes(
+    client: docker.DockerClient, in_processes: tuple[Path, dict], tmp_path: Path
+):
+    config, runs = chain.write_config(tmp_path), tmp_path / "runs"
+    processes, expected = in_processes
+    result = finished(drift_run(client, config, "--runner", "docker"))
+    assert contents(runs) == contents(processes)
+    assert len(contents(runs)) >= 9
+    assert result["summary"]["rows"][2]["reasoning"] == expected["summary"]["rows"][2]["reasoning"]
+    assert result["registered"]["version"] == 1
+    assert {path.stat().st_uid for path in runs.rglob("*")} == {USER}
+    again = finished(drift_run(client, config, "--runner", "docker"))
     assert {"ingest", "generate", "curate", "deltas", "arm"}.isdisjoint(step for step, _ in chain.worked(again))
-    ids = pq.read_table(next((folder / "containers").rglob("train.parquet")), columns=["id"])["id"]
+    ids = pq.read_table(next(runs.rglob("train.parquet")), columns=["id"])["id"]
     assert len(ids) >= 64
 
 
-def kinds(config: Path, runs: str) -> list[tuple[str, str]]:
+def kinds(runs: Path) -> list[tuple[str, str]]:
     """Hash of every file of SAME by its name: in the loops of shards its place is another one."""
-    return sorted((Path(place).name, digest) for place, digest in contents(config, runs).items())
+    return sorted((Path(place).name, digest) for place, digest in contents(runs).items())
 
 
-def test_shards_in_containers_give_what_one_step_gives_in_processes(client: docker.DockerClient, tmp_path: Path):
-    config = chain.write_config(tmp_path)
-    finished(drift_run(client, config, f"runs={tmp_path / 'one'}"))
-    split = ("--runner", "docker", "generate.shards=2", "evaluate.shards=2", f"runs={tmp_path / 'shards'}")
-    result = finished(drift_run(client, config, *split))
-    assert kinds(config, "shards") == kinds(config, "one")
+def test_shards_in_containers_give_what_one_step_gives_in_processes(
+    client: docker.DockerClient, in_processes: tuple[Path, dict], tmp_path: Path
+):
+    split = ("--runner", "docker", "generate.shards=2", "evaluate.shards=2")
+    result = finished(drift_run(client, chain.write_config(tmp_path), *split))
+    assert kinds(tmp_path / "runs") == kinds(in_processes[0])
     places = {(step["step"], step["arm"]) for step in result["steps"]}
     assert places >= {("generate", "1/2"), ("generate", "2/2"), ("answer_vlm", "2/2"), ("answer_arm", "drift 1/2")}
 
@@ -136,15 +148,21 @@ def test_the_image_runs_as_a_user_without_rights_and_says_what_is_in_it(client: 
 def test_killing_the_runner_ends_its_container(client: docker.DockerClient, tmp_path: Path):
     runner = drift_run(client, chain.write_config(tmp_path), "--runner", "docker")
     deadline = time.monotonic() + 120
-    while not (at_work := client.containers.list(filters={"label": "drift.run"})):
+    while not at_work(client, tmp_path / "runs"):
         assert time.monotonic() < deadline, "no container started"
         time.sleep(0.2)
     time.sleep(3)  # let the step begin
     runner.kill()
-    while time.monotonic() < deadline and any(left.id == at_work[0].id for left in client.containers.list()):
+    while time.monotonic() < deadline and at_work(client, tmp_path / "runs"):
         time.sleep(0.5)
-    assert at_work[0].id not in [left.id for left in client.containers.list()]
+    assert not at_work(client, tmp_path / "runs")
     runner.remove(force=True)
+
+
+def at_work(client: docker.DockerClient, runs: Path) -> list[Container]:
+    """The running containers of the one run in ``runs``, if it has begun; others' may be there too."""
+    labels = [f"drift.run={read_json(path)['run_id']}" for path in runs.glob("*/run.json")]
+    return [one for label in labels for one in client.containers.list(filters={"label": label}, ignore_removed=True)]
 
 
 @pytest.mark.parametrize(

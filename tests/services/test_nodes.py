@@ -165,8 +165,17 @@ def test_sigterm_ends_a_container_that_waits_for_the_other_node_before_kubernete
 ) -> None:
     with pods(network, world, job_in(tmp_path / "alone", world, "ddp")) as running:
         running.nodes[1].kill()
-        time.sleep(15)  # until it waits
+        deadline = time.monotonic() + SECONDS
+        while not is_met(running.nodes[0]):
+            assert time.monotonic() < deadline, running.logs()
+            time.sleep(0.5)
         running.nodes[0].kill("SIGTERM")
         began = time.monotonic()
         assert running.nodes[0].wait(timeout=SECONDS)["StatusCode"] == 143
         assert time.monotonic() - began < 20
+
+
+def is_met(first: Container) -> bool:
+    """Whether the first node listens for the others, at port 29500."""
+    listening = ":733C [0-9A-F]+:0000 0A"
+    return first.exec_run(["grep", "-qE", listening, "/proc/net/tcp", "/proc/net/tcp6"]).exit_code == 0

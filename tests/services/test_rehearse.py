@@ -11,8 +11,6 @@ from drift.config.file import load
 from drift.config.plan import plan
 from tests.end_to_end import chain
 
-PAPER = chain.ROOT / "configs" / "paper_equation.yaml"
-
 
 def rehearse(config: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [*chain.DRIFT, "rehearse", "-c", str(config), "--runner", "docker", *arguments]
@@ -22,11 +20,12 @@ def rehearse(config: Path, *arguments: str, **environment: str) -> subprocess.Co
     )
 
 
-def test_every_step_of_the_papers_dag_runs_in_its_image(tmp_path: Path) -> None:
-    ended = rehearse(PAPER, "--anyway", "--json", f"runs={tmp_path / 'runs'}", "evaluate.data=/no/data")
+def test_every_kind_of_step_of_the_papers_dag_runs_in_its_image(tmp_path: Path) -> None:
+    config = chain.two_arms(tmp_path)  # all arms run in `tests/end_to_end/test_rehearse.py`
+    ended = rehearse(config, "--anyway", "--json", f"runs={tmp_path / 'runs'}", "evaluate.data=/no/data")
     assert ended.returncode == 2, ended.stderr  # models and data are not here
     result = json.loads(ended.stdout)
-    planned = plan(load(PAPER), local=False).tasks(registers=True)
+    planned = plan(load(config), local=False).tasks(registers=True)
     assert sorted((step["step"], step["arm"]) for step in result["steps"]) == sorted(planned)
     assert result["registered"]["model"] == "qwen2_5_vl_7b-drift-rehearsal"
 

@@ -199,16 +199,24 @@ def test_a_killed_training_goes_on_with_the_draws_it_would_have_had(data, tmp_pa
     assert (killed / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
+def cold_losses(data, out, **cut):
+    """Of a student that hardly draws."""
+    config = TrainConfig(**QUICK | {"on_policy": {"max_new_tokens": 40, "temperature": 0.1}} | cut)
+    report = train(config, model=str(WARM), training_set=data, teacher=str(EXPERT), out=out)
+    return [row["loss"] for row in report.history]
+
+
+@pytest.fixture(scope="module")
+def of_one_process(data, tmp_path_factory):
+    return cold_losses(data, tmp_path_factory.mktemp("cold") / "out")
+
+
 # Ranks draw with generators of their own: one rollout of 32 is another, and a factor of the ranks would be 100 %.
 @pytest.mark.slow
 @pytest.mark.parametrize("deepspeed", [None, "configs/deepspeed/zero2.json"], ids=["DDP", "ZeRO-2"])
-def test_two_ranks_have_the_loss_of_one_process(data, tmp_path, deepspeed):
-    cold = QUICK | {"on_policy": {"max_new_tokens": 40, "temperature": 0.1}}
-    cuts = ({}, {"per_device_batch_size": 8, "processes": 2, "deepspeed": deepspeed})
-    given = {"model": str(WARM), "training_set": data, "teacher": str(EXPERT)}
-    reports = [train(TrainConfig(**cold | cut), **given, out=tmp_path / str(len(cut))) for cut in cuts]
-    losses = [[row["loss"] for row in report.history] for report in reports]
-    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+def test_two_ranks_have_the_loss_of_one_process(data, of_one_process, tmp_path, deepspeed):
+    cut = {"per_device_batch_size": 8, "processes": 2, "deepspeed": deepspeed}
+    assert cold_losses(data, tmp_path / "out", **cut) == pytest.approx(of_one_process, rel=0.1)
 
 
 def test_the_prior_biases_the_same_gradients_and_alpha_zero_is_none(data, tmp_path):

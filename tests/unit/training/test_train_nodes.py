@@ -171,10 +171,12 @@ def kill_behind_a_checkpoint(process, checkpoints):
 
 @pytest.mark.slow
 def test_sigterm_ends_a_node_that_still_waits_for_the_others(world, tmp_path):
+    port = free_port()
     variables = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_NODE_RANK": "0"}
-    variables |= {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port())}
+    variables |= {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port)}
     process = begin(end_node, node_job(world, tmp_path), **variables)
-    time.sleep(5)
+    while not any(one.laddr.port == port for one in psutil.Process(process.pid).net_connections("tcp")):
+        time.sleep(0.05)
     process.terminate()
     process.join(30)
     assert process.exitcode == node.TERMINATED

@@ -252,10 +252,17 @@ def test_a_trained_model_waits_for_room(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(patience, "FIRST_WAIT_SECONDS", 0.1)
     with small_disk(tmp_path, "2m"):
         (tmp_path / "filler").write_bytes(bytes(1_500_000))
-        threading.Timer(0.4, (tmp_path / "filler").unlink).start()
+        threading.Thread(target=make_room_once_said, args=(tmp_path / "filler", caplog), daemon=True).start()
         room.when_there_is_room(partial(write_model, tmp_path), tmp_path)
         assert (tmp_path / "model.safetensors").stat().st_size > 1_000_000
     assert "saving the trained model failed" in caplog.text and "the disk is full" in caplog.text
+
+
+def make_room_once_said(filler, caplog):
+    """Free the disk when its being full has been logged."""
+    while "the disk is full" not in caplog.text:
+        time.sleep(0.01)
+    filler.unlink()
 
 
 def test_a_trained_model_that_finds_no_room_is_one_line(tmp_path, monkeypatch):

@@ -36,6 +36,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return training_set(tmp_path_factory.mktemp("data"), 32)
 
 
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
 def optimizer(rate: float = 0.5) -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
 
@@ -184,8 +189,7 @@ def test_a_model_of_nan_is_refused_before_a_step(data: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["ddp", "zero2", "zero3", "fsdp"])
-def test_two_ranks_end_with_the_same_line(tmp_path: Path, backend: str) -> None:
-    inputs = write_inputs(tmp_path / "inputs")
+def test_two_ranks_end_with_the_same_line(inputs: Path, tmp_path: Path, backend: str) -> None:
     sharded = {"ddp": {}, "fsdp": {"fsdp": True}}.get(backend, {"deepspeed": str(inputs / f"{backend}.json")})
     with pytest.raises(TrainingError, match=r"^step [23]: .* \(learning rate 1e\+30, last finite loss \d"):
         train(
