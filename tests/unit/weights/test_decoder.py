@@ -205,6 +205,21 @@ def test_two_equal_decoders_are_told_by_their_places(family: Family, tmp_path: P
         pair_decoders(Checkpoint(family.expert), Checkpoint(vlm))
 
 
+def second_decoder(tensors: dict[str, torch.Tensor]) -> None:
+    """As PI0: another decoder of the same kind, which has no embeddings."""
+    tensors |= {f"action.{name}": one.clone() for name, one in tensors.items() if name.startswith("model.layers.")}
+
+
+def test_a_delta_that_fits_two_decoders_is_refused_before_training_has_to(family: Family, tmp_path: Path) -> None:
+    models = {"expert": str(family.expert), "vlm": str(changed(family.vlm, tmp_path / "vlm", second_decoder))}
+    with pytest.raises(
+        CheckpointError, match=r"text decoders at 'model\.' and 'action\.model\.' fit Δ equally .*embed"
+    ):
+        plan(DeltaConfig(), **models, base=None)
+    todo = plan(DeltaConfig(modules=("attn", "mlp", "embed")), **models, base=None)
+    assert all(source.vlm.startswith("model.") for source in todo.sources)
+
+
 # ------------------------------------------------------------------------------------------- selections
 
 HYBRID = [
