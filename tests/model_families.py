@@ -16,6 +16,17 @@ from tests.tiny_models import TEXT, related
 
 import transformers  # isort: skip  # after tiny_models has made torchvision importable
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "families.md"
+SWEEP = "## Every image-text class of transformers\n"
+"""Where the second part of the document begins."""
+
+
+def written_parts() -> tuple[str, str]:
+    """The document before the sweep over all classes, which other tests write, and that."""
+    before, heading, after = DOCUMENT.read_text().partition(SWEEP)
+    return before, heading + after
+
+
 ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
 CLIP = {
     "hidden_size": 16,

@@ -21,8 +21,10 @@ from drift.weights.modeling import parameter_shapes
 from drift.weights.naming.configurations import config_differences, is_multimodal
 from drift.weights.naming.decoder import has_other_parts
 from drift.weights.naming.layout import (
+    equal_decoders,
     explain_missing,
     find_partners,
+    is_ordinary,
     is_selected,
     kinds_in_layers,
     layer_index,
@@ -152,6 +154,7 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     warnings = what_is_odd([(pair.expert, pair.other) for pair in pairs], visual)
     warnings += layers_without(list(pairs[0].in_expert), config.modules, config.layers)
     warnings += [line for pair, in_vlm in zip(pairs, partners, strict=True) for line in _unshared(pair, visual, in_vlm)]
+    _require_told_apart(visual, sources)
     warnings += _require_bindable(visual, sources)
     return DeltaPlan(config, pairs, visual, sources, tuple(dict.fromkeys(warnings)))
 
@@ -271,17 +274,27 @@ def _require_whole(config: DeltaConfig, vlm: Checkpoint, partners: Sequence[Mapp
                 raise CheckpointError(f"{vlm.path}: '{own}' has no partner in the expert: Δ would be partial")
 
 
-def _require_bindable(vlm: Checkpoint, sources: Sequence[Source]) -> list[str]:
-    """Raise CheckpointError if a Δ of experts would find no parameter in the running model; a warning if none knows.
+def _require_told_apart(vlm: Checkpoint, sources: Sequence[Source]) -> None:
+    """Raise CheckpointError if two decoders of φ_VL fit the selection equally well: training would know neither."""
+    if equal := equal_decoders(vlm.shapes, {source.name: source.shape for source in sources}):
+        raise CheckpointError(
+            f"{vlm.path}: text decoders at {' and '.join(map(repr, equal))} fit Δ equally well, so that training would "
+            "take none; add a module that one of them does not have (embed)"
+        )
 
-    Only experts are laid out differently there, and only they are worth the time to ask transformers.
+
+def _require_bindable(vlm: Checkpoint, sources: Sequence[Source]) -> list[str]:
+    """Raise CheckpointError if a part of Δ would find no parameter in the running model; a warning if none knows.
+
+    Experts are laid out differently there, and other tensors may be called otherwise: only where a name is not the one
+    that nearly all models have is it worth the time to ask transformers.
     """
     shapes = {source.name: source.shape for source in sources}
-    if not any(".experts." in name for name in shapes):
+    if all(is_ordinary(name) for name in shapes):
         return []
     at_run_time = parameter_shapes(vlm.path)
     if at_run_time is None:
-        return [f"{vlm.path}: unknown to transformers; whether Δ fits its experts at run time is seen in training"]
+        return [f"{vlm.path}: unknown to transformers; whether Δ fits it at run time is seen in training"]
     partners = find_partners(at_run_time, shapes)
     for name, shape in shapes.items():
         if name not in partners:

@@ -14,7 +14,7 @@ from drift.ground.errors import CheckpointError
 Config = Mapping[str, Any]
 
 _NESTED = ("thinker_config", "text_config", "llm_config", "language_config")
-_OTHER_SENSE = re.compile(r"(^|_)(vision|visual|image|img|video|audio|speech|mm)(_|$)")
+_OTHER_SENSE = re.compile(r"(^|_)(vision|visual|image|img|video|audio|speech|mm|vq|protein)(_|$)")
 _SAME = (
     "hidden_size",
     "num_hidden_layers",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from drift.weights.naming.configurations import is_multimodal, text_config
-from drift.weights.naming.layout import Shape, canonical_names, depth, is_weight, layer_index, prefixes
+from drift.weights.naming.layout import Shape, canonical_names, depth, is_weight, layer_index, prefixes, stacks
 
 _OF_TEXT = ("layers.", "norm.", "embed_tokens.", "rotary_emb.", "lm_head.")
 _EMBEDDINGS = ("embed_tokens.weight", "tok_embeddings.weight")
@@ -59,14 +59,16 @@ def layers_beyond(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> str
     return ",".join(map(str, sorted({layer for name in inside if (layer := layer_index(name) or 0) >= _depth(config)})))
 
 
-def explain_no_decoder(config: Mapping[str, Any]) -> str:
+def explain_no_decoder(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> str:
     """Why nothing was found, as a sentence."""
+    there = f" (it has {', '.join(found)})" if (found := stacks(shapes)) else ""
     if not is_multimodal(config):
-        return "no tensor is named '...layers.N...'; not a text decoder known here"
+        return f"no tensor is named '...layers.N...'{there}; not a text decoder known here"
     text = text_config(config)
     return (
-        f"a multimodal model without a text decoder known here: no embed_tokens beside layers.N of "
-        f"{text.get('num_hidden_layers', '?')} layers and width {text.get('hidden_size', '?')}; give a text model"
+        "a multimodal model without a text decoder known here: no embed_tokens beside layers.N of "
+        f"{text.get('num_hidden_layers', '?')} layers and width {text.get('hidden_size', '?')}{there}; "
+        "give a text model"
     )
 
 

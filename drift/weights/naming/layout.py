@@ -19,16 +19,25 @@ Shape = Sequence[int]
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)layers\.(?P<index>\d+)\.")
 _INSIDE = re.compile(r"^layers\.(?P<index>\d+)\.")
+_NUMBERED = re.compile(r"^(?P<stack>[^\d]*?\w+)\.\d+\.")
 _HEAD = "lm_head."
 _FUSED = re.compile(r"\.experts\.(?!\d)")
+_ORDINARY = re.compile(r"^layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.(weight|bias)$")
 _MODULES = {
-    "attn": re.compile(r"^layers\.\d+\.(self_attn|linear_attn)\.(\w*proj\w*|dense)\.(weight|bias)$"),
-    "mlp": re.compile(r"^layers\.\d+\.(mlp|feed_forward)\.(.*\.)?\w*proj([._]bias|\.weight)?$"),
+    "attn": re.compile(r"^layers\.\d+\.(self_attn|linear_attn)\.(\w*proj\w*|dense|query_key_value)\.(weight|bias)$"),
+    "mlp": re.compile(
+        r"^layers\.\d+\.((mlp|feed_forward|ffn)\.(.*\.)?(\w*proj|fc[12]|w[123]|dense_\w+)|fc[12])([._]bias|\.weight)?$"
+    ),
     "router": re.compile(r"^layers\.\d+\.(mlp|feed_forward)\.(gate|router|shared_expert_gate)\.(weight|bias)$"),
     "norm": re.compile(r"(^|\.)\w*norm\w*\.(weight|bias)$"),
-    "head": re.compile(r"^lm_head\.(weight|bias)$"),
-    "embed": re.compile(r"^embed_tokens\.weight$"),
+    "head": re.compile(r"^(lm_head|unembed|output)\.(weight|bias)$"),
+    "embed": re.compile(r"^(embed_tokens|embeddings|tok_embeddings|embed)\.weight$"),
 }
+
+
+def is_ordinary(name: str) -> bool:
+    """Whether a tensor has the canonical name that it has in nearly all models, in files and at run time."""
+    return bool(_ORDINARY.match(name)) or module_of(name) in ("norm", "head", "embed")
 
 
 def prefixes(names: Iterable[str]) -> list[str]:
@@ -119,12 +128,36 @@ def explain_missing(name: str, shape: Shape, names: Mapping[str, Shape]) -> str:
     if name.startswith(_HEAD):
         return "the model has no such tensor, its head is tied to embed_tokens (select 'embed' instead)"
     if ".experts." in name:
-        fused = "unfused" if _FUSED.search(name) else "fused"
-        return (
-            f"the model has its experts {fused}, and experts of this name are not converted; select attn alone, or "
-            "compute a Δ of an older version again"
-        )
-    return "the model has no tensor of this name and shape in its text decoder"
+        return _explain_experts(names)
+    return f"the model has no tensor of this name and shape in its text decoder{_what_is_there(name, names)}"
+
+
+def _explain_experts(names: Iterable[str]) -> str:
+    other = next((other for other in names if ".experts." in other), None)
+    if other is None:
+        return "the model has no experts"
+    return (
+        f"the model has its experts {'fused' if _FUSED.search(other) else 'unfused'} ('{other}'), and experts of this "
+        "name are not converted; select attn alone, or compute a Δ of an older version again"
+    )
+
+
+def _what_is_there(name: str, names: Iterable[str]) -> str:
+    """What a model has in place of a tensor of a layer: layers of another name, or others in the same part."""
+    if layer_index(name) is None:
+        return ""
+    _, number, inside = name.split(".", 2)
+    if other := next((other for other in names if other.endswith(f".{number}.{inside}")), None):
+        return f": '{other}' is not in '...layers.N...'"
+    part = inside.partition(".")[0]
+    held = {match[1] for other in names if (match := re.search(rf"layers\.{number}\.{re.escape(part)}\.(\w+)", other))}
+    return f": its {part} holds {', '.join(sorted(held))}" if held else ""
+
+
+def stacks(names: Iterable[str]) -> list[str]:
+    """Where numbered modules of any name but `layers` are, as `encoder.block.N`."""
+    found = {match["stack"] for name in names if (match := _NUMBERED.match(name))}
+    return sorted(f"{stack}.N" for stack in found if not stack.endswith("layers"))
 
 
 def layer_index(name: str) -> int | None:
@@ -156,9 +189,7 @@ def select_modules(
     for module in modules:
         hits = {name for name in within if is_selected(name, module, include_bias)}
         if not hits:
-            raise ConfigError(
-                f"modules: '{module}' selects no tensor of the text decoder{_explain_nothing(module, within)}"
-            )
+            raise ConfigError(f"modules: '{module}' {_explain_nothing(module, within)}")
         chosen |= hits
     if not chosen:
         raise ConfigError("modules: empty; choose of attn, mlp, router, norm, head, embed or re:<pattern>")
@@ -166,12 +197,24 @@ def select_modules(
 
 
 def _explain_nothing(module: str, names: Sequence[str]) -> str:
+    """Why a module selects nothing of some canonical names, as the rest of a sentence."""
     if module == "head":
-        return " (a head tied to the embeddings is no tensor of its own: select embed)"
-    parts = sorted({name.split(".")[2] for name in names if layer_index(name) is not None})
-    if module == "embed" or not parts:
-        return ""
-    return f" (its layers hold {', '.join(parts)}: name them by re:<pattern>)"
+        return "selects no tensor (a head tied to the embeddings is no tensor of its own: select embed)"
+    if module == "embed" or not (parts := _parts_of_layers(names)):
+        return "selects no tensor of the text decoder"
+    if module.startswith("re:"):
+        return f"selects no tensor of the text decoder, whose layers hold {parts}"
+    return f"finds none of its names: the layers hold {parts}; name them by re:<pattern>"
+
+
+def _parts_of_layers(names: Iterable[str]) -> str:
+    """What the layers hold, as `mlp (up, down), norm1`."""
+    parts: dict[str, set[str]] = {}
+    for name in (name for name in names if layer_index(name) is not None):
+        part, _, rest = name.split(".", 2)[2].partition(".")
+        inside = rest.partition(".")[0]
+        parts.setdefault(part, set()).update({inside} - {"weight", "bias", ""} if not inside.isdigit() else ())
+    return ", ".join(f"{part} ({', '.join(sorted(own))})" if own else part for part, own in sorted(parts.items()))
 
 
 def layers_without(names: Sequence[str], modules: Sequence[str], layers: str | None = None) -> list[str]:

@@ -242,7 +242,7 @@ class Checkpoint:
         """
         names = decoder_names(self.shapes, self.config)
         if not names:
-            raise CheckpointError(f"{self.path}: {explain_no_decoder(self.config)}")
+            raise CheckpointError(f"{self.path}: {explain_no_decoder(self.shapes, self.config)}")
         return names
 
     def tensor(self, name: str) -> Tensor:
@@ -356,6 +356,11 @@ def _read_config(path: Path) -> dict[str, Any]:
             if isinstance(quantisation, dict):
                 method = quantisation.get("quant_method", "unknown method")
                 raise CheckpointError(f"{path}: quantised ({method}); take the original, unquantised checkpoint")
+    if config.get("is_encoder_decoder") or text_config(config).get("is_encoder_decoder"):
+        raise CheckpointError(
+            f"{path}: an encoder-decoder model (is_encoder_decoder in config.json), whose two stacks have the same "
+            "names; not supported, take a model whose text part is a decoder alone"
+        )
     if named := config.get("transformers_weights"):
         raise CheckpointError(
             f"{path}: config.json names its weights itself (transformers_weights: {named}); rename it"

@@ -16,7 +16,7 @@ from drift.weights.delta.delta import compute_delta
 from drift.weights.delta.deltafile import load_delta
 from drift.weights.merging.merge import merge
 from drift.weights.naming.decoder import decoder_names
-from drift.weights.naming.layout import layers_without, select_modules
+from drift.weights.naming.layout import layers_without, module_of, select_modules
 from drift.weights.pairing import plan
 from drift.weights.storage.checkpoints import Checkpoint, pair_decoders
 from tests.model_families import CLIP, FAMILIES
@@ -205,6 +205,21 @@ def test_two_equal_decoders_are_told_by_their_places(family: Family, tmp_path: P
         pair_decoders(Checkpoint(family.expert), Checkpoint(vlm))
 
 
+def second_decoder(tensors: dict[str, torch.Tensor]) -> None:
+    """As PI0: another decoder of the same kind, which has no embeddings."""
+    tensors |= {f"action.{name}": one.clone() for name, one in tensors.items() if name.startswith("model.layers.")}
+
+
+def test_a_delta_that_fits_two_decoders_is_refused_before_training_has_to(family: Family, tmp_path: Path) -> None:
+    models = {"expert": str(family.expert), "vlm": str(changed(family.vlm, tmp_path / "vlm", second_decoder))}
+    with pytest.raises(
+        CheckpointError, match=r"text decoders at 'model\.' and 'action\.model\.' fit Δ equally .*embed"
+    ):
+        plan(DeltaConfig(), **models, base=None)
+    todo = plan(DeltaConfig(modules=("attn", "mlp", "embed")), **models, base=None)
+    assert all(source.vlm.startswith("model.") for source in todo.sources)
+
+
 # ------------------------------------------------------------------------------------------- selections
 
 HYBRID = [
@@ -221,8 +236,34 @@ def test_layers_that_a_module_leaves_out_are_listed() -> None:
 
 
 def test_a_module_that_selects_nothing_names_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"its layers hold conv, feed_forward, self_attn: name them by re:<pattern>"):
-        select_modules(HYBRID, ["mlp"])
+    names = ["layers.0.mixer.up_proj.weight", "layers.0.mixer.A_log", "layers.0.norm.weight", "embeddings.weight"]
+    there = r"'mlp' finds none of its names: the layers hold mixer \(A_log, up_proj\), norm; name them by re:<pattern>"
+    with pytest.raises(ConfigError, match=there):
+        select_modules(names, ["mlp"])
+    with pytest.raises(ConfigError, match=r"'re:w1' selects no tensor of the text decoder, whose layers hold mixer"):
+        select_modules(names, ["re:w1"])
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("mlp", ["fc1.weight", "fc2.bias"]),  # OPT
+        ("mlp", ["ffn.fc1.weight"]),  # Kosmos-2
+        ("mlp", ["feed_forward.w3.weight"]),  # LFM2
+        ("mlp", ["mlp.dense_h_to_4h.weight", "mlp.dense_4h_to_h.bias"]),  # Persimmon
+        ("attn", ["self_attn.query_key_value.weight", "self_attn.dense.bias"]),
+    ],
+)
+def test_the_names_of_other_families_are_attention_and_mlp_too(module: str, names: list[str]) -> None:
+    others = ["ffn.ffn_layernorm.weight", "self_attn_layer_norm.weight", "conv.in_proj.weight", "mlp.gate.weight"]
+    inside = [f"layers.3.{name}" for name in (*names, *others)]
+    assert select_modules(inside, [module]) == inside[: len(names)]
+
+
+def test_embeddings_and_heads_of_other_names_are_no_part_of_a_merge() -> None:
+    found = [module_of(f"{name}.weight") for name in ("embed_tokens", "embeddings", "tok_embeddings", "embed")]
+    assert found == ["embed"] * 4
+    assert [module_of(f"{name}.weight") for name in ("unembed", "output", "lm_head")] == ["head"] * 3
 
 
 def test_projections_of_other_names_are_attention_and_mlp() -> None:
