@@ -11,7 +11,6 @@ from typing import Any
 from drift.config.models import MergeConfig
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.weights.delta.deltafile import DeltaFile, load_delta, require_made_from
-from drift.weights.merging.sidefiles import SideFiles, side_files
 from drift.weights.naming.layout import (
     depth,
     explain_missing,
@@ -26,6 +25,7 @@ from drift.weights.storage.adapters import Adapted, open_model
 from drift.weights.storage.checkpoints import Checkpoint, Stored, pair_decoders, resolve
 from drift.weights.storage.forms import WHOLE
 from drift.weights.storage.mixture import AT_RUN_TIME, arranged, layout_of, rearranged
+from drift.weights.storage.sidefiles import SideFiles, side_files
 
 Names = Mapping[str, str]
 """Its own name of each tensor, by the canonical one."""

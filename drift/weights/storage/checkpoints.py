@@ -206,6 +206,11 @@ class Checkpoint:
         return self.files != [self.path / SINGLE]
 
     @property
+    def indices(self) -> list[Path]:
+        """The index of its files, if they have one."""
+        return [self.path / INDEX] if self.sharded else []
+
+    @property
     def revision(self) -> str | None:
         """The commit of a model from the hub; None for any other directory."""
         return self.path.name if self.path.parent.name == "snapshots" else None
