@@ -24,10 +24,11 @@ from drift.weights.storage.checkpoints import Checkpoint
 from drift.weights.storage.files import PICKLED, PICKLED_INDEX, SINGLE
 from drift.weights.storage.pickled import Pickled, model_at
 from tests.tiny_models import Family, tiny_family
-from tests.world import EXPERT, MINIATURE
+from tests.world import EXPERT
 
 from transformers import Qwen2ForCausalLM  # isort: skip  # after tiny_models has made torchvision importable
 
+MINIATURE = Path(__file__).parents[3] / "configs" / "miniature.yaml"
 ALLOWED = {"allow_pickle": True}
 UP = "model.layers.1.mlp.up_proj.weight"
 
