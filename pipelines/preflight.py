@@ -90,7 +90,8 @@ def _config_checks(config: Config, profile: Resources | None) -> Iterator[Check]
 def _model_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
     yield "models", partial(_fit_together, config)
     for key, reference in models_of(config):
-        yield _here(config, profile, key, reference, partial(check_model, key, reference))
+        look = partial(check_model, key, reference, allow_pickle=config.allow_pickle)
+        yield _here(config, profile, key, reference, look)
 
 
 def _data_checks(config: Config, profile: Resources | None) -> Iterator[Check]:
@@ -155,7 +156,7 @@ def _key(name: str) -> None:
 def _fit_together(config: Config) -> None:
     try:
         for reference in filter(None, config.models.without_start().model_dump().values()):
-            open_model(reference, lambda one: Path(one).expanduser())
+            open_model(reference, lambda one: Path(one).expanduser(), allow_pickle=config.allow_pickle)
     except CheckpointError:
         raise Noted("not all can be read here, so whether they fit together is not known") from None
     forecast(config, samples=1)

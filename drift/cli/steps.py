@@ -105,6 +105,7 @@ def delta(
     rank: Annotated[int | None, typer.Option(help="Each matrix as two factors of this rank.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Each matrix in int8 or float8_e4m3fn, a scale per row.")] = None,
     force: Annotated[bool | None, typer.Option(help="Go on with checkpoints that look unrelated.")] = None,
+    allow_pickle: Annotated[bool | None, typer.Option(help="Read an expert or base in pytorch_model.bin.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -121,6 +122,7 @@ def delta(
         "rank": rank,
         "dtype": dtype,
         "force": force,
+        "allow_pickle": allow_pickle,
     }
     section = section_from.load(DeltaConfig, "delta", given)
     first = experts[0]["model"]
@@ -169,6 +171,7 @@ def merge(
     seed: Annotated[int | None, typer.Option(help="Of DARE's and DELLA's masks.")] = None,
     preset: Annotated[str | None, typer.Option(help="br2v: the published baselines' settings, bugs included.")] = None,
     force: Annotated[bool | None, typer.Option(help="Go on with checkpoints that look unrelated.")] = None,
+    allow_pickle: Annotated[bool | None, typer.Option(help="Read an expert or base in pytorch_model.bin.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -184,6 +187,7 @@ def merge(
         "keep_first": keep_first,
         "seed": seed,
         "force": force,
+        "allow_pickle": allow_pickle,
     }
     settings = merge_preset(preset, method) if preset else {}
     settings |= {key: value for key, value in given.items() if value is not None}

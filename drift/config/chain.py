@@ -129,6 +129,12 @@ class Config(Section):
         if self.models.base is None:
             raise ValueError(f"{what} needs models.base, which is not set")
 
+    @property
+    def allow_pickle(self) -> bool:
+        """Whether a Δ or a merge may read weights that torch has pickled."""
+        merges = [arm.merge for arm in self.arms.values() if arm.merge]
+        return any(delta.allow_pickle for delta in self.deltas.values()) or any(one.allow_pickle for one in merges)
+
     def arm_train(self, name: str) -> TrainConfig | None:
         """The training section of an arm: the common one with the arm's overrides; None trains nothing.
 

@@ -122,6 +122,8 @@ class DeltaConfig(Section):
     force: bool = False
     """Go on although the checkpoints do not look like fine-tunes of one base, φ_VL was made from another one here or is
     a text model."""
+    allow_pickle: bool = False
+    """Read an expert or base whose weights are in `pytorch_model.bin` alone, by torch's weights-only loader."""
 
     @model_validator(mode="after")
     def _is_one_form(self) -> Self:
@@ -205,6 +207,8 @@ class MergeConfig(Section):
     """IP-Merging: a matrix is merged if a singular direction of the expert is so similar to the VLM's of that rank."""
     force: bool = False
     """Go on although the checkpoints do not look like fine-tunes of one base, or φ_VL is a text model."""
+    allow_pickle: bool = False
+    """Read an expert or base whose weights are in `pytorch_model.bin` alone, by torch's weights-only loader."""
 
     @property
     def all_weights(self) -> list[tuple[str, tuple[float, ...]]]:

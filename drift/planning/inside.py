@@ -33,7 +33,7 @@ def _checks(config: Config, role: str, folders: tuple[Path, ...], writable: tupl
     yield from ((f"writing {path}", partial(_written, path)) for path in writable)
     for key, reference in models_of(config):
         if not is_path(reference) or _under(reference, folders):
-            yield key, partial(check_model, key, reference)
+            yield key, partial(check_model, key, reference, allow_pickle=config.allow_pickle)
     if role == "pipeline":
         yield from _problems(config, folders)
     if role == "evaluate":

@@ -43,15 +43,15 @@ def engines_of(config: Config) -> list[Check]:
     return [(f"{where}.command", partial(find_vllm, section, where)) for where, section in sections]
 
 
-def check_model(key: str, reference: str) -> None:
+def check_model(key: str, reference: str, *, allow_pickle: bool = False) -> None:
     """Raise ConfigError or CheckpointError unless the model can be had here; Noted if the hub does not answer."""
     adapter, base = split_base(reference)
     path = Path(adapter).expanduser()
     if own := base or stated_base(path):
-        check_model(f"{key}: base", own)
+        check_model(f"{key}: base", own, allow_pickle=allow_pickle)
     if path.exists():
         if not own or Path(own).expanduser().exists():
-            open_model(reference)
+            open_model(reference, allow_pickle=allow_pickle)
     elif looks_local(adapter):
         raise ConfigError(f"{key}: '{adapter}' does not exist; give a path that does, or a hub id (owner/name)")
     else:

@@ -78,7 +78,8 @@ def memory_of(config: Config, models: tuple[Checkpoint, Checkpoint] | None) -> l
 def headers(config: Config) -> tuple[Checkpoint, Checkpoint] | None:
     """The configuration's VLM and expert; None, with a warning, where their headers cannot be read."""
     try:
-        return arranged(Checkpoint(resolve(config.models.vlm)), AT_RUN_TIME), opened(config.models.expert)
+        expert = opened(config.models.expert, allow_pickle=config.allow_pickle)
+        return arranged(Checkpoint(resolve(config.models.vlm)), AT_RUN_TIME), expert
     except CheckpointError as error:
         logger.warning("memory per GPU, FLOPs and disk: not known (%s)", error)
         return None

@@ -48,6 +48,8 @@ from drift.training.telling import StepProgress
 from drift.training.trainer import Safeguards, VlmTrainer
 from drift.weights.delta.deltafile import load_delta
 from drift.weights.modeling import stored_dtype
+from drift.weights.storage.checkpoints import Checkpoint
+from drift.weights.storage.sidefiles import SideFiles, side_files
 
 from transformers import TrainingArguments, set_seed  # isort: skip  # after the callback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled  # isort: skip
@@ -310,12 +312,16 @@ def _save(trainer: VlmTrainer, job: Job) -> None:
     if trainer.accelerator.is_main_process:
         network.to(stored_dtype(job.source))
         require_finite_result(network)
-        when_there_is_room(partial(_write, network, trainer.processing_class, job.folder), job.folder)
+        beside = side_files(Checkpoint(job.source))
+        told(beside.warnings)
+        when_there_is_room(partial(_write, network, trainer.processing_class, beside, job.folder), job.folder)
     trainer.accelerator.wait_for_everyone()
 
 
-def _write(network: Any, processor: Any, folder: Path) -> None:
+def _write(network: Any, processor: Any, beside: SideFiles, folder: Path) -> None:
+    """What transformers saves, and what it does not know of φ_VL's folder: a voice, code, templates in sub-folders."""
     network.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
         weights.chmod(0o644)  # transformers leaves them to their owner alone; containers run as others
     processor.save_pretrained(folder)
+    beside.copy(folder)

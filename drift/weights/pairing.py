@@ -137,7 +137,8 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     made from another one here, ConfigError if the selection is empty.
     """
     visual: Checkpoint = arranged(Checkpoint(resolve(vlm)), AT_RUN_TIME)
-    checkpoint = functools.cache(lambda reference: visual if reference == vlm else opened(reference))
+    pickle = config.allow_pickle
+    checkpoint = functools.cache(lambda one: visual if one == vlm else opened(one, allow_pickle=pickle))
     pairs = tuple(
         _pair(checkpoint(own or expert), checkpoint(_subtracted(minus, vlm, base)), weight)
         for own, minus, weight in config.pairs

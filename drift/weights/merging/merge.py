@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ from drift.ground.artifacts import staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
 from drift.weights.merging.frank import weights_in
 from drift.weights.merging.plan import MergePlan, plan_merge
-from drift.weights.merging.sidefiles import RECIPE
 from drift.weights.merging.tensors import Job, merge_pieces
 from drift.weights.pairing import check_same_base, sparse_warnings
 from drift.weights.storage.checkpoints import original_vlm_sha256, read_header
 from drift.weights.storage.finite import is_finite, require_finite
+from drift.weights.storage.sidefiles import RECIPE
 from drift.weights.storage.streaming import (
     CHUNK_ELEMENTS,
     DTYPES,
@@ -84,6 +85,8 @@ def merge(
         if config.method == "frank":
             todo = dataclasses.replace(todo, weights=weights_in(todo))
         changes = _write_shards(todo, folder)
+        for index in todo.vlm.indices:
+            shutil.copyfile(index, folder / index.name)
         todo.side_files.copy(folder)
         _write_recipe(todo, folder)
     merged = len(todo.canonical)

@@ -11,7 +11,6 @@ from typing import Any
 from drift.config.models import MergeConfig
 from drift.ground.errors import CheckpointError, ConfigError
 from drift.weights.delta.deltafile import DeltaFile, load_delta, require_made_from
-from drift.weights.merging.sidefiles import SideFiles, side_files
 from drift.weights.naming.layout import (
     depth,
     explain_missing,
@@ -26,6 +25,8 @@ from drift.weights.storage.adapters import Adapted, open_model
 from drift.weights.storage.checkpoints import Checkpoint, Stored, pair_decoders, resolve
 from drift.weights.storage.forms import WHOLE
 from drift.weights.storage.mixture import AT_RUN_TIME, arranged, layout_of, rearranged
+from drift.weights.storage.pickled import model_at
+from drift.weights.storage.sidefiles import SideFiles, side_files
 
 Names = Mapping[str, str]
 """Its own name of each tensor, by the canonical one."""
@@ -144,8 +145,10 @@ def _plan_experts(config: MergeConfig, expert: str, vlm: str, base: str | None) 
     visual = Checkpoint(resolve(vlm))
     require_multimodal(visual, force=config.force)
     layout = layout_of(visual) or AT_RUN_TIME
-    experts = [arranged(open_model(own or expert), layout) for own in config.experts or (None,)]
-    origin = [arranged(Checkpoint(resolve(base)), layout)] if base is not None and config.needs_base else []
+    pickle = config.allow_pickle
+    experts = [arranged(open_model(own or expert, allow_pickle=pickle), layout) for own in config.experts or (None,)]
+    bases = [resolve(base)] if base is not None and config.needs_base else []
+    origin = [arranged(model_at(path, allow_pickle=pickle), layout) for path in bases]
     first, in_vlm = experts[0], pair_decoders(experts[0], visual)
     named = [(model, pair_decoders(first, model) if model is not first else first.canonical()) for model in experts]
     named += [(model, pair_decoders(first, model)) for model in origin]

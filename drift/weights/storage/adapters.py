@@ -30,6 +30,7 @@ from drift.weights.storage.checkpoints import (
 )
 from drift.weights.storage.files import read_object
 from drift.weights.storage.finite import is_finite
+from drift.weights.storage.pickled import model_at
 
 WEIGHTS = "adapter_model.safetensors"
 MERGE_FIRST = "merge it into its base model first (peft: merge_and_unload)"
@@ -115,24 +116,24 @@ class Adapted(Checkpoint):
         return values.float().view(info.shape)
 
 
-def open_model(reference: str, find: Callable[[str], Path] = resolve) -> Checkpoint:
+def open_model(reference: str, find: Callable[[str], Path] = resolve, *, allow_pickle: bool = False) -> Checkpoint:
     """A model directory or hub id, a LoRA adapter's (over the base that it names), or `BASE+ADAPTER`.
 
-    ``find`` gives a directory for a reference. Raises CheckpointError as `Checkpoint` and `Adapted` do, and for a base
-    given to what is no adapter.
+    ``find`` gives a directory for a reference; with ``allow_pickle`` a model may be `Pickled`. Raises CheckpointError
+    as `Checkpoint` and `Adapted` do, and for a base given to what is no adapter.
     """
     adapter, base = split_base(reference)
     path = find(adapter)
     if not is_adapter(path):
         if base is not None:
             raise CheckpointError(f"{path}: no LoRA adapter ({ADAPTER_CONFIG}) to put on '{base}'; give it alone")
-        return Checkpoint(path)
+        return model_at(path, allow_pickle=allow_pickle)
     config = _read_config(path)
     own = base or stated_base(path)
     if not own:
         raise CheckpointError(f"{path / ADAPTER_CONFIG}: names no base_model_name_or_path; give BASE+ADAPTER")
     try:
-        origin = Checkpoint(find(own))
+        origin = model_at(find(own), allow_pickle=allow_pickle)
     except CheckpointError as error:
         raise type(error)(f"{path}: its base: {error}" + ("" if base else "; or give BASE+ADAPTER")) from error
     return Adapted(path, config, origin)

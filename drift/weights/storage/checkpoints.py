@@ -195,15 +195,24 @@ class Checkpoint:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = _read_config(self.path)
-        self.files = weight_files(self.path)
-        self.tensors = _read_tensors(self.path, self.files)
+        self.files, self.tensors = self._read_weights()
         self.shapes = {name: info.shape for name, info in self.tensors.items()}
         self._opened: dict[Path, Any] = {}
+
+    def _read_weights(self) -> tuple[list[Path], dict[str, TensorInfo]]:
+        """Its weight files, and where in them each tensor lies."""
+        files = weight_files(self.path)
+        return files, _read_tensors(self.path, files)
 
     @property
     def sharded(self) -> bool:
         """Whether an index names its files."""
         return self.files != [self.path / SINGLE]
+
+    @property
+    def indices(self) -> list[Path]:
+        """The index of its files, if they have one."""
+        return [self.path / INDEX] if self.sharded else []
 
     @property
     def revision(self) -> str | None:

@@ -14,6 +14,8 @@ from drift.ground.errors import CheckpointError, DataError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+PICKLED = "pytorch_model.bin"
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -29,6 +31,23 @@ def weight_files(path: Path) -> list[Path]:
     raise CheckpointError(f"{path}: {_explain_no_weights(path)}")
 
 
+def is_pickled(path: Path) -> bool:
+    """Whether a model directory has weights in torch's format and none in safetensors."""
+    forms = [[path / one for one in names] for names in ((SINGLE, INDEX), (PICKLED, PICKLED_INDEX))]
+    safe, pickled = (any(file.is_file() for file in files) for files in forms)
+    return pickled and not safe
+
+
+def pickled_files(path: Path) -> tuple[list[Path], Path | None]:
+    """The files of one that `is_pickled`, in transformers' order, and their index if it is one that names them.
+
+    Raises CheckpointError if one is missing.
+    """
+    if (path / PICKLED).is_file():
+        return [path / PICKLED], None
+    return indexed_files(path / PICKLED_INDEX), path / PICKLED_INDEX
+
+
 def _explain_no_weights(path: Path) -> str:
     if shards := sorted(path.glob("model-*-of-*.safetensors")):
         return f"{shards[0].name} without {INDEX}, which transformers does not load either; download it again"
@@ -36,7 +55,8 @@ def _explain_no_weights(path: Path) -> str:
         return f"only {own[0].name}, with names that transformers does not load; take the files of its layout"
     if other := sorted(file for ending in ("bin", "pth", "gguf") for file in path.glob(f"*.{ending}")):
         way = "from_pretrained, then save_pretrained"
-        return f"no safetensors, only {other[0].name}; convert it to safetensors first ({way})"
+        flag = "; an expert or base is read as it is with --allow-pickle (allow_pickle: true)" * is_pickled(path)
+        return f"no safetensors, only {other[0].name}; convert it to safetensors first ({way}){flag}"
     return f"no weights ({SINGLE} or {INDEX})"
 
 
@@ -47,7 +67,7 @@ def leftovers(path: Path, files: Sequence[Path]) -> list[str]:
 
 
 def indexed_files(index: Path) -> list[Path]:
-    """The safetensors files that an index names. Raises CheckpointError if one is missing."""
+    """The files that an index names. Raises CheckpointError if one is missing."""
     shards = sorted(set(weight_map(index).values()))
     for shard in shards:
         if not (index.parent / shard).is_file():

@@ -144,9 +144,9 @@ class Arranged(Checkpoint):
         return next(read_pieces(self.tensors[name], name, math.prod(shape))).view(shape)
 
 
-def opened(reference: str) -> Checkpoint:
+def opened(reference: str, *, allow_pickle: bool = False) -> Checkpoint:
     """The checkpoint of `open_model`, its experts in the layout that they have at run time."""
-    return arranged(open_model(reference), AT_RUN_TIME)
+    return arranged(open_model(reference, allow_pickle=allow_pickle), AT_RUN_TIME)
 
 
 def arranged(stored: Checkpoint, layout: Layout) -> Checkpoint:

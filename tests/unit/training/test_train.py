@@ -22,6 +22,7 @@ from drift.training.sft import train
 from drift.training.telling import StepProgress
 from drift.weights.delta.delta import compute_delta
 from drift.weights.modeling import load_processor, load_vlm
+from drift.weights.storage.checkpoints import Checkpoint
 from tests.forked import begin
 from tests.world import BASE, EXPERT, VLM, training_set
 
@@ -145,6 +146,24 @@ def test_the_result_is_a_model_directory_that_answers_with_its_own_processor(dat
     inputs = processor(text=[prompt], images=[[decode_image(row["images"][0]["bytes"], "row")]], return_tensors="pt")
     answer = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert processor.tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def test_what_else_lies_beside_the_weights_comes_along_and_no_old_weights_do(data, tmp_path, caplog):
+    vlm = Path(shutil.copytree(VLM, tmp_path / "vlm"))
+    load_vlm(VLM).save_pretrained(vlm, max_shard_size="100KB")  # and an index, beside the single file
+    (vlm / "model.safetensors").unlink()
+    came = ["spk_dict.pt", "token2wav/config.json", "token2wav/model.safetensors", "LICENSE"]
+    left = ["pytorch_model.bin", "optimizer.pt", "cosines.svg"]
+    for name in [*came, *left]:
+        (vlm / name).parent.mkdir(exist_ok=True)
+        (vlm / name).write_text(name)
+    out = tmp_path / "sft"
+    train(TrainConfig(**QUICK), model=str(vlm), training_set=data, out=out)
+    assert {name: (out / name).read_text() for name in came} == {name: name for name in came}
+    assert not [name for name in left if (out / name).exists()]
+    assert f"{vlm}: not copied: cosines.svg, optimizer.pt, pytorch_model.bin" in caplog.text
+    assert Checkpoint(out).warnings == [], "no index or shard of φ_VL's is left beside the model"
+    assert not list(out.rglob("*.partial*"))
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(data, delta, tmp_path):

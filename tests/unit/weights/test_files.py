@@ -1,6 +1,7 @@
 """Which files of a model directory are read: those that transformers loads, which is asked in each case."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,37 @@ def test_an_adapter_that_transformers_loads_on_top_is_refused(both: Path) -> Non
         Checkpoint(both)
     (both / "adapter_config.json").unlink()
     assert_reads_what_transformers_loads(both)
+
+
+def in_mistrals_layout(folder: Path) -> None:
+    (folder / SINGLE).rename(folder / "consolidated.safetensors")
+
+
+def in_shards_that_nothing_names(folder: Path) -> None:
+    tensors = load_file(folder / SINGLE)
+    for place, part in enumerate((list(tensors)[::2], list(tensors)[1::2]), 1):
+        save_file({name: tensors[name] for name in part}, folder / f"model-0000{place}-of-00002.safetensors")
+    (folder / SINGLE).unlink()
+
+
+@pytest.mark.parametrize(
+    ("arrange", "remedy"),
+    [
+        (in_mistrals_layout, "only consolidated.safetensors, .*; take the files of its layout"),
+        (in_shards_that_nothing_names, "model-00001-of-00002.safetensors without .*; download it again"),
+    ],
+)
+def test_what_transformers_finds_no_weights_in_is_refused_with_the_remedy(
+    family: Family, tmp_path: Path, arrange: Callable[[Path], None], remedy: str
+) -> None:
+    # transformers 5.23, modeling_utils.py, lines 591-630, _get_resolved_checkpoint_files: only its own names; else
+    # OSError "no file named model.safetensors, or pytorch_model.bin".
+    folder = Path(shutil.copytree(family.expert, tmp_path / "expert"))
+    arrange(folder)
+    with pytest.raises(OSError, match=r"no file named model[.]safetensors"):
+        Qwen2ForCausalLM.from_pretrained(folder)
+    with pytest.raises(CheckpointError, match=remedy):
+        Checkpoint(folder)
 
 
 def in_a_folder(model: Path) -> Path:

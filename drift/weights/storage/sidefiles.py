@@ -1,4 +1,4 @@
-"""What goes from φ_VL's folder into that of a merge, beside the weights: all that does not hold the old weights."""
+"""What goes from φ_VL's folder into that of a model made of it, merged or trained, beside the weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from drift.ground.artifacts import PROVENANCE
+from drift.ground.artifacts import PROVENANCE, own_name
 from drift.weights.storage.checkpoints import Checkpoint
-from drift.weights.storage.files import INDEX
 
 RECIPE = "merge.json"
 _OLD_WEIGHTS = (
@@ -34,12 +33,13 @@ _OF_A_TRAINING = (
     "rng_state*",
     "scheduler.pt",
     "training_args.bin",
+    "cosines.svg",
 )
 
 
 @dataclass(frozen=True)
 class SideFiles:
-    """Files below a model's folder: those that are copied, and those left out that a merge does not write itself."""
+    """Files below a model's folder: those that are copied, and those left out that are not written anew either."""
 
     source: Path
     copied: tuple[Path, ...]
@@ -53,20 +53,31 @@ class SideFiles:
         return [f"{self.source}: not copied: {', '.join(named)}"] if named else []
 
     def copy(self, folder: Path) -> None:
-        """Into another folder, with their sub-folders."""
+        """Into another folder, with their sub-folders; a file that it has already stays."""
         for file in self.copied:
             there = folder / file.relative_to(self.source)
-            there.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, there)
+            if not there.exists():
+                there.parent.mkdir(parents=True, exist_ok=True)
+                _copy_whole(file, there)
+
+
+def _copy_whole(file: Path, there: Path) -> None:
+    """Complete or not at all: what a full disk has cut short would stay."""
+    aside = own_name(there)
+    try:
+        shutil.copyfile(file, aside)
+        aside.replace(there)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def side_files(vlm: Checkpoint) -> SideFiles:
     """Configuration, processor, templates, code, whatever lies in sub-folders, and weights outside the model's own.
 
-    Left out: other forms of the weights that a merge replaces, the state of a training, what was made here and lies
-    below, and hidden files.
+    Left out: other forms of the weights that are replaced, the state of a training, what was made here and lies below,
+    and hidden files.
     """
-    written = {*vlm.files, vlm.path / PROVENANCE, vlm.path / RECIPE}
+    written = {*vlm.files, *vlm.indices, vlm.path / PROVENANCE, vlm.path / RECIPE}
     files = [file for file in _walk(vlm.path) if file not in written]
     copied = [file for file in files if not _is_left(vlm, file)]
     return SideFiles(vlm.path, tuple(copied), tuple(file for file in files if file not in copied))
@@ -81,6 +92,6 @@ def _is_left(vlm: Checkpoint, file: Path) -> bool:
     hidden = any(part.startswith(".") for part in parts)
     old = any(fnmatch(part, pattern) for part in parts for pattern in (*_OLD_WEIGHTS, *_OF_A_TRAINING))
     variant = len(parts) == 1 and fnmatch(file.name, "model*.safetensors")
-    foreign = file.name.endswith(".index.json") and len(parts) == 1 and not (file.name == INDEX and vlm.sharded)
+    foreign = file.name.endswith(".index.json") and len(parts) == 1
     made_here = any((vlm.path.joinpath(*parts[:depth]) / PROVENANCE).is_file() for depth in range(1, len(parts)))
     return hidden or old or variant or foreign or made_here
