@@ -41,6 +41,11 @@ __all__ = [
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 """Safetensors' and torch's names of the dtypes that can be subtracted and merged."""
 
+ONLY_AN_ADAPTER = (
+    "only an adapter; merge it into its base model first (drift merge --method linear --weights 0,1 --expert ADAPTER "
+    "--vlm BASE, or peft: merge_and_unload)"
+)
+
 _BITS = {
     "BF16": 16,
     "F16": 16,
@@ -342,7 +347,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such model directory")
     if (path / "adapter_config.json").is_file() and not any(path.glob("model*.safetensors")):
-        raise CheckpointError(f"{path}: only an adapter; merge it into its base model first (peft: merge_and_unload)")
+        raise CheckpointError(f"{path}: {ONLY_AN_ADAPTER}")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: not a model directory (no config.json)")
     if (path / "adapter_config.json").is_file() and any(path.glob("adapter_model.*")):
