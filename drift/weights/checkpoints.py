@@ -20,7 +20,14 @@ from drift.ground.errors import CheckpointError, MissingCheckpointError
 from drift.weights.configurations import check_architecture, text_config
 from drift.weights.decoder import below, decoder_names, explain_no_decoder, layers_beyond
 from drift.weights.files import INDEX, SINGLE, leftovers, read_object, weight_files, weight_map
-from drift.weights.layout import depth, equal_decoders, explain_missing, find_partners, match_parameters
+from drift.weights.layout import (
+    depth,
+    equal_decoders,
+    explain_missing,
+    find_partners,
+    find_vocabulary,
+    match_parameters,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -302,8 +309,8 @@ def read_pieces(info: TensorInfo, name: str, elements: int) -> Iterator[Tensor]:
 def pair_decoders(expert: Checkpoint, other: Checkpoint) -> dict[str, str]:
     """Canonical name of the expert → name on disk in `other`, for tensors of equal shape; headers only.
 
-    The head and the embeddings may be absent (tied, or other vocabularies). Raises CheckpointError if the two
-    text decoders differ in depth, width or kind.
+    The head and the embeddings may be absent (tied), or have more or fewer rows (vocabularies of different size).
+    Raises CheckpointError if the two text decoders differ in depth, width or kind.
     """
     check_architecture((str(expert.path), expert.text_config), (str(other.path), other.text_config))
     shapes = {name: expert.shapes[own] for name, own in expert.canonical().items()}
@@ -311,11 +318,12 @@ def pair_decoders(expert: Checkpoint, other: Checkpoint) -> dict[str, str]:
     inside = next((name for name in partners if name.startswith("layers.")), None)
     if inside is None:
         raise CheckpointError(f"{other.path}: {_explain_no_partner(shapes, other)} ({expert.path})")
-    there = below(other.shapes, partners[inside].removesuffix(inside), other.config)
+    prefix = partners[inside].removesuffix(inside)
+    there = below(other.shapes, prefix, other.config)
     depths = depth(shapes), depth(there)
     if depths[0] != depths[1]:
         raise CheckpointError(f"{expert.path} has {depths[0]} layers, {other.path} has {depths[1]}: not of one base")
-    return partners
+    return find_vocabulary(other.shapes, shapes, prefix) | partners
 
 
 def _explain_no_partner(expert: Mapping[str, tuple[int, ...]], other: Checkpoint) -> str:
