@@ -170,12 +170,16 @@ def merge(
     keep_first: Annotated[int | None, typer.Option(help="Layer swap: first layers that stay the VLM's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of DARE's and DELLA's masks.")] = None,
     preset: Annotated[str | None, typer.Option(help="br2v: the published baselines' settings, bugs included.")] = None,
+    as_adapter: Annotated[
+        bool, typer.Option("--as-adapter", help="Method delta, a Δ of a rank: a LoRA adapter (peft) of φ_VL.")
+    ] = False,
     force: Annotated[bool | None, typer.Option(help="Go on with checkpoints that look unrelated.")] = None,
     allow_pickle: Annotated[bool | None, typer.Option(help="Read an expert or base in pytorch_model.bin.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge the expert into the VLM: the baselines, streamed."""
+    from drift.weights.merging.adapter import merge_as_adapter
     from drift.weights.merging.merge import merge as step
     from drift.weights.merging.plan import plan_merge
 
@@ -195,6 +199,8 @@ def merge(
     first = expert[0] if expert else None
     if dry_run:
         show_plan(plan_merge(section, expert=first, vlm=vlm, base=base, delta=delta).summary(), as_json)
+    elif as_adapter:
+        show_report(merge_as_adapter(section, vlm=vlm, delta=delta, out=out), out, as_json)
     else:
         show_report(step(section, expert=first, vlm=vlm, base=base, out=out, delta=delta), out, as_json)
 

@@ -92,6 +92,7 @@ class Config(Section):
                 self._needs_base(f"arms.{name}.merge.method: '{arm.merge.method}'")
             self._has_delta(name, arm.merge)
             self._has_words(name)
+            self._leaves_model(name)
         return self
 
     @model_validator(mode="after")
@@ -124,6 +125,21 @@ class Config(Section):
         if train is not None and train.distils and wordless:
             key = wordless[0].replace("curate.ready", "ingest.source").removesuffix("source") + "text_column"
             raise ValueError(f"arms.{name}.train.method: on_policy asks the expert in words; set {key}")
+
+    def _leaves_model(self, name: str) -> None:
+        """All that follows an arm takes a whole model, and an adapter is of use beside it while its base is kept."""
+        train = self.arm_train(name)
+        if train is None or train.lora is None or not train.lora.saves_adapter:
+            return
+        if not train.lora.saves_model:
+            raise ValueError(
+                f"arms.{name}.train.lora.save: adapter, but projection, evaluation, gate and registry take a whole "
+                "model; set both, which keeps the adapter in its folder"
+            )
+        if self.arms[name].merge is not None:
+            raise ValueError(
+                f"arms.{name}.train.lora.save: both, but the adapter's base, the arm's merge, is not kept; set merged"
+            )
 
     def _needs_base(self, what: str) -> None:
         if self.models.base is None:

@@ -58,7 +58,7 @@ class PriorConfig(Section):
 
 
 class LoraConfig(Section):
-    """Low-rank adapters on the text decoder's projections (peft), merged into the weights at the end."""
+    """Low-rank adapters on the text decoder's projections (peft)."""
 
     rank: Count = 16
     alpha: Positive = 32
@@ -69,6 +69,19 @@ class LoraConfig(Section):
     base: Literal["whole", "4bit"] = "whole"
     """`4bit`: the frozen weights in 4 bits (QLoRA; a GPU and bitsandbytes); the adapters join the whole ones at the
     end."""
+    save: Literal["merged", "adapter", "both"] = "merged"
+    """What is left at the end: a whole model; the adapter alone, a PEFT folder (`drift train`; the chain needs a whole
+    model); or the model with the adapter in its folder `adapter`."""
+
+    @property
+    def saves_model(self) -> bool:
+        """Whether a whole model is left."""
+        return self.save != "adapter"
+
+    @property
+    def saves_adapter(self) -> bool:
+        """Whether the adapter is left."""
+        return self.save != "merged"
 
 
 class HeldOutConfig(Section):
@@ -215,6 +228,11 @@ class TrainConfig(Section):
             raise ValueError("optimizer adamw_8bit: its moments cannot be sharded; use adamw, or one way to shard less")
         if (self.attention or "").startswith("flash") and not self.bf16:
             raise ValueError(f"attention {self.attention} is for 16-bit arithmetic; set bf16: true, or sdpa")
+        if self.lora is not None and self.lora.saves_adapter and self.add_think_tokens:
+            raise ValueError(
+                f"lora.save {self.lora.save} with add_think_tokens: an adapter holds no new rows of the embedding; "
+                "set save: merged"
+            )
         if self.lora is not None and self.lora.base == "4bit":
             if self.deepspeed is not None:
                 raise ValueError(

@@ -30,6 +30,7 @@ from drift.training.launch import name_accelerator
 from drift.training.network import (
     merged,
     reloaded,
+    save_adapter,
     state_elements,
     trainable_network,
     trained_elements,
@@ -61,6 +62,8 @@ BOARD = "TENSORBOARD_LOGGING_DIR"
 """Variable: transformers' own default lies among the checkpoints, which go."""
 NEVER = 2**31
 """Steps, where a checkpoint is only made of the best."""
+ADAPTER = "adapter"
+"""Folder below a model's, where `lora.save` is `both`."""
 SEEN_WITHIN_SECONDS = 90
 """How long a network file system may take to show one node the folder that another made."""
 
@@ -162,7 +165,8 @@ def _wait_for(folder: Path) -> None:
 def _require_room(job: Job, network: Any, steps: int) -> None:
     config = job.config
     one = checkpoint_bytes(*state_elements(network), masters_elsewhere=config.deepspeed is not None and config.bf16)
-    model = sum(path.stat().st_size for path in job.source.glob("*.safetensors"))
+    whole = config.lora is None or config.lora.saves_model
+    model = sum(path.stat().st_size for path in job.source.glob("*.safetensors")) if whole else 0
     require_room(job.folder, model=model, checkpoint=one, steps=steps, save_steps=config.save_steps)
 
 
@@ -300,8 +304,28 @@ def _shard_on_processors() -> None:
 
 
 def _save(trainer: VlmTrainer, job: Job) -> None:
-    """Write the final model, whole, in the dtype it came in. Raises TrainingError if a weight is NaN or infinite."""
+    """Write what the training leaves: the model, its adapter, or both."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    lora = job.config.lora
+    if lora is not None and lora.saves_adapter and trainer.accelerator.is_main_process:
+        require_finite_result(network)
+        when_there_is_room(partial(_write_adapter, network, trainer.processing_class, job), job.folder)
+    if lora is None or lora.saves_model:
+        _save_model(network, trainer, job)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _write_adapter(network: Any, processor: Any, job: Job) -> None:
+    """Beside the model in a folder of its own; alone in the model's place, with the processor."""
+    if job.config.lora is not None and job.config.lora.saves_model:
+        save_adapter(network, job.source, job.folder / ADAPTER)
+    else:
+        save_adapter(network, job.source, job.folder)
+        processor.save_pretrained(job.folder)
+
+
+def _save_model(network: Any, trainer: VlmTrainer, job: Job) -> None:
+    """Write the final model, whole, in the dtype it came in. Raises TrainingError if a weight is NaN or infinite."""
     if job.config.lora is not None:
         network = merged(job.config.lora, job.source, network)
     elif trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
@@ -315,7 +339,6 @@ def _save(trainer: VlmTrainer, job: Job) -> None:
         beside = side_files(Checkpoint(job.source))
         told(beside.warnings)
         when_there_is_room(partial(_write, network, trainer.processing_class, beside, job.folder), job.folder)
-    trainer.accelerator.wait_for_everyone()
 
 
 def _write(network: Any, processor: Any, beside: SideFiles, folder: Path) -> None:

@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 
+from drift.config.models import ADAPTER_CONFIG
 from drift.config.train import LoraConfig, TrainConfig
+from drift.ground.artifacts import read_json, write_json
 from drift.ground.errors import CheckpointError
 from drift.prior.shards import whole_shape
 from drift.weights.modeling import load_processor, load_vlm
 from drift.weights.naming.layout import canonical_names, module_of
+from drift.weights.storage.adapters import WEIGHTS, base_named
+from drift.weights.storage.checkpoints import Checkpoint
 
 THINK_TOKENS = ["<think>", "</think>"]
 
@@ -71,6 +75,19 @@ def merged(config: LoraConfig, source: Path, network: Any) -> Any:
         peft.set_peft_model_state_dict(whole, peft.get_peft_model_state_dict(network))
         network = whole
     return network.merge_and_unload()
+
+
+def save_adapter(network: Any, source: Path, folder: Path) -> None:
+    """The adapters of ``network`` as a folder that peft loads over ``source``.
+
+    peft leaves the order of the modules to chance, knows the base by its place in a cache, and writes an empty card.
+    """
+    network.save_pretrained(folder, save_embedding_layers=False)
+    config = read_json(folder / ADAPTER_CONFIG)
+    ordered = {"target_modules": sorted(config["target_modules"])}
+    write_json(folder / ADAPTER_CONFIG, config | base_named(Checkpoint(source)) | ordered)
+    (folder / "README.md").unlink()
+    (folder / WEIGHTS).chmod(0o644)
 
 
 def state_elements(network: Any) -> tuple[int, int]:

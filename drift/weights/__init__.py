@@ -4,6 +4,7 @@ naming/   a decoder's tensors in any family     storage/  files, read and writte
 delta/    Δ, made and stored                    merging/  merges: the baselines
 pairing   do two of them fit?                   modeling  models and processors
 licences  of the checkpoints that a model comes from
+vocabulary  which tokens do embeddings and head have?
 """
 
 import lazy_loader as lazy

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from drift.config.models import is_adapter
 from drift.ground.errors import CheckpointError, cause
 from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
+from drift.weights.storage.checkpoints import ONLY_AN_ADAPTER
 
 
 def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
@@ -79,6 +81,15 @@ def parameter_shapes(path: str | Path) -> dict[str, tuple[int, ...]] | None:
 
     None for a configuration that transformers makes no image-text-to-text model of.
     """
+    model = empty_model(path)
+    return model and {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def empty_model(path: str | Path) -> Any | None:
+    """The model of a directory without weights, on the device `meta`.
+
+    None for a configuration that transformers makes no image-text-to-text model of.
+    """
     allow_cuda_torchvision_on_cpu()
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -86,10 +97,16 @@ def parameter_shapes(path: str | Path) -> dict[str, tuple[int, ...]] | None:
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         with torch.device("meta"):
-            model: Any = AutoModelForImageTextToText.from_config(config)
+            return AutoModelForImageTextToText.from_config(config)
     except Exception:  # transformers raises many kinds
         return None
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def linear_weights(model: Any) -> set[str]:
+    """The names of the weights of a model's linear layers."""
+    import torch
+
+    return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
 
 
 def stored_dtype(path: str | Path) -> Any:
@@ -109,5 +126,7 @@ def _no_bars_in_logs() -> None:
 
 
 def _require_model_directory(path: str | Path) -> None:
+    if is_adapter(Path(path)):
+        raise CheckpointError(f"{path}: {ONLY_AN_ADAPTER}")
     if not (Path(path) / "config.json").is_file():
         raise CheckpointError(f"{path}: not a model directory (no config.json)")

@@ -37,7 +37,16 @@ from drift.weights.storage import forms
 from drift.weights.storage.adapters import Adapted
 from drift.weights.storage.checkpoints import Checkpoint, pair_decoders, recorded_vlm_sha256, resolve
 from drift.weights.storage.mixture import AT_RUN_TIME, arranged, opened
-from drift.weights.storage.streaming import DTYPES, PIECE_ELEMENTS, Sparsity, cosine, mean_sparsity, sparsity
+from drift.weights.storage.streaming import (
+    DTYPES,
+    PIECE_ELEMENTS,
+    Sparsity,
+    cosine,
+    mean_sparsity,
+    of_length,
+    sparsity,
+)
+from drift.weights.vocabulary import check_tokens, tokenizer_folder
 
 SAME_BASE_COSINE = 0.1
 """Below this mean cosine of the projections, two models are no fine-tunes of one base (unrelated ones: 0.001)."""
@@ -66,6 +75,9 @@ class Source:
     pairs: tuple[tuple[str, str], ...]
     vlm: str
     shape: tuple[int, ...]
+    """φ_VL's."""
+    common: int
+    """Leading elements that all models have: all but in embeddings and head of vocabularies of different size."""
     dtype: torch.dtype
     parts: forms.Layout
 
@@ -156,6 +168,7 @@ def plan(config: DeltaConfig, *, expert: str, vlm: str, base: str | None) -> Del
     warnings += layers_without(list(pairs[0].in_expert), config.modules, config.layers)
     warnings += [line for pair, in_vlm in zip(pairs, partners, strict=True) for line in _unshared(pair, visual, in_vlm)]
     _require_told_apart(visual, sources)
+    warnings += _other_rows(pairs, visual, sources, force=config.force)
     warnings += _require_bindable(visual, sources)
     return DeltaPlan(config, pairs, visual, sources, tuple(dict.fromkeys(warnings)))
 
@@ -210,15 +223,16 @@ def check_same_base(expert: Checkpoint, others: Iterable[Checkpoint], *, force: 
 def require_different(todo: DeltaPlan) -> None:
     """Raise CheckpointError if an expert is what is subtracted from it; stops reading at the first difference."""
     for place, pair in enumerate(todo.pairs):
-        if all(_is_same(pair, *source.pairs[place]) for source in todo.sources):
+        if all(_is_same(pair, *source.pairs[place], source.common) for source in todo.sources):
             raise CheckpointError(
                 f"{pair.expert.path} and {pair.other.path} are identical in {todo.config.modules}: Δ = 0"
             )
 
 
-def _is_same(pair: Pair, expert: str, other: str) -> bool:
-    """Whether a tensor of the expert is what is subtracted from it."""
-    stretches = (pair.expert.pieces(expert, PIECE_ELEMENTS), pair.other.pieces(other, PIECE_ELEMENTS))
+def _is_same(pair: Pair, expert: str, other: str, common: int) -> bool:
+    """Whether a tensor of the expert is what is subtracted from it, as far as both have it."""
+    read = (pair.expert.pieces(expert, PIECE_ELEMENTS), pair.other.pieces(other, PIECE_ELEMENTS))
+    stretches = (of_length(stream, PIECE_ELEMENTS, common) for stream in read)
     return all(torch.equal(*both) for both in zip(*stretches, strict=True))
 
 
@@ -284,6 +298,25 @@ def _require_told_apart(vlm: Checkpoint, sources: Sequence[Source]) -> None:
         )
 
 
+def _other_rows(pairs: Sequence[Pair], vlm: Checkpoint, sources: Sequence[Source], *, force: bool) -> list[str]:
+    """Warnings about selected embeddings and heads: the rows that not all models have, and their tokens.
+
+    Raises CheckpointError as `check_tokens`.
+    """
+    found = []
+    for source in (source for source in sources if module_of(source.name) in ("embed", "head")):
+        rows = {vlm: source.shape[0]}
+        for pair, (expert, other) in zip(pairs, source.pairs, strict=True):
+            rows |= {pair.expert: pair.expert.shapes[expert][0], pair.other: pair.other.shapes[other][0]}
+        if len(set(rows.values())) > 1:
+            named = ", ".join(f"{model.path.name} {count}" for model, count in rows.items())
+            found.append(f"'{source.name}': Δ is of the first {min(rows.values())} rows, which all have ({named})")
+        for model in (model for model in rows if model is not vlm):
+            folders, sizes = (tokenizer_folder(model), tokenizer_folder(vlm)), (rows[model], rows[vlm])
+            found += check_tokens(*folders, sizes, force=force)
+    return found
+
+
 def _require_bindable(vlm: Checkpoint, sources: Sequence[Source]) -> list[str]:
     """Raise CheckpointError if a part of Δ would find no parameter in the running model; a warning if none knows.
 
@@ -317,17 +350,19 @@ def _pair(expert: Checkpoint, other: Checkpoint, weight: float) -> Pair:
 
 def _source(config: DeltaConfig, name: str, pairs: Sequence[Pair], vlm: tuple[Checkpoint, Mapping[str, str]]) -> Source:
     """Find one tensor in φ_VL, and in expert and other of every pair."""
-    first = pairs[0]
-    shape = first.expert.shapes[first.in_expert[name]]
+    wanted = pairs[0].expert.shapes[pairs[0].in_expert[name]]
     models = [model for pair in pairs for model in ((pair.expert, pair.in_expert), (pair.other, pair.in_other))]
+    of_tokens = module_of(name) in ("embed", "head")
     for checkpoint, names in (*models, vlm):
-        if name not in names:
-            raise CheckpointError(f"{checkpoint.path}: '{name}': {explain_missing(name, shape, checkpoint.shapes)}")
+        if name not in names or not (of_tokens or checkpoint.shapes[names[name]] == wanted):
+            raise CheckpointError(f"{checkpoint.path}: '{name}': {explain_missing(name, wanted, checkpoint.shapes)}")
         checkpoint.require_float(names[name])
+    shapes = [checkpoint.shapes[names[name]] for checkpoint, names in (*models, vlm)]
     dtypes = [DTYPES[checkpoint.tensors[names[name]].dtype] for checkpoint, names in models]
     in_pairs = tuple((pair.in_expert[name], pair.in_other[name]) for pair in pairs)
     dtype = functools.reduce(torch.promote_types, dtypes)
-    return Source(name, in_pairs, vlm[1][name], shape, dtype, forms.layout(config, shape, dtype))
+    common, layout = min(map(math.prod, shapes)), forms.layout(config, shapes[-1], dtype)
+    return Source(name, in_pairs, vlm[1][name], shapes[-1], common, dtype, layout)
 
 
 def _reading_order(name: str) -> tuple[int, str]:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from drift.config.train import TrainConfig
 from drift.weights.delta.deltafile import DeltaFile
+from drift.weights.storage.adapters import Adapted, open_model
 from drift.weights.storage.checkpoints import DTYPE_NAMES, Checkpoint
 from drift.weights.storage.mixture import AT_RUN_TIME, arranged
 
@@ -107,8 +108,13 @@ def told(sentences: list[str]) -> list[str]:
 
 
 def weights_changed(source: Path, out: Path, trained: int) -> float:
-    """The share of the ``trained`` elements whose stored value is another than in ``source``."""
-    before, after = (arranged(Checkpoint(folder), AT_RUN_TIME) for folder in (source, out))
+    """The share of the ``trained`` elements whose stored value is another than in ``source``.
+
+    Of an adapter, whose share of a weight is not stored with it, those that it moves at all.
+    """
+    before, after = Checkpoint(source), open_model(str(out))
+    if not isinstance(after, Adapted):
+        before, after = (arranged(model, AT_RUN_TIME) for model in (before, after))
     names = [name for name, shape in before.shapes.items() if after.shapes.get(name) == shape]
     changed = sum(
         int((before.tensor(name) != after.tensor(name)).sum())

@@ -50,6 +50,7 @@ from drift.weights.storage.streaming import (
     created,
     distance,
     encode_header,
+    of_length,
     one_thread,
     progress,
     require_space,
@@ -290,13 +291,14 @@ def parts(todo: DeltaPlan, source: Source) -> Iterator[tuple[Tensor, Tensor, lis
     factors, seed = _factors(todo, source), todo.config.shuffle
     places = None if seed is None else tensor_generator(seed, source.name)
     room = torch.empty(PIECE_ELEMENTS, dtype=source.dtype)
-    for at in _read(todo, source):
+    for start, at in zip(itertools.count(0, PIECE_ELEMENTS), _read(todo, source), strict=False):
         pairs = [(at[expert], at[other]) for expert, other in _places(todo, source)]
         delta = room[: pairs[0][0].numel()]
         if factors is None:
             torch.sub(*pairs[0], out=delta)
         else:
             delta.copy_(mix(factors, pairs))
+        delta[max(0, source.common - start) :] = 0
         if places is not None:
             delta = delta[torch.randperm(len(delta), generator=places)]
         yield delta, at[todo.vlm, source.vlm], pairs
@@ -318,9 +320,17 @@ def _wanted(todo: DeltaPlan, source: Source) -> list[Place]:
 
 
 def _read(todo: DeltaPlan, source: Source) -> Iterator[dict[Place, Tensor]]:
-    """The same stretch of every tensor that one tensor of Δ needs; what is needed twice is read once."""
-    wanted = _wanted(todo, source)
-    for stretch in ahead(zip(*(model.pieces(name, PIECE_ELEMENTS) for model, name in wanted), strict=True)):
+    """The same stretch of every tensor that one tensor of Δ needs; what is needed twice is read once.
+
+    Rows that not all models have are φ_VL's in each.
+    """
+    wanted, left = _wanted(todo, source), source.common
+    read = (model.pieces(name, PIECE_ELEMENTS) for model, name in wanted)
+    whole = math.prod(source.shape)
+    for stretch in ahead(zip(*(of_length(stream, PIECE_ELEMENTS, whole) for stream in read), strict=True)):
+        for piece in stretch[1:]:
+            piece[max(0, left) :] = stretch[0][max(0, left) :]
+        left -= len(stretch[0])
         yield dict(zip(wanted, stretch, strict=True))
 
 

@@ -76,6 +76,20 @@ def find_partners(names: Mapping[str, Shape], canonical: Mapping[str, Shape]) ->
     return (best[0][1] if len(best) == 1 else {}) | _head_hits(names, canonical)
 
 
+def find_vocabulary(names: Mapping[str, Shape], canonical: Mapping[str, Shape], prefix: str) -> dict[str, str]:
+    """Canonical name → name in `names` of embeddings and head that have other rows, one for each token, there.
+
+    ``prefix`` is where the decoder in `names` hangs; of several heads of one shape none is taken.
+    """
+    found: dict[str, str] = {}
+    for name, shape in canonical.items():
+        if module_of(name) in ("embed", "head"):
+            places = [other for other in names if (_is_head(other) and other.endswith(name)) or other == prefix + name]
+            like = [other for other in places if list(names[other][1:]) == list(shape[1:])]
+            found |= {name: like[0]} if len(like) == 1 else {}
+    return found
+
+
 def _best(names: Mapping[str, Shape], canonical: Mapping[str, Shape]) -> list[tuple[str, dict[str, str]]]:
     """The prefix under which most tensors have a partner, with them; all that are equally good."""
     found = [(prefix, _hits(names, canonical, prefix)) for prefix in prefixes(names)]

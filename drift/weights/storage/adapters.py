@@ -116,6 +116,14 @@ class Adapted(Checkpoint):
         return values.float().view(info.shape)
 
 
+def base_named(base: Checkpoint) -> dict[str, str | None]:
+    """How an adapter's configuration names its base: a model from the hub by id and commit, another by its path."""
+    return {
+        "base_model_name_or_path": base.name if base.revision else str(base.path.absolute()),
+        "revision": base.revision,
+    }
+
+
 def open_model(reference: str, find: Callable[[str], Path] = resolve, *, allow_pickle: bool = False) -> Checkpoint:
     """A model directory or hub id, a LoRA adapter's (over the base that it names), or `BASE+ADAPTER`.
 

@@ -19,7 +19,14 @@ from drift.ground.artifacts import PROVENANCE, content_sha256, read_provenance
 from drift.ground.errors import CheckpointError, MissingCheckpointError
 from drift.weights.naming.configurations import check_architecture, text_config
 from drift.weights.naming.decoder import below, decoder_names, explain_no_decoder, layers_beyond
-from drift.weights.naming.layout import depth, equal_decoders, explain_missing, find_partners, match_parameters
+from drift.weights.naming.layout import (
+    depth,
+    equal_decoders,
+    explain_missing,
+    find_partners,
+    find_vocabulary,
+    match_parameters,
+)
 from drift.weights.storage.files import INDEX, SINGLE, leftovers, read_object, weight_files, weight_map
 
 if TYPE_CHECKING:
@@ -40,6 +47,11 @@ __all__ = [
 
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 """Safetensors' and torch's names of the dtypes that can be subtracted and merged."""
+
+ONLY_AN_ADAPTER = (
+    "only an adapter; merge it into its base model first (drift merge --method linear --weights 0,1 --expert ADAPTER "
+    "--vlm BASE, or peft: merge_and_unload)"
+)
 
 _BITS = {
     "BF16": 16,
@@ -306,8 +318,8 @@ def read_pieces(info: TensorInfo, name: str, elements: int) -> Iterator[Tensor]:
 def pair_decoders(expert: Checkpoint, other: Checkpoint) -> dict[str, str]:
     """Canonical name of the expert → name on disk in `other`, for tensors of equal shape; headers only.
 
-    The head and the embeddings may be absent (tied, or other vocabularies). Raises CheckpointError if the two
-    text decoders differ in depth, width or kind.
+    The head and the embeddings may be absent (tied), or have more or fewer rows (vocabularies of different size).
+    Raises CheckpointError if the two text decoders differ in depth, width or kind.
     """
     check_architecture((str(expert.path), expert.text_config), (str(other.path), other.text_config))
     shapes = {name: expert.shapes[own] for name, own in expert.canonical().items()}
@@ -315,11 +327,12 @@ def pair_decoders(expert: Checkpoint, other: Checkpoint) -> dict[str, str]:
     inside = next((name for name in partners if name.startswith("layers.")), None)
     if inside is None:
         raise CheckpointError(f"{other.path}: {_explain_no_partner(shapes, other)} ({expert.path})")
-    there = below(other.shapes, partners[inside].removesuffix(inside), other.config)
+    prefix = partners[inside].removesuffix(inside)
+    there = below(other.shapes, prefix, other.config)
     depths = depth(shapes), depth(there)
     if depths[0] != depths[1]:
         raise CheckpointError(f"{expert.path} has {depths[0]} layers, {other.path} has {depths[1]}: not of one base")
-    return partners
+    return find_vocabulary(other.shapes, shapes, prefix) | partners
 
 
 def _explain_no_partner(expert: Mapping[str, tuple[int, ...]], other: Checkpoint) -> str:
@@ -351,7 +364,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such model directory")
     if (path / "adapter_config.json").is_file() and not any(path.glob("model*.safetensors")):
-        raise CheckpointError(f"{path}: only an adapter; merge it into its base model first (peft: merge_and_unload)")
+        raise CheckpointError(f"{path}: {ONLY_AN_ADAPTER}")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: not a model directory (no config.json)")
     if (path / "adapter_config.json").is_file() and any(path.glob("adapter_model.*")):

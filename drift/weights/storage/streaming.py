@@ -87,6 +87,15 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
             yield item
 
 
+def of_length(stream: Iterator[Tensor], elements: int, whole: int) -> Iterator[Tensor]:
+    """The pieces of a tensor, ``elements`` each, as if it had ``whole``: cut off there, or with zeros after its end."""
+    piece = torch.empty(0)
+    for left in range(whole, 0, -elements):
+        piece = next(stream, piece[:0])[:left]
+        missing = min(elements, left) - len(piece)
+        yield torch.cat([piece, piece.new_zeros(missing)]) if missing else piece
+
+
 def pieces(*tensors: Tensor, elements: int = CHUNK_ELEMENTS) -> Iterator[tuple[Tensor, ...]]:
     """The same stretch of each tensor, flat, one stretch after the other; small enough to stay in a core's cache."""
     return zip(*(tensor.reshape(-1).split(elements) for tensor in tensors), strict=True)

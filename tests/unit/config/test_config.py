@@ -125,6 +125,18 @@ MISTAKES = [
         "arms.half={merge: {method: delta, delta: papr, weights: [1, 0.5]}}",
         "arms.half.merge.delta: no delta 'papr'; did you mean 'paper'?",
     ),
+    (
+        "arms.sft.train={lora: {save: adaptor}}",
+        "arms.sft.train.lora.save: input should be 'merged', 'ad",
+    ),
+    (
+        "train={lora: {save: adapter}}",
+        "arms.sft.train.lora.save: adapter, but projection, evaluation, ga",
+    ),
+    (
+        "arms.merged={merge: {method: linear}, train: {lora: {save: both}}}",
+        "arms.merged.train.lora.save: both, but the adapter's base, the arm's merge, is not kept; set merged",
+    ),
     ("arms.nothing={}", "arms.nothing: neither merge nor train"),
     ("gate.candidate=drfit", "gate.candidate: no arm 'drfit'; did you mean 'drift'?"),
     ("gate.beats=[sff]", "gate.beats: no arm 'sff'; did you mean 'sft'?"),

@@ -77,6 +77,7 @@ def test_an_option_that_needs_a_gpu_is_refused_without_one(changes, said, monkey
         ({"optimizer": "adamw_8bit", "fsdp": True}, "train: optimizer adamw_8bit: its moments cannot be sharded"),
         ({"attention": "flash_attention_2", "bf16": False}, "train: attention flash_attention_2 is for 16-bit arithm"),
         ({"lora": {"base": "4bit"}, "deepspeed": "z.json"}, "train: lora.base 4bit with deepspeed"),
+        ({"lora": {"save": "both"}, "add_think_tokens": True}, "train: lora.save both with add_think_tokens"),
         ({"lora": {"base": "4bit"}, "prior": {}}, "train: lora.base 4bit with a prior"),
         ({"lora": {"base": "4bit"}, "add_think_tokens": True}, "train: lora.base 4bit with add_think_tokens"),
     ],

@@ -11,16 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from drift.config.models import DeltaConfig
+from drift.config.models import DeltaConfig, MergeConfig
 from drift.config.train import TrainConfig
 from drift.ground.artifacts import read_json, read_provenance
-from drift.ground.errors import ConfigError, DataError, DriftError, PriorError
+from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftError, PriorError
 from drift.inference.images import conversation, decode_image
 from drift.tracking.telling.journal import read
 from drift.tracking.telling.live import telling
 from drift.training.sft import train
 from drift.training.telling import StepProgress
 from drift.weights.delta.delta import compute_delta
+from drift.weights.merging.merge import merge
 from drift.weights.modeling import load_processor, load_vlm
 from drift.weights.storage.checkpoints import Checkpoint
 from tests.forked import begin
@@ -198,6 +199,74 @@ def test_lora_trains_adapters_along_delta_and_gives_a_whole_model(data, delta, t
     assert changed and all(re.search(r"layers\.\d\.(self_attn|mlp)\.\w+_proj\.weight$", name) for name in changed)
     assert report.left_out > 0 and report.metrics()["drift/update_cosine"] > 0.05
     load_vlm(tmp_path / "lora")
+
+
+def logits(model) -> torch.Tensor:
+    """Of a few tokens without an image, in float32."""
+    ids = torch.arange(3, 19).view(1, -1)
+    with torch.no_grad():
+        return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+@pytest.fixture(scope="module")
+def adapters(data, tmp_path_factory) -> dict[str, Path]:
+    """One training, saved in each of the three ways."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for save in ("merged", "adapter", "both"):
+        config = TrainConfig(**QUICK, lora={"rank": 4, "save": save})
+        report = train(config, model=str(VLM), training_set=data, out=folder / save)
+        assert report.weights_changed > 0.9
+    return {path.name: path for path in folder.iterdir()}
+
+
+def test_an_adapter_that_is_kept_loads_over_the_vlm_and_says_what_the_merged_model_says(adapters):
+    from peft import PeftModel
+
+    whole = logits(load_vlm(adapters["merged"], dtype="float32"))
+    assert (whole - logits(load_vlm(VLM, dtype="float32"))).abs().max() > 0.1
+    for folder in (adapters["adapter"], adapters["both"] / "adapter"):
+        adapted = PeftModel.from_pretrained(load_vlm(VLM, dtype="float32"), folder)
+        torch.testing.assert_close(logits(adapted), whole, rtol=0, atol=1e-4)
+
+
+def test_both_is_the_merged_model_with_the_adapter_in_a_folder_of_its_own(adapters):
+    assert weights(adapters["both"]) == weights(adapters["merged"])
+    more = {path.name for path in adapters["both"].iterdir()} - {path.name for path in adapters["merged"].iterdir()}
+    assert more == {"adapter"}
+    assert {path.name for path in (adapters["both"] / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+
+
+def test_an_adapter_alone_is_small_has_its_processor_and_its_original(adapters):
+    alone = adapters["adapter"]
+    assert not list(alone.glob("model*.safetensors"))
+    assert read_provenance(alone)["original_vlm_sha256"] == read_provenance(adapters["merged"])["original_vlm_sha256"]
+    config = read_json(alone / "adapter_config.json")
+    assert Path(config["base_model_name_or_path"]) == VLM and config["target_modules"] == sorted(
+        config["target_modules"]
+    )
+    from transformers import AutoProcessor
+
+    assert AutoProcessor.from_pretrained(alone).chat_template
+
+
+def test_an_adapter_is_merged_later_by_drift_as_by_the_training(adapters, tmp_path):
+    config = MergeConfig(method="linear", weights=(0, 1))
+    merge(config, expert=str(adapters["adapter"]), vlm=str(VLM), base=None, out=tmp_path / "later")
+    now, later = (load_file(folder / "model.safetensors") for folder in (adapters["merged"], tmp_path / "later"))
+    assert now.keys() == later.keys()
+    for name, tensor in now.items():
+        torch.testing.assert_close(later[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_an_adapter_alone_is_no_model_to_evaluate_or_to_train_from(adapters, data, tmp_path):
+    with pytest.raises(CheckpointError, match=r"only an adapter; merge it .*drift merge --method linear --weights 0,1"):
+        load_vlm(adapters["adapter"])
+    with pytest.raises(CheckpointError, match="only an adapter"):
+        train(TrainConfig(**QUICK), model=str(adapters["adapter"]), training_set=data, out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_cosines_of_every_layer_and_step_are_one_picture(data, delta, tmp_path):
