@@ -50,7 +50,7 @@ from drift.training.trainer import Safeguards, VlmTrainer
 from drift.weights.delta.deltafile import load_delta
 from drift.weights.modeling import stored_dtype
 from drift.weights.storage.checkpoints import Checkpoint
-from drift.weights.storage.sidefiles import SideFiles, side_files
+from drift.weights.storage.sidefiles import ADAPTER, SideFiles, side_files
 
 from transformers import TrainingArguments, set_seed  # isort: skip  # after the callback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled  # isort: skip
@@ -62,8 +62,6 @@ BOARD = "TENSORBOARD_LOGGING_DIR"
 """Variable: transformers' own default lies among the checkpoints, which go."""
 NEVER = 2**31
 """Steps, where a checkpoint is only made of the best."""
-ADAPTER = "adapter"
-"""Folder below a model's, where `lora.save` is `both`."""
 SEEN_WITHIN_SECONDS = 90
 """How long a network file system may take to show one node the folder that another made."""
 

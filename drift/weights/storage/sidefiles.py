@@ -13,6 +13,8 @@ from drift.ground.artifacts import PROVENANCE, own_name
 from drift.weights.storage.checkpoints import Checkpoint
 
 RECIPE = "merge.json"
+ADAPTER = "adapter"
+"""Folder below a trained model's, where `train.lora.save` is `both`: of these weights alone."""
 _OLD_WEIGHTS = (
     "consolidated*",
     "pytorch_model*",
@@ -34,6 +36,7 @@ _OF_A_TRAINING = (
     "scheduler.pt",
     "training_args.bin",
     "cosines.svg",
+    ADAPTER,
 )
 
 

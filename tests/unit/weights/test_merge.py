@@ -309,6 +309,7 @@ def test_side_files_come_along_and_other_weights_do_not(family: Family, tmp_path
         "custom_generate/generate.py",
         *(left := ["pytorch_model-00001-of-00002.bin", "original/consolidated.00.pth", "model.fp16.safetensors"]),
         "speech_tokenizer/model.safetensors",
+        "adapter/adapter_config.json",
         "earlier/provenance.json",
         "earlier/config.json",
         "optimizer.pt",
@@ -319,7 +320,7 @@ def test_side_files_come_along_and_other_weights_do_not(family: Family, tmp_path
         (vlm / name).write_text('{"schema": 1}')
     report = merge(section("linear"), **{**family.references, "vlm": str(vlm)}, out=tmp_path / "merged")
     (warning,) = (line for line in report.warnings if "not copied" in line)
-    named = {*left, ".hidden", "optimizer.pt", "original/ (1 files)", "earlier/ (2 files)"} - {
+    named = {*left, ".hidden", "optimizer.pt", "original/ (1 files)", "adapter/ (1 files)", "earlier/ (2 files)"} - {
         "original/consolidated.00.pth"
     }
     assert set(warning.removeprefix(f"{vlm}: not copied: ").split(", ")) == named
