@@ -59,7 +59,7 @@ def _named(module: str) -> Iterator[str]:
     parts = module.split(".")
     yield from (".".join(parts[:end]) for end in range(1, len(parts)))
     package = parts if source.name == "__init__.py" else parts[:-1]
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+    for node in _statements(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _prefixes(alias.name)
@@ -70,6 +70,14 @@ def _named(module: str) -> Iterator[str]:
                 yield from _prefixes(f"{base}.{alias.name}")
 
 
+def _statements(block: ast.AST) -> Iterator[ast.AST]:
+    """All of a block and of those in it, without their expressions: most of a tree, and no imports."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for one in getattr(block, field, ()):
+            yield one
+            yield from _statements(one)
+
+
 def _prefixes(name: str) -> Iterator[str]:
     """`drift.data.problems.ingestion` loads `drift` and `drift.data` as well."""
     parts = name.split(".")
@@ -77,6 +85,7 @@ def _prefixes(name: str) -> Iterator[str]:
         yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
 
 
+@functools.cache
 def _source(module: str) -> Path | None:
     base = ROOT.joinpath(*module.split(".")[1:])
     if module.split(".")[0] != PACKAGE:
@@ -85,6 +94,7 @@ def _source(module: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+@functools.cache
 def _files(module: str) -> list[Path]:
     source = _source(module)
     assert source is not None

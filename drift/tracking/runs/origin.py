@@ -73,7 +73,8 @@ def config_text(content: Mapping[str, Any]) -> str:
 
 def packages() -> str:
     """What is installed here, a line `name==version` each, as pip would list it."""
-    found = {(one.name, one.version) for one in importlib.metadata.distributions() if one.name}
+    about = [one.metadata for one in importlib.metadata.distributions()]  # each is parsed whenever it is asked for
+    found = {(one["Name"], one["Version"]) for one in about if "Name" in one}
     return "".join(f"{name}=={version}\n" for name, version in sorted(found, key=lambda one: one[0].lower()))
 
 
