@@ -223,4 +223,5 @@ A folder may hold more weight files than one model: the single `model.safetensor
 transformers does, and what is not read is named. `attn` and `mlp` go by names (`…proj`, `dense`): layers that have none
 of a module are listed, and so is what one of the two decoders has alone.
 
-A head tied to the embeddings is no tensor of its own: select `embed` instead of `head`."""
+A head tied to the embeddings is no tensor of its own: select `embed` instead of `head`. Vocabularies of different size
+are no obstacle: Δ of `embed` and `head` is that of their common rows ([delta.md](delta.md#tensors))."""
