@@ -225,4 +225,5 @@ transformers does, and what is not read is named. `attn` and `mlp` go by names (
 whose names are none of these is refused with the names it has; `re:<pattern>` takes them, if they are the running
 model's, too.
 
-A head tied to the embeddings is no tensor of its own: select `embed` instead of `head`."""
+A head tied to the embeddings is no tensor of its own: select `embed` instead of `head`. Vocabularies of different size
+are no obstacle: Δ of `embed` and `head` is that of their common rows ([delta.md](delta.md#tensors))."""
