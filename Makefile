@@ -48,7 +48,7 @@ compile: .venv/run  ## the pipeline for a Kubeflow cluster
 	$(BIN)/drift compile --out drift_sft.yaml
 
 golden: .venv/dev  ## accept the pipeline as it compiles, the public names and flags, and the written tables; look at the diff
-	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines tests/unit/test_interface.py \
+	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines tests/unit/test_interface.py tests/unit/test_reference.py \
 	  tests/unit/weights/test_families.py tests/unit/planning/test_sizing.py
 
 gate-tables: .venv/dev  ## the simulated tables of docs/gate.md (many minutes)

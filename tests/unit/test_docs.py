@@ -22,7 +22,7 @@ from tests.world import EXPERT, VLM, training_set
 PAGE = Path("docs/prior.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
-PAGES = [Path("README.md"), Path("CONTRIBUTING.md"), Path("CHANGELOG.md"), *sorted(Path("docs").glob("*.md"))]
+PAGES = [Path("README.md"), Path("CONTRIBUTING.md"), Path("CHANGELOG.md"), *sorted(Path("docs").rglob("*.md"))]
 BESIDE = [*sorted(Path("configs").rglob("*.yaml")), *sorted(Path("docker").rglob("Dockerfile"))]
 WINGS = {folder.name for folder in Path("drift").iterdir() if (folder / "__init__.py").is_file()}
 PLACES = re.compile(
