@@ -141,6 +141,11 @@ def test_a_make_target_that_is_shown_exists(page):
     assert set(shown) - targets == set()
 
 
+def test_every_page_has_its_one_place_on_the_site():
+    places = re.findall(r": (\S+\.md)$", text(Path("mkdocs.yml")), re.MULTILINE)
+    assert sorted(places) == sorted(str(page.relative_to("docs")) for page in Path("docs").rglob("*.md"))
+
+
 def test_the_readme_fits_on_a_few_screens():
     assert len(text(Path("README.md")).splitlines()) <= 150
 
