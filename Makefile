@@ -21,7 +21,7 @@ WITHOUT_TORCH := $(addprefix --no-emit-package ,$(OF_TORCH))
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 LABELLED = --build-arg COMMIT=$(shell git rev-parse HEAD) --build-arg PIP_ARGS="$(PIP_ARGS)" $(DOCKER_ARGS)
 
-.PHONY: run test test-all check compile test-vlmeval test-services golden gate-tables invariance overhead gpu eval-throughput faults seeds images lock audit clean
+.PHONY: run test test-all check site compile test-vlmeval test-services golden gate-tables invariance overhead gpu eval-throughput faults seeds images lock audit clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
@@ -44,11 +44,14 @@ check: .venv/dev  ## style, types, architecture
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+site: .venv-docs/ready  ## the documentation as pages, into site/; strict, and none of them loads anything from elsewhere
+	NO_MKDOCS_2_WARNING=true .venv-docs/bin/mkdocs build --quiet --clean
+
 compile: .venv/run  ## the pipeline for a Kubeflow cluster
 	$(BIN)/drift compile --out drift_sft.yaml
 
 golden: .venv/dev  ## accept the pipeline as it compiles, the public names and flags, and the written tables; look at the diff
-	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines tests/unit/test_interface.py \
+	DRIFT_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/pipelines tests/unit/test_interface.py tests/unit/test_reference.py \
 	  tests/unit/weights/test_families.py tests/unit/weights/test_sweep.py tests/unit/planning/test_sizing.py
 
 gate-tables: .venv/dev  ## the simulated tables of docs/gate.md (many minutes)
@@ -84,6 +87,13 @@ seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (abo
 	$(PIP) -e '.[cluster,train,dev]'
 	@touch $@
 
+# The extra `docs` alone: a site needs none of what drift needs
+.venv-docs/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) \
+	  $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@touch $@
+
 # VLMEvalKit needs other versions than drift, and its import what it never uses here: a closed set, without dependencies
 .venv-vlmeval/ready: docker/eval/requirements.txt
 	$(PYTHON) -m venv .venv-vlmeval
@@ -115,4 +125,4 @@ audit: .venv/dev  ## known vulnerabilities of what the images install; asks PyPI
 	for file in docker/requirements/*.txt; do $(BIN)/pip-audit --strict --disable-pip -r $$file || exit 1; done
 
 clean:
-	rm -rf runs build dist *.egg-info
+	rm -rf runs build dist site *.egg-info

@@ -19,7 +19,7 @@ import typer
 
 from drift import __version__
 
-from drift.cli import chain, ablate, runs, track, steps, measuring, data, cluster, schedules, models, use, other  # isort: skip  # noqa: F401  # the panels, in their order
+from drift.cli import begin, chain, ablate, runs, track, steps, measuring, data, cluster, schedules, models, use, other  # isort: skip  # noqa: F401  # the panels, in their order
 from drift.cli.options import EXIT_BAD_INPUT, app
 from drift.cli.show import show_text
 from drift.ground.disk import full_disk, line

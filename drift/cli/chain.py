@@ -91,7 +91,7 @@ def plan_(
     on = validate(Assumptions, assumed)
     gpus = gpus_of_steps(resources)
     arms = forecast(config, samples=samples, deltas=deltas, gpus=gpus.get("arm"))
-    models = headers(config)
+    models = headers(config.models, allow_pickle=config.allow_pickle)
     phases = cost(config, on, models, samples=samples, gpus=gpus, last=_last_hours(config))
     disk = disk_of(config, models[0] if models else None)
     show_forecast(arms, memory_of(config, models), phases, disk, on, as_json)

@@ -19,6 +19,7 @@ class ArmConfig(Section):
     """One way to a model: an optional merge, then an optional training."""
 
     merge: MergeConfig | None = None
+    """Made first, from the same models; null merges nothing."""
     train: dict[str, Any] | None = None
     """Overrides of the section `train` (empty: as it stands); null trains nothing."""
     delta: Name | None = None
@@ -55,8 +56,10 @@ class Config(Section):
     """Null where `curate.ready` brings the chains: no teacher is asked."""
     curate: CurateConfig = CurateConfig()
     deltas: dict[Name, DeltaConfig] = Field(default={"paper": DeltaConfig()}, min_length=1)
+    """Every Δ by its name, which `arms.NAME.delta` refers to."""
     train: TrainConfig = TrainConfig()
     arms: dict[Name, ArmConfig] = Field(min_length=1)
+    """Every way to a model by its name; all are evaluated, and one of them is `gate.candidate`."""
     evaluate: EvaluateConfig
     gate: GateConfig
     register_: RegisterConfig = Field(alias="register")

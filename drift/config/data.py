@@ -25,6 +25,7 @@ class SourceConfig(Section):
     """One of several sources. What it leaves out is taken from `ingest`."""
 
     source: str
+    """As `ingest.source`."""
     weight: Positive | None = None
     """Share of the rows drawn from it: of all sources or of none."""
     name: str | None = None
@@ -60,10 +61,13 @@ class IngestConfig(Section):
     format: Format | None = None
     """What a row looks like; null is told by its columns."""
     problem_column: str = "problem"
+    """Of the question."""
     answer_column: str = "answer"
     """Of the gold answer. A dot leads into a nested column: `reward_model.ground_truth`."""
     image_column: str = "image"
+    """Of the image or images; `images` is taken where there is no `image`."""
     choices_column: str | None = None
+    """Of the options, a list; null: the question has them, or none."""
     text_column: str | None = None
     """Of the problem in words, image and question, for a model that sees none (`train.method: on_policy`)."""
     chain_column: str | None = None
@@ -123,9 +127,13 @@ class LocalTeacher(Section):
     """A checkpoint on this machine (or a hub id), sampled with transformers."""
 
     kind: Literal["local"]
+    """transformers, in this step's process."""
     model: str
+    """Directory or hub id."""
     batch_size: Count = 16
+    """Problems that are answered at once."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; `auto` is the checkpoint's own."""
     threads: Count | None = None
     """CPU threads of torch; null leaves torch's own choice."""
     trust_remote_code: bool = False
@@ -136,21 +144,27 @@ class EndpointTeacher(EndpointConfig):
     """A served model as teacher."""
 
     kind: Literal["endpoint"]
+    """A server that is there already."""
     model: str
+    """Name under which the server has it."""
 
 
 class VllmTeacher(VllmConfig):
     """A checkpoint on this machine (or a hub id), served by vLLM as long as it is asked."""
 
     kind: Literal["vllm"]
+    """vLLM, started by the step."""
     model: str
+    """Directory or hub id."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; `auto` is the checkpoint's own."""
 
 
 class ReadyTeacher(Section):
     """No teacher: the chains came with the problems."""
 
     kind: Literal["ready"]
+    """Set by `curate.ready`; not written by hand."""
     model: str = "ready"
     """What stands for the teacher: `curate.ready` sets it to `ready: SOURCE`."""
 
@@ -159,13 +173,17 @@ class GenerateConfig(Section):
     """The teacher writes chains of thought. Temperature, samples and prompt are ours: the paper gives none."""
 
     teacher: LocalTeacher | VllmTeacher | EndpointTeacher | ReadyTeacher = Field(discriminator="kind")
+    """Who writes: its `kind` says which keys it has."""
     samples: Count = 4
     """Samples per problem."""
     adaptive: bool = False
     """One sample per problem first, and one more, up to `samples`, only while none of its answers is right."""
     temperature: float = Field(0.7, ge=0)
+    """Of the draws; 0 is greedy."""
     top_p: float = Field(0.95, gt=0, le=1)
+    """Of the draws: tokens of the smallest set that has this probability."""
     max_new_tokens: Count = 4096
+    """Longest chain; one that is cut there has no answer, and is left out."""
     prompt: ProblemTemplate = (
         "{problem}\nThink step by step inside <think> and </think>, then give only the final answer in \\boxed{{}}."
     )
@@ -173,6 +191,7 @@ class GenerateConfig(Section):
     image_max_pixels: Count | None = 262144
     """Images are scaled down to this area for the teacher; the data keeps the originals."""
     seed: int = 0
+    """Of the draws."""
     max_failed: Fraction = 0.05
     """More failed requests than this share stop the run."""
     shards: Count = 1
@@ -212,10 +231,13 @@ class AnswerJudge(EndpointConfig):
     """A served model that says whether an answer that is no number or formula means the same as the gold answer."""
 
     model: str
+    """Name under which the server has it."""
     temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
     max_new_tokens: Count = 1024
     """Room for a judge that reasons before it says `yes` or `no`."""
     seed: int = 0
+    """Sent with each request."""
     max_failed: Fraction = 0.01
     """More answers that it did not decide than this share stop the run. They keep the verdict of the rules."""
 
@@ -275,6 +297,7 @@ class CurateConfig(Section):
     prompt: ProblemTemplate = "{problem}"
     """Template of the student's user turn."""
     replay: ReplayConfig | None = None
+    """Null mixes nothing in."""
     verify_timeout_seconds: Positive = 10
     """Of a core, for one expression; what takes longer is undetermined."""
     max_undetermined: Fraction = 0.01
@@ -282,6 +305,7 @@ class CurateConfig(Section):
     license: str | None = None
     """Licence of the training set as Hugging Face names it, such as cc-by-4.0; its card says so."""
     seed: int = 0
+    """Of every draw: of `keep`, `noisy`, `trace: random` and replay."""
 
     @model_validator(mode="after")
     def _rates_fit(self) -> Self:

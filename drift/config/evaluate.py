@@ -41,7 +41,9 @@ class SamplesConfig(Section):
     """Answers to each question, by role: perception may need several to resolve a small loss."""
 
     reasoning: Count = 1
+    """To each question of reasoning."""
     perception: Count = 1
+    """To each question of perception."""
 
 
 class EvaluateConfig(Section):
@@ -57,8 +59,11 @@ class EvaluateConfig(Section):
     data: str
     """Folder of the TSV files."""
     benchmarks: dict[Name, BenchmarkConfig] = Field(min_length=1)
+    """By name; both roles must be there in a chain."""
     batch_size: Count = 16
+    """Questions that transformers answers at once."""
     max_new_tokens: Count = 2048
+    """Longest answer; those that are cut there are counted."""
     image_max_pixels: Count | None = 262144
     """Larger images are scaled down to this area; null leaves them."""
     image_min_pixels: Count | None = None
@@ -72,6 +77,7 @@ class EvaluateConfig(Section):
     seed: int = 0
     """Of the draws: each answer to each question has its own, derived from it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; `auto` is the checkpoint's own."""
     limit: Count | None = None
     """Only the first so many rows of each benchmark."""
     max_failed: Fraction = 0.01
@@ -83,6 +89,7 @@ class EvaluateConfig(Section):
     max_contaminated: Fraction = 0.01
     """More questions of a benchmark than this share that the training set holds stop the run, where one is given."""
     confidence: float = Field(0.95, gt=0, lt=1)
+    """Of the intervals in scores and tables."""
     processes: Count | None = None
     """On this machine; null is one per GPU, and one without a GPU. Answers do not depend on it. vLLM has
     `vllm.data_parallel` instead."""
@@ -92,6 +99,7 @@ class EvaluateConfig(Section):
     """Path where replies outlive the process or pod, such as a claim, until all are there: none is paid for twice. Null
     keeps them beside the output alone."""
     threads: Count | None = None
+    """CPU threads of torch; null leaves torch's own choice."""
     judge: JudgeConfig | None = None
     """Null judges by rule."""
     published: str | None = None

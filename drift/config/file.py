@@ -68,11 +68,11 @@ def read_yaml(path: Path) -> Any:
     try:
         tree: Any = OmegaConf.load(path)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; see the examples in configs/") from error
+        raise ConfigError(f"{path}: no such file; `drift init` writes one") from error
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
     if not OmegaConf.is_dict(tree):
-        raise ConfigError(f"{path}: not a mapping of sections; see the examples in configs/")
+        raise ConfigError(f"{path}: not a mapping of sections; `drift init --from miniature` writes an example")
     parent = tree.pop("extends", None)
     if parent is None:
         return tree

@@ -42,6 +42,7 @@ class GateConfig(Section):
     resamples: Count = 2000
     """Of the sign-flip test of single perception benchmarks."""
     seed: int = 0
+    """Of the sign flips."""
 
     @property
     def look_confidence(self) -> float:

@@ -113,6 +113,7 @@ class DeltaConfig(Section):
     layers: Layers | None = None
     """`0-27`, `4,8-11`; null for all."""
     include_bias: bool = True
+    """The biases of the selected modules too."""
     rank: Count | None = None
     """Each matrix of Δ as two factors of this rank, those of its largest singular values; null: whole."""
     dtype: Literal["int8", "float8_e4m3fn"] | None = None
@@ -178,6 +179,7 @@ class MergeConfig(Section):
     """A merge over the text decoder, by the methods of docs/merging.md; vision, embeddings and head stay the VLM's."""
 
     method: MergeMethod
+    """Formulas, sources and settings: docs/merging.md."""
     experts: tuple[str | None, ...] = ()
     """Several experts: checkpoints, null for `models.expert`. Empty: that alone."""
     delta: Name | None = None
@@ -197,6 +199,7 @@ class MergeConfig(Section):
     rescale: bool = True
     """DARE, DELLA: divide what is kept by the chance that it was. BR2V's published numbers were made without."""
     seed: int = 0
+    """Of DARE's and DELLA's draws."""
 
     decay: Positive | None = None
     """FRANK: α of its prior exp(−α l) for φ_VL in layer l, counted from 1; null for none."""

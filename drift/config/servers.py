@@ -19,7 +19,9 @@ class PriceConfig(Section):
     """What a million tokens cost, in any currency."""
 
     prompt: float = Field(ge=0)
+    """A million tokens of prompts."""
     completion: float = Field(ge=0)
+    """A million tokens of replies."""
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
         """What so many tokens cost."""
@@ -37,6 +39,7 @@ class EndpointConfig(Section):
     concurrency: Count = 64
     """Requests in flight, at all servers together."""
     timeout_seconds: Positive = 600
+    """For one request."""
     max_retries: int = Field(8, ge=0)
     """Of a request that meets 408, 409, 429, 5xx or no answer; of one whose reply is malformed, at most three."""
     neutral: bool = True
@@ -160,11 +163,15 @@ class JudgeConfig(Section):
     """A judge model behind VLMEvalKit: any server that speaks OpenAI's chat completions."""
 
     base_url: str
+    """URL of the server, with its `/v1`."""
     model: str
+    """Name under which the server has it."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; the key itself never stands in a file."""
     temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
     concurrency: Count = 16
+    """Requests in flight."""
     timeout_seconds: Positive = 7200
     """For judging all benchmarks together."""
     max_failed: Fraction = 0.01

@@ -34,6 +34,7 @@ class PriorConfig(Section):
     """The gradient bias g~ = g + α·scale(g, Δ) (DRIFT, section 3)."""
 
     scale: Literal["absolute", "grad_norm", "adaptive", "adaptive_descent"] = "adaptive"
+    """What α is multiplied by, beside the direction of Δ: docs/prior.md has the formulas."""
     alpha: float = -1.0
     """Negative pulls towards the expert, since the optimizer subtracts the gradient."""
     apply: Literal["step", "backward"] = "step"
@@ -43,6 +44,7 @@ class PriorConfig(Section):
     rescale_to_weight: bool = False
     """`absolute` only: scale Δ to the norm of φ_VL's tensor first, as the released code does."""
     schedule: ScheduleConfig = ScheduleConfig()
+    """How α changes over the steps."""
     stop_at: Positive | None = None
     """End the training when ⟨φ_t − φ_VL, Δ⟩/‖Δ‖² has reached this (1 = at the expert), as seen at logged steps."""
 
@@ -61,9 +63,11 @@ class LoraConfig(Section):
     """Low-rank adapters on the text decoder's projections (peft)."""
 
     rank: Count = 16
+    """Of the two factors."""
     alpha: Positive = 32
     """peft's lora_alpha: the update is scaled by alpha/rank."""
     dropout: Fraction = 0.0
+    """Of what goes into an adapter, while it trains."""
     modules: tuple[Literal["attn", "mlp"], ...] = Field(("attn", "mlp"), min_length=1)
     """Which projections get an adapter; a prior needs one for every matrix of its Δ."""
     base: Literal["whole", "4bit"] = "whole"
@@ -122,11 +126,17 @@ class TrainConfig(Section):
     on_policy: OnPolicyConfig = OnPolicyConfig()
     """How rollouts are drawn; `sft` draws none."""
     epochs: Positive = 3.0
+    """Passes over the training set."""
     learning_rate: Positive = Field(1e-6, le=1e30)  # torch takes a float32
+    """At its highest, after the warm-up."""
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """How it falls after the warm-up, as in transformers."""
     warmup_ratio: Fraction = 0.05
+    """Share of the steps over which it rises from 0."""
     per_device_batch_size: Count = 1
+    """Rows of a micro-batch."""
     gradient_accumulation: Count = 1
+    """Micro-batches of a step, on each rank."""
     loss: Literal["token", "micro_batch"] = "token"
     """What a step averages. `token`: over the answers' tokens of the whole batch, whatever its cut. `micro_batch`: over
     each micro-batch, then over micro-batches and ranks, as the released code; a short answer weighs as much as a long
@@ -139,8 +149,11 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(1.0, ge=0)
     """0 turns clipping off."""
     weight_decay: float = Field(0.0, ge=0)
+    """Of AdamW, towards 0."""
     adam_beta1: Fraction = 0.9
+    """Of Adam's mean of gradients."""
     adam_beta2: Fraction = 0.999
+    """Of Adam's mean of squared gradients."""
     optimizer: Literal["adamw", "adamw_fused", "adamw_8bit"] = "adamw"
     """`adamw_fused` is torch's in one kernel, `adamw_8bit` keeps its moments in 8 bits (a GPU and bitsandbytes)."""
     bf16: bool = True
@@ -148,11 +161,13 @@ class TrainConfig(Section):
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
     """transformers' `attn_implementation`; null is its own choice. The last two need a GPU, `bf16` and a package."""
     gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass: less memory, about a third more time."""
     cutoff_tokens: Count = 32768
     """Longer samples are left out (counted), never cut."""
     max_skipped: Fraction = 0.01
     """More samples left out than this share stop the run."""
     image_max_pixels: Count | None = 262144
+    """Larger images are scaled down to this area; null leaves them."""
     freeze_vision: bool = True
     """Keep the vision tower and the projector as they are."""
     add_think_tokens: bool = False
@@ -169,12 +184,14 @@ class TrainConfig(Section):
     liger: bool = False
     """Use the fused kernels of the extra `liger` (needs a GPU)."""
     seed: int = 0
+    """Of the order of the rows, and of all that is drawn."""
     threads: Count | None = None
     """CPU threads of torch; null leaves torch's own choice."""
     workers: int | None = Field(None, ge=0)
     """Processes of each rank that read, decode and tokenise rows ahead of the steps; null is up to 4 where there is a
     GPU, else none. The weights do not depend on it."""
     logging_steps: Count = 1
+    """Steps from one logged line to the next."""
     save_steps: Count | None = None
     """Keep a checkpoint every so many steps, to go on from after a crash."""
     checkpoints: str | None = None

@@ -5,6 +5,7 @@ sizing     GPU memory by ZeRO stage, disk                 doctor     what this m
 rehearsal  a configuration, small; `tables` are its tiny benchmarks, miniature/ its models
 inputs     what the inputs are, hashed in every run
 outside    models and servers that a run needs             inside     what a pod of a role finds
+beginning/ a first configuration, or a copy of an example
 ablation/  many runs as one table: cells, what they cost together, the table of what is there
 """
 

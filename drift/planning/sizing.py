@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drift.config.chain import Config
+from drift.config.models import ModelsConfig
 from drift.config.train import KEPT_CHECKPOINTS, LoraConfig
 from drift.ground.errors import CheckpointError
 from drift.training.safety.room import checkpoint_bytes
@@ -75,11 +76,11 @@ def memory_of(config: Config, models: tuple[Checkpoint, Checkpoint] | None) -> l
     return memory(count(*models, freeze_vision=config.train.freeze_vision)) if models else []
 
 
-def headers(config: Config) -> tuple[Checkpoint, Checkpoint] | None:
-    """The configuration's VLM and expert; None, with a warning, where their headers cannot be read."""
+def headers(models: ModelsConfig, *, allow_pickle: bool = False) -> tuple[Checkpoint, Checkpoint] | None:
+    """The VLM and the expert; None, with a warning, where their headers cannot be read."""
     try:
-        expert = opened(config.models.expert, allow_pickle=config.allow_pickle)
-        return arranged(Checkpoint(resolve(config.models.vlm)), AT_RUN_TIME), expert
+        expert = opened(models.expert, allow_pickle=allow_pickle)
+        return arranged(Checkpoint(resolve(models.vlm)), AT_RUN_TIME), expert
     except CheckpointError as error:
         logger.warning("memory per GPU, FLOPs and disk: not known (%s)", error)
         return None

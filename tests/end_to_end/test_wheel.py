@@ -1,4 +1,4 @@
-"""From a wheel in a new environment, as a CI job has it: compile, and submit to a server."""
+"""From a wheel in a new environment, as a CI job has it: an example, compile, and submit to a server."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new environment's `drift`: the wheel, and of this environment what it depends on but not the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    for part in ("drift", "components", "pipelines"):
+    for part in ("drift", "components", "pipelines", "configs"):
         shutil.copytree(ROOT / part, folder / "source" / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / part, folder / "source")
@@ -36,9 +36,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "venv" / "bin" / "drift"
 
 
+def test_a_wheel_brings_the_examples(installed: Path, tmp_path: Path) -> None:
+    _drift(installed, tmp_path, "init", "--from", "paper", "--out", "paper.yaml")
+    _drift(installed, tmp_path, "config", "show", "-c", "paper.yaml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["paper.yaml", "zero2.json"]
+
+
 def test_a_wheel_compiles_and_submits(installed: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
-    config.write_bytes((ROOT / "configs" / "miniature.yaml").read_bytes())
+    _drift(installed, tmp_path, "init", "--from", "miniature", "--out", "mine.yaml")
     _drift(installed, tmp_path, "compile", "-c", str(config), "--out", "chain.yaml")
     check_spec(*yaml.safe_load_all((tmp_path / "chain.yaml").read_text()))
     with KubeflowServer() as server:

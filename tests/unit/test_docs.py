@@ -2,8 +2,10 @@
 
 import itertools
 import re
+import runpy
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import grimp
 import pytest
@@ -22,7 +24,7 @@ from tests.world import EXPERT, VLM, training_set
 PAGE = Path("docs/prior.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
-PAGES = [Path("README.md"), Path("CONTRIBUTING.md"), Path("CHANGELOG.md"), *sorted(Path("docs").glob("*.md"))]
+PAGES = [Path("README.md"), Path("CONTRIBUTING.md"), Path("CHANGELOG.md"), *sorted(Path("docs").rglob("*.md"))]
 BESIDE = [*sorted(Path("configs").rglob("*.yaml")), *sorted(Path("docker").rglob("Dockerfile"))]
 WINGS = {folder.name for folder in Path("drift").iterdir() if (folder / "__init__.py").is_file()}
 PLACES = re.compile(
@@ -139,6 +141,19 @@ def test_a_make_target_that_is_shown_exists(page):
     targets = set(re.findall(r"^([\w./-]+):", text(Path("Makefile")), re.MULTILINE))
     shown = re.findall(r"(?:^    |`)make ([\w./-]+)", text(page), re.MULTILINE)
     assert set(shown) - targets == set()
+
+
+def test_every_page_has_its_one_place_on_the_site():
+    places = re.findall(r": (\S+\.md)$", text(Path("mkdocs.yml")), re.MULTILINE)
+    assert sorted(places) == sorted(str(page.relative_to("docs")) for page in Path("docs").rglob("*.md"))
+
+
+def test_a_link_to_a_file_that_is_not_on_the_site_becomes_its_path():
+    told = runpy.run_path("docs/.site/outside.py")["on_page_markdown"]
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="reference/commands.md"))
+    shown = "[here](../gate.md#x), [the house](../../README.md#the-house), [drift/prior](../../drift/prior)"
+    expected = "[here](../gate.md#x), the house (`README.md`), `drift/prior`"
+    assert told(shown, page=page, config={"docs_dir": "docs"}) == expected
 
 
 def test_the_readme_fits_on_a_few_screens():

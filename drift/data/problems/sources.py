@@ -47,15 +47,25 @@ def open_sources(config: IngestConfig) -> list[list[Source]]:
 
 def open_source(config: IngestConfig, key: str) -> list[Source]:
     """The files of a glob in their order, or the one file or dataset that ``config.source`` is; errors name ``key``."""
+    files = _files(config)
+    return [_open_file(one, config, key) for one in files] if files else [_open_dataset(config, key)]
+
+
+def columns_of(config: IngestConfig, key: str) -> list[str]:
+    """The columns of ``config.source``, whichever they are; errors name ``key``. Raises DataError or ServiceError."""
+    files = _files(config)
+    return _columns(_readable(files[0], key)) if files else list(_dataset(config, key).column_names)
+
+
+def _files(config: IngestConfig) -> list[Path]:
+    """The files that ``config.source`` stands for; none for a dataset."""
     path = Path(config.source)
     if found := [] if path.exists() else matches(config.source):
-        return [_open_file(one, config, key) for one in found]
+        return found
     if path.is_dir():
         own = [path / f"{config.split}{suffix}{gz}" for suffix in PACKED for gz in ("", ".gz")]
         path = next((file for file in sorted(own) if file.is_file()), path)
-    if path.is_file() or kind_of(path):
-        return [_open_file(path, config, key)]
-    return [_open_dataset(config, key)]
+    return [path] if path.is_file() or kind_of(path) else []
 
 
 def mixed(groups: list[list[Source]], config: IngestConfig) -> Iterator[tuple[int, Source, FileRow]]:
@@ -87,22 +97,33 @@ def count_problems(config: IngestConfig) -> int | None:
 
 
 def _open_file(path: Path, config: IngestConfig, key: str) -> Source:
+    columns = _columns(_readable(path, key))
+    label = Path(path.name.removesuffix(".gz")).stem
+    if kind_of(path) == ".parquet":
+        form = _format(config, columns)
+        used = {*needed(config, form, columns).values(), *_named(config), *(READ if form != "columns" else {"source"})}
+        rows = tables.read_rows(path, [name for name in columns if name in used])
+        return Source(config, rows, tables.count_rows(path), path.parent, form, label)
+    form = _format(config, columns) if columns else "columns"
+    return Source(config, read_file(path), None, path.parent, form, label)
+
+
+def _readable(path: Path, key: str) -> Path:
+    """The path of a file that can be read. Raises DataError."""
     if not path.is_file():
         raise DataError(f"{key}: {path}: no such file")
     if not kind_of(path):
         known = ", ".join(sorted(KINDS))
         raise DataError(f"{key}: {path}: not one of {known}; convert it to one of them")
-    label = Path(path.name.removesuffix(".gz")).stem
+    return path
+
+
+def _columns(path: Path) -> list[str]:
+    """Parquet's own; those of the first lines, as lines have no header."""
     if kind_of(path) == ".parquet":
-        columns = list(tables.open_parquet(path).schema_arrow.names)
-        form = _format(config, columns)
-        used = {*needed(config, form, columns).values(), *_named(config), *(READ if form != "columns" else {"source"})}
-        rows = tables.read_rows(path, [name for name in columns if name in used])
-        return Source(config, rows, tables.count_rows(path), path.parent, form, label)
+        return list(tables.open_parquet(path).schema_arrow.names)
     first = itertools.islice(read_file(path), ROWS_FOR_COLUMNS)
-    columns = list(dict.fromkeys(name for row in first if not isinstance(row, Broken) for name in row))
-    form = _format(config, columns) if columns else "columns"
-    return Source(config, read_file(path), None, path.parent, form, label)
+    return list(dict.fromkeys(name for row in first if not isinstance(row, Broken) for name in row))
 
 
 def _named(config: IngestConfig) -> set[str]:
@@ -112,20 +133,23 @@ def _named(config: IngestConfig) -> set[str]:
 
 
 def _open_dataset(config: IngestConfig, key: str) -> Source:
+    dataset = _dataset(config, key)
+    form = _format(config, list(dataset.column_names))
+    folder = Path(config.source) if Path(config.source).is_dir() else Path.cwd()
+    return Source(config, iter(_undecoded(dataset)), len(dataset), folder, form, Path(config.source).stem)
+
+
+def _dataset(config: IngestConfig, key: str) -> Any:
     import datasets
 
     try:
-        dataset = _loaded(config)
+        return _loaded(config)
     except (ConnectionError, TimeoutError, datasets.exceptions.DatasetsError, OSError, ValueError, KeyError) as error:
         kind = ServiceError if isinstance(error, ConnectionError | TimeoutError) else DataError
         raise kind(
             f"{key}: '{config.source}' (split '{config.split}') is no file here, and does not load as a hub "
             f"dataset ({type(error).__name__}: {str(error).splitlines()[0]:.200})"
         ) from error
-    columns = list(dataset.column_names)
-    form = _format(config, columns)
-    folder = Path(config.source) if Path(config.source).is_dir() else Path.cwd()
-    return Source(config, iter(_undecoded(dataset)), len(dataset), folder, form, Path(config.source).stem)
 
 
 def _loaded(config: IngestConfig) -> Any:

@@ -61,7 +61,7 @@ def budget(
     for cell in ablation.cells:
         key = (cell.config.models.vlm, cell.config.models.expert)
         if key not in by_models:
-            by_models[key] = headers(cell.config)
+            by_models[key] = headers(cell.config.models, allow_pickle=cell.config.allow_pickle)
         phases = cost(cell.config, assumed, by_models[key], samples=samples, gpus=gpus)
         costs.append(_cell_cost(cell, phases, seen))
     return costs

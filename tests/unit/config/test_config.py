@@ -200,8 +200,8 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, message):
         load(path)
 
 
-def test_a_missing_file_points_at_the_examples(tmp_path):
-    with pytest.raises(ConfigError, match="no such file; see the examples in configs/"):
+def test_a_missing_file_points_at_the_command_that_writes_one(tmp_path):
+    with pytest.raises(ConfigError, match="no such file; `drift init` writes one"):
         load(tmp_path / "none.yaml")
 
 

@@ -62,7 +62,7 @@ def raw(family: Family, tmp_path: Path) -> dict[str, Any]:
 
 def phases(raw: dict[str, Any], gpus: dict[str, int] | None = None, **assumed: float) -> dict[str, Phase]:
     config = validate(Config, raw)
-    return {one.phase: one for one in cost(config, Assumptions(**assumed), headers(config), gpus=gpus)}
+    return {one.phase: one for one in cost(config, Assumptions(**assumed), headers(config.models), gpus=gpus)}
 
 
 def test_tokens_are_counted_at_their_bound(raw: dict[str, Any]) -> None:
