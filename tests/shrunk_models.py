@@ -194,7 +194,7 @@ def _with(values: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 def _of_text(values: dict[str, Any], kind: Any) -> Any:
     """A text model's configuration, with what it shares with another."""
     shared = (kind().to_dict().keys() & values.keys()) - _OF_A_WHOLE
-    return kind(**{key: values[key] for key in shared} | _OF_TEXT.get(values["model_type"], {}))
+    return kind(**{"head_dim": HEAD} | {key: values[key] for key in shared} | _OF_TEXT.get(values["model_type"], {}))
 
 
 def _shape(tensor: torch.Tensor | None) -> Any:
