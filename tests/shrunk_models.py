@@ -110,7 +110,10 @@ _TEXT_CLASSES = {
 """The text model of a VLM's base, where transformers makes no causal model of the VLM's text configuration."""
 NOT_BUILT = dict.fromkeys(("gemma3n", "perception_lm"), "its vision tower needs timm, which is not installed")
 """Model types that cannot be shrunk here in 20 seconds, and why."""
-_OF_TEXT = {"ernie4_5_vl_moe_text": {"moe_intermediate_size": 48}}
+_OF_TEXT = {
+    "ernie4_5_vl_moe_text": {"moe_intermediate_size": 48},
+    "qwen3_omni_moe_text": {"num_experts": EXPERTS},
+}
 _OF_A_WHOLE = {"model_type", "architectures", "transformers_version", "dtype"}
 
 
