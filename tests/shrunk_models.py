@@ -94,7 +94,6 @@ _TEXT_CLASSES = {
     "evolla": "LlamaForCausalLM",
     "glm4v_text": "Glm4ForCausalLM",
     "glm4v_moe_text": "Glm4MoeForCausalLM",
-    "glm_ocr_text": "Glm4ForCausalLM",
     "granite4_vision_text": "GraniteForCausalLM",
     "granite_docling_text": "GraniteForCausalLM",
     "hunyuan_vl_text": "HunYuanDenseV1ForCausalLM",
@@ -111,7 +110,10 @@ _TEXT_CLASSES = {
 """The text model of a VLM's base, where transformers makes no causal model of the VLM's text configuration."""
 NOT_BUILT = dict.fromkeys(("gemma3n", "perception_lm"), "its vision tower needs timm, which is not installed")
 """Model types that cannot be shrunk here in 20 seconds, and why."""
-_OF_TEXT = {"ernie4_5_vl_moe_text": {"moe_intermediate_size": 48}, "glm_ocr_text": {"attention_bias": False}}
+_OF_TEXT = {
+    "ernie4_5_vl_moe_text": {"moe_intermediate_size": 48},
+    "qwen3_omni_moe_text": {"num_experts": EXPERTS},
+}
 _OF_A_WHOLE = {"model_type", "architectures", "transformers_version", "dtype"}
 
 
@@ -195,7 +197,7 @@ def _with(values: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 def _of_text(values: dict[str, Any], kind: Any) -> Any:
     """A text model's configuration, with what it shares with another."""
     shared = (kind().to_dict().keys() & values.keys()) - _OF_A_WHOLE
-    return kind(**{key: values[key] for key in shared} | _OF_TEXT.get(values["model_type"], {}))
+    return kind(**{"head_dim": HEAD} | {key: values[key] for key in shared} | _OF_TEXT.get(values["model_type"], {}))
 
 
 def _shape(tensor: torch.Tensor | None) -> Any:

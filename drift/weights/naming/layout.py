@@ -19,7 +19,7 @@ Shape = Sequence[int]
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)layers\.(?P<index>\d+)\.")
 _INSIDE = re.compile(r"^layers\.(?P<index>\d+)\.")
-_NUMBERED = re.compile(r"^(?P<stack>[^\d]*?\w+)\.\d+\.")
+_NUMBERED = re.compile(r"^(?P<stack>.*?)\.\d+\.")
 _HEAD = "lm_head."
 _FUSED = re.compile(r"\.experts\.(?!\d)")
 _ORDINARY = re.compile(r"^layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.(weight|bias)$")

@@ -122,7 +122,7 @@ class Models:
         """What has changed is 0.9 φ_VL + 0.1 φ_reason, of the text decoder alone, its embeddings not among it."""
         canonical = {id(parameter): name for name, parameter in decoder(self.vlm).items()}
         expert, still = decoder(self.expert), [self.vlm.get_input_embeddings(), self.vlm.get_output_embeddings()]
-        untouched = {id(parameter) for module in still if module is not None for parameter in module.parameters()}
+        untouched = {id(module.weight) for module in still if module is not None}
         for own, before in self.vlm.named_parameters():
             if not torch.equal(merged[own], before):
                 assert not OF_ANOTHER_SENSE.search(own) and id(before) not in untouched, own
