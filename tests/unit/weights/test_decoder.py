@@ -212,7 +212,7 @@ def second_decoder(tensors: dict[str, torch.Tensor]) -> None:
 
 def test_a_delta_that_fits_two_decoders_is_refused_before_training_has_to(family: Family, tmp_path: Path) -> None:
     models = {"expert": str(family.expert), "vlm": str(changed(family.vlm, tmp_path / "vlm", second_decoder))}
-    with pytest.raises(CheckpointError, match=r"decoders at 'model\.' and 'action\.model\.' fit Δ equally .*embed"):
+    with pytest.raises(CheckpointError, match=r"decoders at 'action\.model\.' and 'model\.' fit Δ equally .*embed"):
         plan(DeltaConfig(), **models, base=None)
     todo = plan(DeltaConfig(modules=("attn", "mlp", "embed")), **models, base=None)
     assert all(source.vlm.startswith("model.") for source in todo.sources)
