@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from drift.config.train import TrainConfig
 from drift.weights.delta.deltafile import DeltaFile
 from drift.weights.storage.adapters import Adapted, open_model
-from drift.weights.storage.checkpoints import DTYPE_NAMES, Checkpoint
+from drift.weights.storage.checkpoints import Checkpoint
+from drift.weights.storage.headers import DTYPE_NAMES
 from drift.weights.storage.mixture import AT_RUN_TIME, arranged
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 from drift.ground.artifacts import read_json
 from drift.weights.delta.deltafile import STATS, DeltaFile, LayerRow, energy, relative_l2, sparsity_of
 from drift.weights.pairing import Pair, sampled_sparsity
-from drift.weights.storage.checkpoints import read_header
+from drift.weights.storage.headers import read_header
 
 FIGURE = "delta.svg"
 LAYERS = "layers.md"

@@ -18,18 +18,11 @@ from torch import Tensor
 from drift.ground.artifacts import PROVENANCE, content_sha256, read_json
 from drift.ground.errors import CheckpointError, DataError, PriorError
 from drift.weights.naming.layout import layer_index, match_parameters, module_of
-from drift.weights.storage.checkpoints import (
-    DTYPE_NAMES,
-    Checkpoint,
-    TensorInfo,
-    indexed_tensors,
-    original_vlm_sha256,
-    read_headers,
-    read_pieces,
-)
+from drift.weights.storage.checkpoints import Checkpoint, original_vlm_sha256
 from drift.weights.storage.files import indexed_files
 from drift.weights.storage.finite import require_finite
 from drift.weights.storage.forms import LEFT, RIGHT, SCALE, WHOLE, Form
+from drift.weights.storage.headers import DTYPE_NAMES, TensorInfo, indexed_tensors, read_headers, read_pieces
 from drift.weights.storage.mixture import AT_RUN_TIME, arranged
 from drift.weights.storage.streaming import Sparsity, dot, mean_sparsity, one_thread, progress
 

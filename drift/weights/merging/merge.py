@@ -27,8 +27,9 @@ from drift.weights.merging.frank import weights_in
 from drift.weights.merging.plan import MergePlan, plan_merge
 from drift.weights.merging.tensors import Job, merge_pieces
 from drift.weights.pairing import check_same_base, sparse_warnings
-from drift.weights.storage.checkpoints import original_vlm_sha256, read_header
+from drift.weights.storage.checkpoints import original_vlm_sha256
 from drift.weights.storage.finite import is_finite, require_finite
+from drift.weights.storage.headers import read_header
 from drift.weights.storage.sidefiles import RECIPE
 from drift.weights.storage.streaming import (
     CHUNK_ELEMENTS,

@@ -19,17 +19,10 @@ from torch import Tensor
 from drift.config.models import ADAPTER_CONFIG, is_adapter, split_base, stated_base
 from drift.ground.errors import CheckpointError
 from drift.weights.naming.layout import canonical_names, explain_missing, find_partners
-from drift.weights.storage.checkpoints import (
-    DTYPE_NAMES,
-    Checkpoint,
-    Header,
-    fingerprint,
-    read_header,
-    read_pieces,
-    resolve,
-)
+from drift.weights.storage.checkpoints import Checkpoint, fingerprint, resolve
 from drift.weights.storage.files import read_object
 from drift.weights.storage.finite import is_finite
+from drift.weights.storage.headers import DTYPE_NAMES, Header, read_header, read_pieces
 from drift.weights.storage.pickled import model_at
 
 WEIGHTS = "adapter_model.safetensors"

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from drift.ground.errors import CheckpointError
-from drift.weights.storage.checkpoints import DTYPE_NAMES, Checkpoint, Stored
+from drift.weights.storage.checkpoints import Checkpoint, Stored
+from drift.weights.storage.headers import DTYPE_NAMES
 from drift.weights.storage.streaming import PIECE_ELEMENTS
 
 

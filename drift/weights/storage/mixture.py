@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from drift.ground.errors import CheckpointError
 from drift.weights.storage.adapters import MERGE_FIRST, Adapted, open_model
-from drift.weights.storage.checkpoints import Checkpoint, TensorInfo, read_pieces
+from drift.weights.storage.checkpoints import Checkpoint
+from drift.weights.storage.headers import TensorInfo, read_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor

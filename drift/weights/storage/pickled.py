@@ -12,15 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drift.ground.errors import CheckpointError
-from drift.weights.storage.checkpoints import (
-    DTYPE_NAMES,
-    Checkpoint,
-    Header,
-    TensorInfo,
-    fingerprint,
-    indexed_tensors,
-)
+from drift.weights.storage.checkpoints import Checkpoint, fingerprint
 from drift.weights.storage.files import is_pickled, pickled_files
+from drift.weights.storage.headers import DTYPE_NAMES, Header, TensorInfo, indexed_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drift.ground.errors import CheckpointError
-from drift.weights.storage.checkpoints import DTYPE_NAMES, TensorInfo
+from drift.weights.storage.headers import DTYPE_NAMES, TensorInfo
 
 Item = TypeVar("Item")
 

@@ -22,7 +22,7 @@ from drift.weights.delta.delta import compute_delta
 from drift.weights.delta.deltafile import load_delta
 from drift.weights.merging.merge import merge
 from drift.weights.storage.adapters import WEIGHTS, Adapted, open_model
-from drift.weights.storage.checkpoints import read_header
+from drift.weights.storage.headers import read_header
 from tests.tiny_models import Family, tiny_family, tiny_llm
 
 ALL = ("attn", "mlp", "norm", "head", "embed")

@@ -14,15 +14,9 @@ from drift.ground.artifacts import write_json, write_provenance
 from drift.ground.errors import CheckpointError, ConfigError, PriorError
 from drift.weights.naming.configurations import config_differences
 from drift.weights.naming.layout import canonical_names, find_partners, match_parameters, select_modules
-from drift.weights.storage.checkpoints import (
-    Checkpoint,
-    fingerprint,
-    original_vlm_sha256,
-    pair_decoders,
-    read_header,
-    resolve,
-)
+from drift.weights.storage.checkpoints import Checkpoint, fingerprint, original_vlm_sha256, pair_decoders, resolve
 from drift.weights.storage.files import INDEX
+from drift.weights.storage.headers import read_header
 from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm, tiny_vlm_model
 
 DECODER = {f"layers.{i}.{name}": (4, 4) for i in range(3) for name in ("self_attn.q_proj.weight", "mlp.up_proj.weight")}

@@ -22,8 +22,9 @@ from drift.weights.delta.delta import SHARD_BYTES, compute_delta, mixing_factors
 from drift.weights.delta.deltafile import layer_table, load_delta, projection
 from drift.weights.merging.merge import merge
 from drift.weights.pairing import plan, sampled_cosine
-from drift.weights.storage.checkpoints import Checkpoint, fingerprint, read_header
+from drift.weights.storage.checkpoints import Checkpoint, fingerprint
 from drift.weights.storage.files import INDEX
+from drift.weights.storage.headers import read_header
 from drift.weights.storage.streaming import (
     SUM_BYTES,
     cosine,

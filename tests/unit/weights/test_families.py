@@ -214,7 +214,11 @@ TAIL = """## Refused, by name
 - **Experts that make no tensor together**: one of their matrices missing, of another shape or dtype, or named otherwise
   (`experts.3.w1`); and what is no parameter at run time. `drift plan` and `drift delta` ask transformers for the
   model's parameters, which takes a configuration and no weights; of a model that it does not know they warn.
-- **Quantised** checkpoints, adapters, and weights that are not in safetensors (`.bin`, `.pth`, `.gguf`).
+- **Quantised** checkpoints, adapters of an unknown base, and weights in `.pth` or `.gguf`.
+- `pytorch_model.bin` of a φ_VL, whose files a merge keeps and training reads. An expert's or base's is read from a
+  directory with `--allow-pickle` (`allow_pickle: true` of a Δ or a merge), by torch's weights-only loader, which runs no
+  code.
+- `consolidated.safetensors` alone, and shards without their index, which transformers does not load either.
 - Models of another depth, width or number of heads, two equally good decoders, any selected tensor without a partner.
 - A text model given as the VLM, and models that are no fine-tunes of one base (mean cosine of a sample of projections
   below 0.1; of a merge the base, too). `force` goes on.

@@ -15,8 +15,8 @@ from drift.ground.artifacts import read_json, write_json
 from drift.weights.delta.delta import compute_delta
 from drift.weights.delta.deltafile import DeltaFile, energy, load_delta, projection
 from drift.weights.merging.merge import merge
-from drift.weights.storage.checkpoints import read_header
 from drift.weights.storage.forms import LEFT, RIGHT, SCALE, WHOLE, layout, shortened
+from drift.weights.storage.headers import read_header
 from drift.weights.storage.streaming import sparsity
 from tests.tiny_models import Family, tiny_family
 

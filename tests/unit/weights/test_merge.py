@@ -25,8 +25,9 @@ from drift.weights.merging.sparse import drop, trim, trimmer
 from drift.weights.merging.tensors import Job, merge_pieces, merge_tensor
 from drift.weights.modeling import load_vlm
 from drift.weights.naming.layout import module_of
-from drift.weights.storage.checkpoints import Checkpoint, fingerprint, read_header
+from drift.weights.storage.checkpoints import Checkpoint, fingerprint
 from drift.weights.storage.files import INDEX
+from drift.weights.storage.headers import read_header
 from drift.weights.storage.streaming import tensor_generator
 from tests.tiny_models import Family, tiny_family, tiny_llm, tiny_vlm
 
