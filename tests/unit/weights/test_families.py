@@ -216,8 +216,8 @@ TAIL = """## Refused, by name
   model's parameters, which takes a configuration and no weights; of a model that it does not know they warn.
 - **Quantised** checkpoints, adapters of an unknown base, and weights in `.pth` or `.gguf`.
 - `pytorch_model.bin` of a φ_VL, whose files a merge keeps and training reads. An expert's or base's is read from a
-  directory with `--allow-pickle` (`allow_pickle: true` of a Δ or a merge), by torch's weights-only loader, which runs no
-  code.
+  directory with `--allow-pickle` (`allow_pickle: true` of a Δ or a merge), by torch's weights-only loader, which runs
+  no code.
 - `consolidated.safetensors` alone, and shards without their index, which transformers does not load either.
 - Models of another depth, width or number of heads, two equally good decoders, any selected tensor without a partner.
 - A text model given as the VLM, and models that are no fine-tunes of one base (mean cosine of a sample of projections
