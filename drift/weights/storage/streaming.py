@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -36,6 +37,7 @@ TINY = 1e-5
 PIECE_ELEMENTS = 1 << 20
 """Elements read and written at a time: few calls of the system, little memory."""
 COPY_BYTES = 1 << 24
+_AS_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def encode_header(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
@@ -137,12 +139,15 @@ def sparsity(tensor: Tensor) -> Sparsity:
     if not tensor.numel():
         return Sparsity(1.0, 1.0)
     low, high = torch.aminmax(tensor)
-    limit = TINY * max(-float(low), float(high))
-    counts = torch.zeros(2, dtype=torch.int64)
+    bits = _AS_BITS[tensor.element_size()]  # without their sign, floats are in the order of their bits
+    limit = torch.tensor(TINY * max(-float(low), float(high)), dtype=tensor.dtype).view(bits)
+    others = large = 0
     for (piece,) in pieces(tensor, elements=PIECE_ELEMENTS):
-        counts += torch.stack([(piece == 0).sum(), ((piece < limit) & (piece > -limit)).sum()])
-    zeros, tiny = (counts.double() / tensor.numel()).tolist()
-    return Sparsity(zeros, max(zeros, tiny))
+        magnitudes = piece.view(bits) & torch.iinfo(bits).max
+        others += int(np.count_nonzero(magnitudes.numpy()))
+        large += int(np.count_nonzero((magnitudes >= limit).numpy()))
+    zeros = 1 - others / tensor.numel()
+    return Sparsity(zeros, max(zeros, 1 - large / tensor.numel()))
 
 
 def mean_sparsity(found: Sequence[tuple[Sparsity, int]]) -> Sparsity:
