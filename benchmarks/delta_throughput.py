@@ -27,7 +27,8 @@ BYTES_ONLY = """
 import sys
 from drift.config import DeltaConfig
 from pathlib import Path
-from drift.weights.delta.delta import part_sums, parts
+from drift.weights.delta.delta import part_sums
+from drift.weights.delta.stretches import parts
 from drift.weights.pairing import plan
 from drift.weights.storage.streaming import created, encode_header, one_thread, write_tensor
 

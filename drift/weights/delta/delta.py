@@ -13,9 +13,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ from drift.weights.delta.deltafile import (
     relative_l2,
     sparsity_of,
 )
+from drift.weights.delta.stretches import parts, wanted
 from drift.weights.pairing import DeltaPlan, Source, check_same_base, plan, require_different, sparse_warnings
 from drift.weights.storage.adapters import Adapted
 from drift.weights.storage.checkpoints import Checkpoint, original_vlm_sha256
@@ -45,17 +47,14 @@ from drift.weights.storage.forms import WHOLE, shortened
 from drift.weights.storage.streaming import (
     PIECE_ELEMENTS,
     Sparsity,
-    ahead,
     chunks,
     created,
     distance,
     encode_header,
-    of_length,
     one_thread,
     progress,
     require_space,
     sparsity,
-    tensor_generator,
     write_tensor,
 )
 
@@ -124,19 +123,6 @@ def compute_delta(
             _write_hashes(todo, folder, shards)
             _write_sidecars(folder, todo, stats, warnings)
     return _report(out, todo, stats, time.monotonic() - started, warnings)
-
-
-def mixing_factors(norms: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """fᵢ of Δ = Σ fᵢ Δᵢ over several experts, for one tensor: fᵢ = (wᵢ/W) · m/‖Δᵢ‖₂.
-
-    W = Σ|wᵢ|, m = Σ|wᵢ|‖Δᵢ‖₂ / W. The direction is that of Σ wᵢ Δᵢ/‖Δᵢ‖₂: no expert leads because it moved further.
-    The length is not that of unit directions: a projection of 1, and the scale `absolute`, then mean what they mean
-    with one expert. n equal experts give that expert's Δ; two orthogonal ones of equal norm and weight are both at
-    projection 1. An expert that did not change this tensor (norm 0) adds nothing.
-    """
-    whole = math.fsum(abs(weight) for weight in weights)
-    mean = math.fsum(abs(weight) * norm for weight, norm in zip(weights, norms, strict=True)) / whole
-    return [weight / whole * mean / norm if norm else 0.0 for weight, norm in zip(weights, norms, strict=True)]
 
 
 def part_sums(delta: Tensor, vlm: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -217,15 +203,18 @@ def _stream_file(todo: DeltaPlan, file: Path, sources: Sequence[Source], bar: tq
     with created(file, len(header) + sum(source.size_bytes for source in sources)) as stream:
         stream.write(header)
         for source in sources:
-            whole, entry = _difference(todo, source)
-            form = shortened(whole, todo.config, source.name)
-            for part in form.parts.values():
-                write_tensor(stream, part)
-            if form.parts.keys() != {WHOLE}:
-                entry = _stats_of_stored(todo, source, whole, form.whole(), entry)
-            stats[source.name] = entry
+            stats[source.name] = _write(todo, source, stream)
             bar.update(source.size_bytes)
     return stats
+
+
+def _write(todo: DeltaPlan, source: Source, stream: BinaryIO) -> TensorStats:
+    """Append one tensor of Δ. It is in memory until this returns, and no other is."""
+    whole, entry = _difference(todo, source)
+    form = shortened(whole, todo.config, source.name)
+    for part in form.parts.values():
+        write_tensor(stream, part)
+    return entry if form.parts.keys() == {WHOLE} else _stats_of_stored(todo, source, whole, form.whole(), entry)
 
 
 def _difference(todo: DeltaPlan, source: Source) -> tuple[Tensor, TensorStats]:
@@ -282,79 +271,10 @@ def _write_hashes(todo: DeltaPlan, folder: Path, shards: Shards) -> None:
             stream.write(_header(todo, sources, hashes))
 
 
-def parts(todo: DeltaPlan, source: Source) -> Iterator[tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]]:
-    """Δ, φ_VL and the (expert, other) pairs of one tensor, flat, one stretch after the other.
-
-    With `shuffle` the elements of a stretch of Δ, of `PIECE_ELEMENTS` or the whole tensor, change places. Each tensor
-    is read once (twice for several experts) in a thread ahead, into memory of its own: use a stretch before the next.
-    """
-    factors, seed = _factors(todo, source), todo.config.shuffle
-    places = None if seed is None else tensor_generator(seed, source.name)
-    room = torch.empty(PIECE_ELEMENTS, dtype=source.dtype)
-    for start, at in zip(itertools.count(0, PIECE_ELEMENTS), _read(todo, source), strict=False):
-        pairs = [(at[expert], at[other]) for expert, other in _places(todo, source)]
-        delta = room[: pairs[0][0].numel()]
-        if factors is None:
-            torch.sub(*pairs[0], out=delta)
-        else:
-            delta.copy_(mix(factors, pairs))
-        delta[max(0, source.common - start) :] = 0
-        if places is not None:
-            delta = delta[torch.randperm(len(delta), generator=places)]
-        yield delta, at[todo.vlm, source.vlm], pairs
-
-
-Place = tuple[Checkpoint, str]
-"""A tensor: its checkpoint, and its name there."""
-
-
-def _places(todo: DeltaPlan, source: Source) -> list[tuple[Place, Place]]:
-    """Where the two tensors of each difference are."""
-    named = zip(todo.pairs, source.pairs, strict=True)
-    return [((pair.expert, expert), (pair.other, other)) for pair, (expert, other) in named]
-
-
-def _wanted(todo: DeltaPlan, source: Source) -> list[Place]:
-    """All that one tensor of Δ needs, each once: φ_VL's first."""
-    return list(dict.fromkeys([(todo.vlm, source.vlm), *itertools.chain(*_places(todo, source))]))
-
-
-def _read(todo: DeltaPlan, source: Source) -> Iterator[dict[Place, Tensor]]:
-    """The same stretch of every tensor that one tensor of Δ needs; what is needed twice is read once.
-
-    Rows that not all models have are φ_VL's in each.
-    """
-    wanted, left = _wanted(todo, source), source.common
-    read = (model.pieces(name, PIECE_ELEMENTS) for model, name in wanted)
-    whole = math.prod(source.shape)
-    for stretch in ahead(zip(*(of_length(stream, PIECE_ELEMENTS, whole) for stream in read), strict=True)):
-        for piece in stretch[1:]:
-            piece[max(0, left) :] = stretch[0][max(0, left) :]
-        left -= len(stretch[0])
-        yield dict(zip(wanted, stretch, strict=True))
-
-
-def _factors(todo: DeltaPlan, source: Source) -> list[float] | None:
-    """The factors of several experts; None where Δ is one raw difference."""
-    if not todo.config.experts:
-        return None
-    places = _places(todo, source)
-    norms = [[distance(at[expert], at[other]) for expert, other in places] for at in _read(todo, source)]
-    return mixing_factors([math.hypot(*some) for some in zip(*norms, strict=True)], [p.weight for p in todo.pairs])
-
-
-def mix(factors: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Σ fᵢ (φᵢ − φ_other,ᵢ) in float32 (float64 for float64 tensors), of one stretch."""
-    mixed = torch.zeros_like(pairs[0][0], dtype=torch.promote_types(pairs[0][0].dtype, torch.float32))
-    for factor, (expert, other) in zip(factors, pairs, strict=True):
-        mixed += factor * (expert.to(mixed.dtype) - other.to(mixed.dtype))
-    return mixed
-
-
 def _require_finite(todo: DeltaPlan, source: Source, sums: Tensor) -> None:
     if sums.isfinite().all():
         return
-    for checkpoint, name in _wanted(todo, source):
+    for checkpoint, name in wanted(todo, source):
         require_finite(checkpoint, name)
     raise CheckpointError(f"'{source.name}': the difference overflows {source.dtype}; the checkpoints do not fit")
 

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from drift.config.models import DeltaConfig, ExpertConfig, MergeConfig
 from drift.ground.artifacts import content_sha256, read_json, read_provenance, write_json, write_provenance
 from drift.ground.errors import CheckpointError, ConfigError, DataError, DriftError, PriorError
-from drift.weights.delta.delta import SHARD_BYTES, compute_delta, mixing_factors, part_sums, parts, stats_from_sums
+from drift.weights.delta.delta import SHARD_BYTES, compute_delta, part_sums, stats_from_sums
 from drift.weights.delta.deltafile import layer_table, load_delta, projection
+from drift.weights.delta.stretches import mixing_factors, parts
 from drift.weights.merging.merge import merge
 from drift.weights.pairing import plan, sampled_cosine
 from drift.weights.storage.checkpoints import Checkpoint, fingerprint

@@ -97,7 +97,7 @@ def test_delta_is_of_the_rows_that_all_have(
 def test_stretches_end_where_they_may(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expert = with_rows(family.expert, tmp_path / "e", 60)
     computed(family, tmp_path / "one", expert=expert)
-    for module in ("delta.delta", "pairing"):
+    for module in ("delta.delta", "delta.stretches", "pairing"):
         monkeypatch.setattr(f"drift.weights.{module}.PIECE_ELEMENTS", 77)
     computed(family, tmp_path / "two", expert=expert)
     one, two = (load_file(tmp_path / name / "delta.safetensors") for name in ("one", "two"))
