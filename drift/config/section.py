@@ -81,7 +81,8 @@ def _one_line(section: type[BaseModel], error: ValidationError, where: str) -> s
     parts = [str(part) for part in first["loc"]]
     key = ".".join(filter(None, [where, *_without_tags(section, first["loc"])])) or section.__name__.lower()
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key{suggest(parts[-1], _keys_at(section, first['loc'][:-1]))}"
+        remedy = _elsewhere(section, parts[-1]) or suggest(parts[-1], _keys_at(section, first["loc"][:-1]))
+        return f"{key}: unknown key{remedy}"
     if first["type"] == "union_tag_not_found":
         return f"{key}.kind: required, but not set; known: local, vllm, endpoint"
     if first["type"] == "missing":
@@ -113,6 +114,23 @@ def _keys_at(section: type[BaseModel], location: tuple[int | str, ...]) -> list[
         else:
             current = {model for model in current if part in _kinds(model)} or current
     return [field.alias or name for model in current for name, field in model.model_fields.items()]
+
+
+def _elsewhere(section: type[BaseModel], wrong: str) -> str:
+    """`; did you mean 'train.learning_rate'?`, for a key that is there in another place; the highest three."""
+    found = sorted(_paths_to(section, wrong), key=lambda path: path.count("."))[:3]
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def _paths_to(section: type[BaseModel], key: str) -> typing.Iterator[str]:
+    """Where sections have the key, dotted; what has a name of the user's is NAME."""
+    for name, field in section.model_fields.items():
+        own = field.alias or name
+        if own == key:
+            yield own
+        inside = f"{own}.NAME" if "dict[" in str(field.annotation) else own
+        for model in sorted(_models_in(field.annotation), key=lambda one: one.__name__):
+            yield from (f"{inside}.{path}" for path in _paths_to(model, key))
 
 
 def _models_in(annotation: Any) -> set[type[BaseModel]]:
