@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import product
 
 CHAIN = "chain"
-"""In the parameter of `inputs` on a cluster: the whole configuration, for MLflow. That step is never cached anyway."""
+"""In the parameter of `inputs` on a cluster, for MLflow: the whole configuration but `runs`, the submitter's folder.
+That step is never cached anyway."""
 PER_ARM = ("arm", "answer_arm", "evaluate_arm")
 SHARDED: Mapping[str, str] = {"generate": "generate", "answer_vlm": "evaluate", "answer_arm": "evaluate"}
 """The section whose `shards` say how many tasks a step has."""

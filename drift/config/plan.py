@@ -171,7 +171,7 @@ def plan(config: Config, *, local: bool = True, store: str = "", codes: Mapping[
     asked = ChampionStep(model=config.register_.model, starts=models.start_at_champion)
     decided = GateStep(model=config.register_.model, **config.gate.model_dump())
     steps = {
-        "inputs": parameter("inputs", outside, dict, **({} if local else {CHAIN: _content(config)})),
+        "inputs": parameter("inputs", outside, dict, **({} if local else {CHAIN: _content(config, "runs")})),
         "ingest": parameter("ingest", config.ingest, lambda: pool_inputs(config.ingest)),
         "generate": parameter("generate", config.generate, lambda: _teacher(config)),
         "curate": parameter("curate", curate, lambda: curate_inputs(curate)),
@@ -223,8 +223,8 @@ def merged_experts(config: Config) -> list[tuple[str, str]]:
     return [(f"arms.{name}.merge.experts", own) for name, merge in merges.items() for own in merge.experts if own]
 
 
-def _content(section: Section) -> dict[str, Any]:
-    return section.model_dump(mode="json", by_alias=True)
+def _content(section: Section, *without: str) -> dict[str, Any]:
+    return section.model_dump(mode="json", by_alias=True, exclude=set(without))
 
 
 def _json(content: Any) -> str:
