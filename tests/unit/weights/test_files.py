@@ -24,7 +24,7 @@ import peft  # isort: skip  # after tiny_models has made torchvision importable
 from transformers import Qwen2ForCausalLM  # isort: skip
 
 UP = "model.layers.1.mlp.up_proj.weight"
-NUMBER = "model.layers.0.mlp.scale_proj"
+NUMBER = "model.layers.0.mlp.up_proj.bias"
 
 
 @pytest.fixture(scope="module")
