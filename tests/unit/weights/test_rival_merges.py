@@ -330,7 +330,7 @@ def test_the_last_part_that_a_tensor_is_in_gives_its_weights() -> None:
     [
         ({"modules": ["re:q_norm"]}, "parts.0.modules: 're:q_norm' selects no tensor"),
         ({"layers": "1,7"}, "parts.0.layers: '1,7' names layer 7, but the decoder has layers 0-2"),
-        ({"modules": ["norm"], "layers": "0"}, "parts.0.modules: 'norm' selects no tensor"),
+        ({"modules": ["norm"], "layers": "0"}, "parts.0.modules: 'norm' finds none of its names"),
     ],
 )
 def test_a_part_that_selects_nothing_is_an_error(part: dict[str, object], line: str) -> None:
