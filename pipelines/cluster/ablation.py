@@ -68,6 +68,8 @@ def found(ablation: Ablation, records: Records) -> dict[Key, Found]:
     for raw, steps in records.configured():
         told = {arm: one for arm, one in _identities(raw).items() if one in wanted}
         known.note(told, partial(_scores, records, steps, folder), _failures(steps))
+        if wanted <= known.scores.keys():
+            break  # each run costs requests, and a server may have thousands
     return {
         (cell.name, row): known.found(identities[cell.name][arm])
         for cell in ablation.cells

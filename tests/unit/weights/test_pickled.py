@@ -152,29 +152,26 @@ def test_code_in_the_file_is_refused_and_not_run(pickled: Path, tmp_path: Path) 
     assert not (tmp_path / "was run").exists()
 
 
-def compressed(file: Path) -> None:
+def rewritten(file: Path, method: int = zipfile.ZIP_STORED, byteorder: bytes | None = None) -> None:
+    """Its entries written anew by zipfile, one of them changed where that is given."""
     with zipfile.ZipFile(file) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in entries.items():
-            archive.writestr(name, content)
+            archive.writestr(name, byteorder if byteorder and name.endswith("/byteorder") else content)
+
+
+def compressed(file: Path) -> None:
+    rewritten(file, zipfile.ZIP_DEFLATED)
 
 
 def packed_anew(file: Path) -> None:
     """Not compressed, but no tensor where torch expects it, which reckons places and does not look."""
-    with zipfile.ZipFile(file) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
+    rewritten(file)
 
 
 def of_the_other_order(file: Path) -> None:
-    with zipfile.ZipFile(file) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, b"big" if name.endswith("/byteorder") else content)
+    rewritten(file, byteorder=b"big")
 
 
 def cut(file: Path) -> None:
