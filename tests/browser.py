@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,23 @@ class Page:
 
     def frame(self) -> Page:
         """The one frame in it that has a process of its own, as sandboxed ones do."""
-        self.until("document.querySelector('iframe') !== null")
-        (frame,) = (one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "iframe")
-        return Page(f"{self._address.rpartition('/')[0]}/{frame['targetId']}")
+        # The element is there before its process is
+        self._wait(lambda: self._frames() != [], "a frame")
+        (frame,) = self._frames()
+        return Page(f"{self._address.rpartition('/')[0]}/{frame}")
+
+    def _frames(self) -> list[str]:
+        targets = self.send("Target.getTargets")["targetInfos"]
+        return [one["targetId"] for one in targets if one["type"] == "iframe"]
 
     def until(self, expression: str) -> None:
         """Wait for an expression to be true."""
+        self._wait(lambda: self.run(expression) is True, expression)
+
+    def _wait(self, true: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + SECONDS
-        while self.run(expression) is not True:
-            assert time.monotonic() < deadline, f"never {expression}: {self.faults}"
+        while not true():
+            assert time.monotonic() < deadline, f"never {what}: {self.faults}"
             time.sleep(0.05)
 
     def close(self) -> None:
