@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +18,14 @@ from drift.config.chain import Config
 from drift.config.data import CurateConfig
 from drift.config.models import DeltaConfig, ModelsConfig, split_base
 from drift.config.section import Section, validate
-from drift.ground.errors import ConfigError
+from drift.ground.errors import CheckpointError, ConfigError
 from drift.ground.findings import Noted
 from drift.planning.beginning.examples import First, here, shipped
 from drift.planning.beginning.rows import Rows, look
 from drift.planning.outside import check_model
 from drift.planning.sizing import Weights, count, headers, per_rank
 from drift.weights.pairing import plan
+from drift.weights.storage.hub import outline
 
 TEMPLATE = "first.yaml.jinja"
 PUBLISHED = "data/LMUData"
@@ -68,24 +70,42 @@ def first(asked: Asked, out: Path) -> First:
 
 
 def _models(models: ModelsConfig) -> tuple[list[str], Weights | None]:
-    """What was seen of the checkpoints; their sizes where both lie here. Nothing is downloaded."""
+    """What was seen of the checkpoints, and their sizes: from headers, of the hub's too. Nothing else is downloaded."""
     notes = []
     for key, reference in (("models.vlm", models.vlm), ("models.expert", models.expert)):
         try:
             check_model(key, reference)
         except Noted as noted:
             notes.append(str(noted))
-    if not all(Path(split_base(one)[0]).expanduser().is_dir() for one in (models.vlm, models.expert)):
-        return [*notes, "models: from the hub, not downloaded; `drift plan` reads their headers"], None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            here = [_here(one, Path(folder)) for one in (models.vlm, models.expert)]
+            weights = _sizes(ModelsConfig(vlm=here[0], expert=here[1]))
+        except Noted as noted:
+            return [*notes, f"{noted}; whether the models fit together is not known yet"], None
+        except CheckpointError as error:  # says where the outline lay
+            raise CheckpointError(str(error).replace(f"{folder}/", "")) from error
+    fit = "models: they fit"
+    return [*notes, f"{fit}; {_billions(weights.trained)} of {_billions(weights.total)} weights train"], weights
+
+
+def _here(reference: str, folder: Path) -> str:
+    """A model that lies here, or what its headers on the hub say."""
+    adapter, base = split_base(reference)
+    if Path(adapter).expanduser().is_dir():
+        return reference
+    if base:
+        raise Noted(f"'{reference}': an adapter on the hub")
+    return str(outline(reference, folder))
+
+
+def _sizes(models: ModelsConfig) -> Weights:
+    """Raises CheckpointError if the models do not fit together."""
     plan(DeltaConfig(), expert=models.expert, vlm=models.vlm, base=None)
     opened = headers(models)
     if opened is None:
-        return notes, None
-    weights = count(*opened, freeze_vision=True)
-    return [
-        *notes,
-        f"models: they fit; {_billions(weights.trained)} of {_billions(weights.total)} weights train",
-    ], weights
+        raise Noted("how large the models are cannot be read")
+    return count(*opened, freeze_vision=True)
 
 
 def _billions(number: int) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from drift.cli.app import main
 from drift.config.chain import Config
 from drift.config.file import load
 from drift.planning.beginning.examples import EXAMPLES, SHIPPED
+from drift.planning.rehearsal import ASSETS
+from tests.end_to_end.chain import DRIFT
+from tests.hub_server import hub_server
 from tests.tiny_models import Family, tiny_family, tiny_llm
 from tests.unit.cli.test_models import Terminal
 
@@ -169,6 +174,26 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_written(
     data = written(rows(question="problem", answer="answer", image="image"))
     code, _, error = drift("init", "--vlm", str(family.vlm), "--expert", str(other), "--data", data, *FLAGS)
     assert code == 2 and "layers" in error and not Path("drift.yaml").exists()
+
+
+def test_of_models_on_the_hub_it_reads_headers_and_not_the_weights(tmp_path: Path) -> None:
+    for name in ("vlm", "expert"):
+        shutil.copytree(ASSETS / name, tmp_path / "hub" / "tiny" / name)
+    data = written(rows(question="problem", answer="answer", image="image"))
+    with hub_server(tmp_path / "hub") as (address, sent):
+        hub = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+        begun, swapped = (
+            subprocess.run(
+                [*DRIFT, "init", "--vlm", vlm, "--expert", expert, "--data", data, *FLAGS, "--out", f"{out}.yaml"],
+                env=hub, capture_output=True, text=True, timeout=120,
+            )
+            for vlm, expert, out in (("tiny/vlm", "tiny/expert", "right"), ("tiny/expert", "tiny/vlm", "wrong"))
+        )  # fmt: skip
+    assert begun.returncode == 0 and "models: they fit; 139,200 of 292,240 weights train" in begun.stdout, begun.stderr
+    assert swapped.returncode == 2 and not Path("wrong.yaml").exists()
+    assert swapped.stderr.splitlines()[-1].startswith("drift: tiny/expert: given as the VLM, but a text model")
+    assert sent["model.safetensors"] == 4 * 100_001, "the first 100 kB of two files, twice"
+    assert load("right.yaml").models.vlm == "tiny/vlm"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
