@@ -80,11 +80,11 @@ seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (abo
 	$(PYTHON) -m venv .venv
 	$(PIP) torch==2.13.0
 	$(PIP) --no-deps torchvision==0.28.0
-	$(PIP) -e '.[cluster]'
+	$(PIP) --config-settings editable_mode=compat -e '.[cluster]'
 	@touch $@
 
 .venv/dev: .venv/run
-	$(PIP) -e '.[cluster,train,dev]'
+	$(PIP) --config-settings editable_mode=compat -e '.[cluster,train,dev]'
 	@touch $@
 
 # The extra `docs` alone: a site needs none of what drift needs
