@@ -25,6 +25,7 @@ LABELLED = --build-arg COMMIT=$(shell git rev-parse HEAD) --build-arg PIP_ARGS="
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
+	@command -v drift >/dev/null || echo "drift is $(BIN)/drift here; by its name after: . $(BIN)/activate"
 
 test: .venv/dev  ## the proof but for the slowest whole chains; no root, no services; 6 minutes on two cores
 	$(PYTEST) -m "not slow"
@@ -77,6 +78,7 @@ seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (abo
 
 .venv/run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip' || { echo "python3 lacks venv: apt-get install python3-venv"; exit 2; }
+	@echo "PyTorch and all that drift needs go into .venv: some minutes, without a word"
 	$(PYTHON) -m venv .venv
 	$(PIP) torch==2.13.0
 	$(PIP) --no-deps torchvision==0.28.0
