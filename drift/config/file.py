@@ -150,8 +150,10 @@ def load_section(
 ) -> SectionType:
     """One section for a single step: of the file ``path`` if there is one, then ``given``, then the overrides.
 
-    ``given`` holds what the command line's own options set; entries that are None do not count.
+    ``given`` holds what the command line's own options set; entries that are None do not count. An override may be
+    written as in a whole configuration, with the section in front.
     """
+    overrides = [one.removeprefix(f"{key}.") for one in overrides]
     tree = OmegaConf.create({}) if path is None else (read_yaml(path).get(key) or OmegaConf.create({}))
     tree = overridden(OmegaConf.merge(tree, _without_none(given)), overrides)
     return validate(section, OmegaConf.to_container(tree, resolve=True), where=key)

@@ -88,6 +88,14 @@ class Reading:
     rejects: list[Row] = field(default_factory=list)
     taken: dict[str, Taken] = field(default_factory=dict)
 
+    def examples(self) -> str:
+        """Each reason with its number and its first row."""
+        first = {reject["reason"]: reject for reject in reversed(self.rejects)}
+        return "; ".join(
+            f"{reason} {count}, such as row {first[reason]['row']}: {first[reason]['detail']}"
+            for reason, count in self.reasons().items()
+        )
+
     def reasons(self) -> dict[str, int]:
         """Rejected rows by reason, in alphabetical order."""
         return dict(sorted(Counter(reject["reason"] for reject in self.rejects).items()))
@@ -188,8 +196,8 @@ def _require_enough(config: IngestConfig, reading: Reading, key: str) -> None:
         raise DataError(f"{key}: '{called}': none of {reading.read} rows can be used ({counts}); the first: {first}")
     if rejected > config.max_rejected * reading.read:
         raise DataError(
-            f"ingest.max_rejected: {rejected} of {reading.read} rows of '{called}' rejected ({counts}), more "
-            f"than the share {config.max_rejected:g}; repair the rows or raise ingest.max_rejected"
+            f"ingest.max_rejected: {rejected} of {reading.read} rows of '{called}' rejected, more than the share "
+            f"{config.max_rejected:g} ({reading.examples()}); repair the rows or raise ingest.max_rejected"
         )
 
 

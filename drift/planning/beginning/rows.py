@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from drift.config.data import IngestConfig
@@ -26,6 +27,7 @@ NAMES = {
     "choices_column": ("choices", "options"),
 }
 """What people call them, the likeliest first."""
+TABLES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
 FLAGS = {"problem_column": "--question", "answer_column": "--answer", "image_column": "--image"}
 
 
@@ -51,7 +53,8 @@ def look(source: str, named: dict[str, str]) -> Rows:
     reading = Reading()
     usable = len(list(read_problems(config, reading, KEY)))
     whole = validate(IngestConfig, keys, where="ingest")
-    return Rows(keys, count_problems(whole), _said(reading, usable), _brings_chains(config))
+    said = _said(reading, usable, whole.max_rejected)
+    return Rows(keys, count_problems(whole), said, _brings_chains(config))
 
 
 def _columns(source: str, columns: Sequence[str], named: dict[str, str]) -> dict[str, str]:
@@ -61,14 +64,18 @@ def _columns(source: str, columns: Sequence[str], named: dict[str, str]) -> dict
     if form != "columns" and not named and not found["choices_column"]:
         own = {"image_column": found["image_column"]}
         return {key: name for key, name in own.items() if name and name not in ("image", "images")}
-    for key, flag in FLAGS.items():
-        if not found[key]:
-            raise ConfigError(
-                f"ingest.{key}: no column of '{source}' is called {', '.join(NAMES[key])}; it has "
-                f"{', '.join(columns)}: name one with {flag} COLUMN"
-            )
+    if missing := [key for key in FLAGS if not found[key]]:
+        raise _not_named(source, columns, missing)
     plain = {"problem_column": ("problem",), "answer_column": ("answer",), "image_column": ("image", "images")}
     return {key: name for key, name in found.items() if name and name not in plain.get(key, ())}
+
+
+def _not_named(source: str, columns: Sequence[str], missing: Sequence[str]) -> ConfigError:
+    sought = "; ".join(f"ingest.{key}: no column of '{source}' is called {', '.join(NAMES[key])}" for key in missing)
+    flags = " ".join(f"{FLAGS[key]} COLUMN" for key in missing)
+    tables = sorted(path.name for path in Path(source).glob("*.*") if path.suffix in TABLES)
+    instead = f", or give a file of it: {', '.join(tables)}" if tables else ""
+    return ConfigError(f"{sought}; it has {', '.join(columns)}: say {flags}{instead}")
 
 
 def _named(names: Sequence[str], columns: Sequence[str]) -> str | None:
@@ -77,9 +84,11 @@ def _named(names: Sequence[str], columns: Sequence[str]) -> str | None:
     return next((by_name[name] for name in names if name in by_name), None)
 
 
-def _said(reading: Reading, usable: int) -> str:
+def _said(reading: Reading, usable: int, limit: float) -> str:
     reasons = "".join(f", {count} rejected ({reason})" for reason, count in reading.reasons().items())
-    return f"of the first {reading.read} rows {usable} are problems{reasons}"
+    stops = len(reading.rejects) > limit * reading.read
+    more = f"; a run stops at more than ingest.max_rejected: {limit:g}" if stops else ""
+    return f"of the first {reading.read} rows {usable} are problems{reasons}{more}"
 
 
 def _brings_chains(config: IngestConfig) -> bool:

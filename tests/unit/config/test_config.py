@@ -82,7 +82,9 @@ def test_the_schema_describes_every_field_of_the_first_level():
 
 
 def test_a_single_step_takes_options_over_the_file_and_overrides_over_options():
-    section = load_section(TrainConfig, "train", MINIATURE, ["epochs=2"], {"epochs": 5, "learning_rate": 0.125})
+    overrides = ["train.epochs=2"]  # with its section, as in a whole configuration and in messages, or without
+    section = load_section(TrainConfig, "train", MINIATURE, overrides, {"epochs": 5, "learning_rate": 0.125})
+    assert load_section(TrainConfig, "train", None, ["epochs=2"], {}).epochs == 2
     assert (section.epochs, section.learning_rate, section.per_device_batch_size) == (2, 0.125, 16)
 
 

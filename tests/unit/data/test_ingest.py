@@ -192,7 +192,7 @@ BAD = {
         lambda path: {
             "source": str(write_pool(path / "p.parquet", [pool_row(0), pool_row(1), pool_row(2, answer="")]))
         },
-        r"ingest.max_rejected: 1 of 3 rows .*\(empty_answer 1\), more than the share 0.1",
+        r"ingest.max_rejected: 1 of 3 rows .*, more than the share 0.1 \(empty_answer 1, such as row 2: ",
     ),
     "unknown dataset": (lambda path: {"source": "nobody/nothing-here"}, "nobody/nothing-here' .split 'train'. is no"),
 }

@@ -167,6 +167,23 @@ def test_what_cannot_be_used_is_one_line_and_no_file(
     assert not Path("drift.yaml").exists()
 
 
+def test_of_a_folder_of_pictures_its_table_and_all_columns_that_are_missing_are_named_at_once(
+    drift: Terminal, family: Family
+) -> None:
+    Path("photos/rows.json").write_text(json.dumps(rows(question="frage", answer="antwort", image="image")))
+    code, _, error = drift("init", *models(family), "--data", "photos", *FLAGS)
+    last = error.splitlines()[-1]
+    assert code == 2 and last.startswith("drift: ingest.problem_column: no column of 'photos' is called problem, ")
+    assert last.endswith("it has image: say --question COLUMN --answer COLUMN, or give a file of it: rows.json")
+
+
+def test_rows_that_would_stop_a_run_are_told_with_the_limit(drift: Terminal, family: Family) -> None:
+    entries = rows(question="problem", answer="answer", image="image")
+    data = written(entries + entries[:9])
+    said = drift("init", *models(family), "--data", data, *FLAGS)[1]
+    assert "9 rejected (duplicate); a run stops at more than ingest.max_rejected: 0.1" in said
+
+
 def test_models_that_do_not_fit_are_refused_before_anything_is_written(
     drift: Terminal, family: Family, tmp_path: Path
 ) -> None:
