@@ -7,20 +7,20 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mkdocs.structure.files import File, Files
-
 Tree = dict[str, Any]
+SUFFIX = ".ipynb"
 _DRESS = re.compile(r"<style scoped>.*?</style>| border=\"1\" class=\"dataframe\"| style=\"[^\"]*\"", re.DOTALL)
 
 
-class Notebook(File):
-    def is_documentation_page(self) -> bool:
-        return True
-
-
-def on_files(files: Files, config: Any, **_: Any) -> Files:
+def on_files(files: Any, config: Any, **_: Any) -> Any:
     """Take every notebook for a page; mkdocs would copy it as it is."""
-    for file in [one for one in files if one.src_uri.endswith(".ipynb")]:
+    from mkdocs.structure.files import File
+
+    class Notebook(File):
+        def is_documentation_page(self) -> bool:
+            return True
+
+    for file in [one for one in files if one.src_uri.endswith(SUFFIX)]:
         files.remove(file)
         files.append(Notebook(file.src_uri, file.src_dir, file.dest_dir, file.use_directory_urls))
     return files
@@ -28,9 +28,7 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
 
 def on_page_read_source(page: Any, config: Any, **_: Any) -> str | None:
     """The Markdown of a notebook; None for any other page, which mkdocs then reads itself."""
-    if not isinstance(page.file, Notebook):
-        return None
-    return markdown(json.loads(page.file.content_string))
+    return markdown(json.loads(page.file.content_string)) if page.file.src_uri.endswith(SUFFIX) else None
 
 
 def markdown(notebook: Tree) -> str:
@@ -49,7 +47,7 @@ def _output(output: Tree) -> str:
     """A picture or a table where there is one, else text."""
     held = output.get("data", {})
     if "image/png" in held:
-        return f"![what the code above draws](data:image/png;base64,{''.join(held['image/png']).replace(chr(10), '')})"
+        return f"![what the code above draws](data:image/png;base64,{''.join(''.join(held['image/png']).split())})"
     if "text/html" in held:
         return _DRESS.sub("", "".join(held["text/html"]))
     return f"```text\n{''.join(held.get('text/plain', output.get('text', ''))).rstrip()}\n```"
