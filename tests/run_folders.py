@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,10 +63,27 @@ def _do(cache: Path, run: RunFolder, step: str, arm: str) -> None:
     if step == "gate":
         write_json(output / "gate.json", {"candidate": "drift", "passed": True})
     (folder / "log.txt").write_text("said")
-    key = step_key(run.run_id, step, arm)
-    write_json(folder / "metrics", {"step": step, "arm": arm, "key": key, "seconds": 2.0})
-    _tell(run, step, arm, event="ended", status="FINISHED")
+    key = _end(run, step, arm)
     LocalCache(str(cache)).put(key.replace("/", "-"), {"out": dsl.Artifact(uri=str(output))})
+
+
+def _end(run: RunFolder, step: str, arm: str) -> str:
+    """Record that a task ended well; its key."""
+    key = step_key(run.run_id, step, arm)
+    write_json(task_folder(run.path, step, arm) / "metrics", {"step": step, "arm": arm, "key": key, "seconds": 2.0})
+    _tell(run, step, arm, event="ended", status="FINISHED")
+    return key
+
+
+def measured_run(runs: Path, outputs: Mapping[tuple[str, str], Mapping[str, Path]]) -> RunFolder:
+    """A run that finished, with copies of the given outputs of its tasks, by step and arm."""
+    runs.mkdir()
+    run = create_run(runs, "measured", "abc").mark("finished")
+    for (step, arm), made in outputs.items():
+        for name, folder in made.items():
+            shutil.copytree(folder, task_folder(run.path, step, arm) / name)
+        _end(run, step, arm)
+    return run
 
 
 def still_cached(runs: Path, run: RunFolder, step: str, arm: str = "") -> bool:

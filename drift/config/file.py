@@ -24,7 +24,10 @@ NAMED = ("arms", "deltas", "evaluate.benchmarks")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read, merge and validate a configuration file. Raises ConfigError, one line."""
+    """Read, merge and validate a configuration file; ``overrides`` are `dotted.key=value`, over the file's.
+
+    Raises ConfigError, one line that names the key.
+    """
     return validate(Config, read_raw(path, overrides))
 
 

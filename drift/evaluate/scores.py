@@ -103,6 +103,7 @@ class Scores:
         return any(score.judge for score in self.benchmarks.values())
 
     def role(self, role: Role) -> Mean | None:
+        """The mean of a role's columns, in percent; None without a benchmark of it."""
         return self.reasoning if role == "reasoning" else self.perception
 
     def columns(self, role: Role | None = None) -> dict[str, Mean]:

@@ -72,7 +72,10 @@ def adapters(vlm: Checkpoint, expert: Checkpoint, lora: LoraConfig) -> int:
 
 
 def memory_of(config: Config, models: tuple[Checkpoint, Checkpoint] | None) -> list[Memory]:
-    """Of the configuration's own VLM, trained in full; empty where its `headers` cannot be read."""
+    """Bytes per rank and ZeRO stage of training the configuration's own VLM in full: weights, gradients, optimizer.
+
+    ``models``: φ_VL and the expert. Empty where they are None, since their `headers` cannot be read.
+    """
     return memory(count(*models, freeze_vision=config.train.freeze_vision)) if models else []
 
 
@@ -116,6 +119,6 @@ class Disk:
 
 
 def disk_of(config: Config, vlm: Checkpoint | None) -> Disk:
-    """What a run needs and finds; ``vlm`` is None where its headers cannot be read."""
+    """Bytes that a run writes and finds free; ``vlm`` is φ_VL, None where its headers cannot be read."""
     writes = disk_bytes(config, vlm) if vlm else None
     return Disk(config.runs, writes, free_below(Path(config.runs))[1])

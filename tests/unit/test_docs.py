@@ -24,7 +24,8 @@ from tests.world import EXPERT, VLM, training_set
 PAGE = Path("docs/prior.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
-PAGES = [Path("README.md"), Path("CONTRIBUTING.md"), Path("CHANGELOG.md"), *sorted(Path("docs").rglob("*.md"))]
+SITE = sorted(page for page in Path("docs").rglob("*") if page.suffix in (".md", ".ipynb"))
+PAGES = [Path("README.md"), Path("CONTRIBUTING.md"), Path("CHANGELOG.md"), *SITE]
 BESIDE = [*sorted(Path("configs").rglob("*.yaml")), *sorted(Path("docker").rglob("Dockerfile"))]
 WINGS = {folder.name for folder in Path("drift").iterdir() if (folder / "__init__.py").is_file()}
 PLACES = re.compile(
@@ -144,8 +145,8 @@ def test_a_make_target_that_is_shown_exists(page):
 
 
 def test_every_page_has_its_one_place_on_the_site():
-    places = re.findall(r": (\S+\.md)$", text(Path("mkdocs.yml")), re.MULTILINE)
-    assert sorted(places) == sorted(str(page.relative_to("docs")) for page in Path("docs").rglob("*.md"))
+    places = re.findall(r": (\S+\.(?:md|ipynb))$", text(Path("mkdocs.yml")), re.MULTILINE)
+    assert sorted(places) == sorted(str(page.relative_to("docs")) for page in SITE)
 
 
 def test_a_link_to_a_file_that_is_not_on_the_site_becomes_its_path():

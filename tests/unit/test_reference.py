@@ -1,5 +1,10 @@
-"""The reference: every key from the schema, every command from typer. `make golden` writes it into docs/reference/."""
+"""The reference: every key from the schema, every command from typer, every public name from the faces.
 
+`make golden` writes it into docs/reference/.
+"""
+
+import importlib
+import inspect
 import json
 import os
 import re
@@ -13,6 +18,7 @@ import typer
 import drift.cli.app  # noqa: F401  # every command
 from drift.cli.options import app
 from drift.config.file import schema
+from tests.unit.test_interface import FACES, names_of
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 SCHEMA = schema()
@@ -207,3 +213,38 @@ def test_the_reference_of_commands_is_their_help() -> None:
             lines += ["| option | |", "|---|---|"]
             lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
     held("commands.md", "\n".join([*lines, ""]))
+
+
+# ---------------------------------------------------------------------------------------------- Python
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_every_public_name_says_what_it_is(face: str) -> None:
+    wing = importlib.import_module(f"drift.{face}")
+    texts = {name: getattr(wing, name).__doc__ or "" for name in names_of(face)}
+    written_by_dataclass = {name: text for name, text in texts.items() if text.startswith(f"{name}(")}
+    assert [name for name in texts if not texts[name] or name in written_by_dataclass] == []
+
+
+def shown(face: str, name: str) -> list[str]:
+    """What mkdocstrings takes for a name; sections of a configuration without their keys, which have a page."""
+    section = face == "config" and name.endswith("Config")
+    return [f"::: drift.{face}.{name}", *(["    options: {members: false, show_bases: false}"] if section else []), ""]
+
+
+def test_the_reference_of_python_has_every_public_name_of_every_face() -> None:
+    lines = [
+        "# From Python",
+        "",
+        "Written by `make golden` from the faces of the wings (`drift/*/__init__.pyi`). What stands here is imported",
+        "from where it stands, `from drift.prior import Prior`, and changes only with a line in the CHANGELOG; all",
+        "else may change without one. On the site (`make site`) each name has its signature and what it says of",
+        "itself. What the keys of a section of `drift.config` mean: [every key](configuration.md). Two notebooks use",
+        "some of it: [the prior in a loop](../notebooks/prior_in_a_loop.ipynb) and [a run's",
+        "results](../notebooks/read_a_run.ipynb).",
+    ]
+    for face in FACES:
+        summary = inspect.getdoc(importlib.import_module(f"drift.{face}")).partition("\n")[0]
+        lines += ["", f"## drift.{face}", "", summary, ""]
+        lines += [line for name in names_of(face) for line in shown(face, name)][:-1]
+    held("python.md", "\n".join([*lines, ""]))
