@@ -70,6 +70,9 @@ def _check_packages(config: TrainConfig) -> None:
         )
     if (key := _in_few_bits(config)) and _lacks("bitsandbytes"):
         raise ConfigError(f"{key} needs bitsandbytes, which is not installed; pip install bitsandbytes, or change it")
+    for key, asked, package in (("lora", config.lora, "peft"), ("deepspeed", config.deepspeed, "deepspeed")):
+        if asked and _lacks(package):
+            raise ConfigError(f"train.{key} needs {package}, which is not installed; pip install 'drift-mllm[train]'")
 
 
 def _check_gpu(config: TrainConfig) -> None:

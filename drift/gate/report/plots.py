@@ -35,7 +35,9 @@ def intervals(rows: Sequence[tuple[str, Mean]], least: float, role: str, candida
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(f"{role}, percent right")
         axes.grid(axis="x", color="#eee")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.5 / (0.3 * len(rows))), fontsize=9)
+        figure = axes.figure
+        assert isinstance(figure, Figure)
+        figure.legend(loc="outside lower center", fontsize=9)
 
     return svg(draw, width=5.6, height=1.2 + 0.3 * len(rows))
 

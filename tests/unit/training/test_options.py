@@ -45,6 +45,8 @@ def run(data, out, **changes):
         ({"optimizer": "adamw_8bit"}, "train.optimizer: adamw_8bit needs bitsandbytes, which is not installed; pip "),
         ({"lora": {"base": "4bit"}}, "train.lora.base: 4bit needs bitsandbytes, which is not installed; pip install"),
         ({"liger": True}, "train.liger: true, but the kernels are not installed; pip install 'drift-mllm[liger]'"),
+        ({"lora": {}}, "train.lora needs peft, which is not installed; pip install 'drift-mllm[train]'"),
+        ({"deepspeed": "zero2.json"}, "train.deepspeed needs deepspeed, which is not installed; pip install"),
     ],
 )
 def test_an_option_whose_package_is_not_here_is_refused(changes, said, monkeypatch):
