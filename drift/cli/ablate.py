@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from drift.cli.ablate_view import show_ablation, show_budget, show_submitted
+from drift.cli.ablate_view import show_ablated, show_ablation, show_budget, show_submitted
 from drift.cli.cluster import comes_back
 from drift.cli.options import (
     CHAIN,
@@ -125,7 +125,9 @@ def ablate_table(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for table.md, .csv, .tex and the plots; may exist.")
     ] = None,
-    form: Annotated[Literal["md", "csv", "tex"], typer.Option("--format", help="Of what is printed.")] = "md",
+    form: Annotated[
+        Literal["text", "md", "csv", "tex"], typer.Option("--format", help="Of what is printed; text: for a terminal.")
+    ] = "text",
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Of runs on a cluster, too: from the MLflow at MLFLOW_TRACKING_URI.")
     ] = False,
@@ -136,6 +138,9 @@ def ablate_table(
     from drift.planning.ablation.writing import csv, latex, markdown, write_tables
 
     table = _table(ablation, mlflow=mlflow)
+    if out is None and form == "text":
+        show_ablated(table)
+        return
     if out is None:
         show_text({"md": markdown, "csv": csv, "tex": latex}[form](table).rstrip("\n"))
         return

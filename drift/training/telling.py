@@ -84,6 +84,11 @@ class Curves(TrainerCallback, ExportableState):
             self.times = {int(step): at for step, at in stored["attributes"]["times"]}
         self._last = (time.monotonic(), state.num_input_tokens_seen)
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last step is logged whatever `logging_steps` is: a short training has a loss, too."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """One point of every curve."""
         if "loss" not in logs or not state.is_world_process_zero:
