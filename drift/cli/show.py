@@ -260,7 +260,7 @@ def _width(column: Sequence[str]) -> int:
 def _least(column: Sequence[str], of_numbers: bool) -> int:
     """Characters that a column has to have: a text is folded between its words, down to `FOLDED` and the longest."""
     words = [cell_len(word) for cell in column for word in cell.split()]
-    return _width(column) if of_numbers else min(_width(column), max(FOLDED, *(min(word, WORD) for word in words)))
+    return _width(column) if of_numbers else min(_width(column), max([FOLDED, *(min(word, WORD) for word in words)]))
 
 
 def _grid(columns: Sequence[Sequence[str]], right: Sequence[str]) -> Table:

@@ -10,9 +10,9 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from drift.ground.progress import LINE_SECONDS
 from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 from drift.tracking.telling.live import Live, curves
-from drift.tracking.telling.progress import LINE_SECONDS
 
 allow_cuda_torchvision_on_cpu()  # before transformers, whose trainer imports it
 
