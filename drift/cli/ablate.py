@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,7 +33,7 @@ from drift.config.section import validate
 from drift.ground.errors import ConfigError
 
 if TYPE_CHECKING:
-    from drift.planning.ablation.expansion import Ablation
+    from drift.planning.ablation.expansion import Ablation, Cell
     from drift.planning.ablation.table import Table
 
 ablate_app = typer.Typer(help="Ablations: arms from a grid, over seeds and data, as one table.", no_args_is_help=True)
@@ -84,14 +85,14 @@ def ablate_run(
     need_kubeflow()
     from pipelines.local.ablation import run as run_cells
 
+    count, begun = len(cell or ablation.cells), itertools.count(1)
     with RunView(quiet=shown.silent) as view:
-        results = run_cells(
-            ablation,
-            cells=cell or (),
-            on_event=view.event,
-            on_cell=None if shown.silent else lambda one: view.note(f"cell {one.name}: {len(one.config.arms)} arms"),
-            runner=runner,
-        )
+
+        def tell(one: Cell) -> None:
+            view.note(f"cell {one.name}, {next(begun)} of {count}: {len(one.config.arms)} arms")
+
+        on_cell = None if shown.silent else tell
+        results = run_cells(ablation, cells=cell or (), on_event=view.event, on_cell=on_cell, runner=runner)
     table = _table(ablation)
     show_ablation(ablation, table, results, shown.as_json)
     if any(one.failed for one in results):

@@ -50,6 +50,8 @@ class RunView:
         name = f"{event.step} {event.arm}".strip()
         if event.state == "started":
             self._running[name] = self._live.add_task(name)
+            if self._live.disable and not self._quiet:  # in a log, where an arm may be silent for hours
+                self._live.console.print(f"… {name:<28} started")
             return
         if name in self._running:
             self._live.remove_task(self._running.pop(name))

@@ -37,8 +37,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _row(run: PastRun) -> dict[str, Any]:
-    from pipelines.local.clean import size
     from pipelines.local.difference import verdict
+    from pipelines.local.past import size
 
     scored = {row["label"]: row for row in run.summary["rows"]} if run.summary else {}
     candidate = scored.get(run.summary["candidate"]) if run.summary else None

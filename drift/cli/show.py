@@ -20,12 +20,12 @@ from drift.config.catalog import ROLES
 from drift.ground.artifacts import write_text
 from drift.ground.findings import Finding
 from drift.ground.strict import strict_json
-from drift.tracking.steps import Report
 
 if TYPE_CHECKING:
     from drift.evaluate.evaluation import EvaluateReport
     from drift.gate.outcome import GateReport
     from drift.gate.statistics import Comparison
+    from drift.tracking.steps import Report
     from drift.weights.delta.about import DeltaFacts
     from drift.weights.delta.deltafile import LayerRow
 
