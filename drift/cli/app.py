@@ -48,7 +48,7 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the library does.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what drift and its libraries do.")] = False,
 ) -> None:
     """DRIFT: transfer reasoning from a text expert into a multimodal model."""
     handler = logging.StreamHandler()

@@ -26,6 +26,7 @@ class Bar:
     def __init__(self, what: str, total: int | None, *, done: int = 0, unit: str) -> None:
         scaled: dict[str, Any] = {"unit_scale": True} if unit == "B" else {}
         self.bar = tqdm(total=total, initial=done, desc=what, unit=unit, leave=False, disable=None, **scaled)
+        self._in_a_log = self.bar.disable  # a closed bar is disabled, too
         self._what, self._unit, self._total = what, unit, total
         self._done, self._before = done, done
         self._began = self._line = time.monotonic()
@@ -37,14 +38,14 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
-        if self.bar.disable and self.worth_a_line():
+        if self._in_a_log and self.worth_a_line():
             self._say()
 
     def advance(self, count: int = 1) -> None:
         """So many more are done."""
         self._done += count
         self.bar.update(count)
-        if self.bar.disable and time.monotonic() - self._line > LINE_SECONDS:
+        if self._in_a_log and time.monotonic() - self._line > LINE_SECONDS:
             self._say()
 
     def worth_a_line(self) -> bool:

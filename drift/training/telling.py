@@ -36,6 +36,7 @@ class StepProgress(TrainerCallback):
         self.bar = tqdm(
             total=state.max_steps, initial=self.start, desc="train", unit="step", leave=False, disable=hidden
         )
+        self.in_a_log = self.bar.disable  # a closed bar is disabled, too
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One step further; the loss is that of the last that was logged."""
@@ -58,7 +59,7 @@ class StepProgress(TrainerCallback):
     def _say(self, state: Any) -> None:
         self.told = time.monotonic()
         done = state.global_step - self.start
-        if not (state.is_world_process_zero and self.bar.disable and done):
+        if not (state.is_world_process_zero and self.in_a_log and done):
             return
         seconds = (self.told - self.began) / done
         left = tqdm.format_interval((state.max_steps - state.global_step) * seconds)
