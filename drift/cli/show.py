@@ -201,8 +201,20 @@ def show_gate(report: GateReport, folder: Path, as_json: bool) -> None:
 def show_verdict(candidate: str, passed: bool, checks: Sequence[Mapping[str, Any]]) -> None:
     """Every check of a gate with its reason, and the verdict."""
     for check in checks:
-        out.print(f"  {MARKS['passed' if check['passed'] else 'problem']} {escape(check['detail'])}", soft_wrap=True)
+        _show_sentence(f"  {MARKS['passed' if check['passed'] else 'problem']} ", check["detail"])
     out.print(f"gate: [bold]{escape(candidate)} {'passed' if passed else 'was refused'}[/]", soft_wrap=True)
+
+
+def _show_sentence(head: str, text: str) -> None:
+    """A sentence behind its mark. A terminal folds it between words, under itself: by itself it breaks numbers, too."""
+    if not out.is_terminal:
+        out.print(f"{head}{escape(text)}".rstrip(), soft_wrap=True)
+        return
+    line = Table.grid()
+    line.add_column(no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(head, Text(text))
+    out.print(line)
 
 
 def show_pairs(pairs: Iterable[tuple[str, str]], *, least: int = 0, on: Console = out) -> None:
@@ -293,8 +305,7 @@ def show_findings(findings: Sequence[Finding]) -> None:
     """A line per check: what it saw, a problem with its remedy, or what is worth a note."""
     width = max((len(finding.check) for finding in findings), default=0)
     for finding in findings:
-        line = f"{finding.check:<{width}}  {finding.detail}".rstrip()
-        out.print(f"{MARKS[finding.state]} {escape(line)}", soft_wrap=True)
+        _show_sentence(f"{MARKS[finding.state]} {escape(f'{finding.check:<{width}}')}  ", finding.detail)
     problems = [finding.check for finding in findings if finding.is_problem]
     found = f"{len(problems)} of {len(findings)} checks found a problem: {', '.join(problems)}"
     show_text(found if problems else f"{len(findings)} checks: no problem")

@@ -8,7 +8,7 @@ import pytest
 
 from drift.cli import show
 from drift.cli.app import main
-from drift.cli.show import show_records, show_table
+from drift.cli.show import show_records, show_table, show_verdict
 from drift.config.models import DeltaConfig
 from drift.tracking.models.versions import Version
 from drift.weights.delta.delta import compute_delta
@@ -139,3 +139,17 @@ def test_a_table_of_many_columns_is_several_tables(drift: Terminal, capsys: pyte
         f"{number}.5" for number in range(10)
     ]
     assert max(map(len, lines)) <= NARROW
+
+
+def test_a_terminal_breaks_no_number_of_a_reason(drift: Terminal, capsys: pytest.CaptureFixture[str]) -> None:
+    drift.monkeypatch.setattr(show.out, "width", NARROW)
+    detail = (
+        "Reasoning rose by 69.6 points; with 95% confidence over 60 looks by at least +62.3, above the 5.0 asked for."
+    )
+    show_verdict("drift", True, [{"passed": True, "detail": detail}])
+    assert f"  ✓ {detail}" in capsys.readouterr().out.splitlines(), "one line, elsewhere"
+    drift.monkeypatch.setattr(show.out, "_force_terminal", True)
+    show_verdict("drift", True, [{"passed": True, "detail": detail}])
+    *reason, verdict = capsys.readouterr().out.splitlines()
+    assert len(reason) == 2 and max(map(len, reason)) <= NARROW and verdict == "gate: drift passed"
+    assert " ".join(" ".join(reason).split()) == f"✓ {detail}"
