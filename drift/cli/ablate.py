@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from drift.cli.ablate_view import show_ablation, show_budget, show_submitted
+from drift.cli.ablate_view import show_ablated, show_ablation, show_budget, show_submitted
 from drift.cli.cluster import comes_back
 from drift.cli.options import (
     CHAIN,
@@ -32,7 +33,7 @@ from drift.config.section import validate
 from drift.ground.errors import ConfigError
 
 if TYPE_CHECKING:
-    from drift.planning.ablation.expansion import Ablation
+    from drift.planning.ablation.expansion import Ablation, Cell
     from drift.planning.ablation.table import Table
 
 ablate_app = typer.Typer(help="Ablations: arms from a grid, over seeds and data, as one table.", no_args_is_help=True)
@@ -84,14 +85,14 @@ def ablate_run(
     need_kubeflow()
     from pipelines.local.ablation import run as run_cells
 
+    count, begun = len(cell or ablation.cells), itertools.count(1)
     with RunView(quiet=shown.silent) as view:
-        results = run_cells(
-            ablation,
-            cells=cell or (),
-            on_event=view.event,
-            on_cell=None if shown.silent else lambda one: view.note(f"cell {one.name}: {len(one.config.arms)} arms"),
-            runner=runner,
-        )
+
+        def tell(one: Cell) -> None:
+            view.note(f"cell {one.name}, {next(begun)} of {count}: {len(one.config.arms)} arms")
+
+        on_cell = None if shown.silent else tell
+        results = run_cells(ablation, cells=cell or (), on_event=view.event, on_cell=on_cell, runner=runner)
     table = _table(ablation)
     show_ablation(ablation, table, results, shown.as_json)
     if any(one.failed for one in results):
@@ -125,7 +126,9 @@ def ablate_table(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for table.md, .csv, .tex and the plots; may exist.")
     ] = None,
-    form: Annotated[Literal["md", "csv", "tex"], typer.Option("--format", help="Of what is printed.")] = "md",
+    form: Annotated[
+        Literal["text", "md", "csv", "tex"], typer.Option("--format", help="Of what is printed; text: for a terminal.")
+    ] = "text",
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Of runs on a cluster, too: from the MLflow at MLFLOW_TRACKING_URI.")
     ] = False,
@@ -136,6 +139,9 @@ def ablate_table(
     from drift.planning.ablation.writing import csv, latex, markdown, write_tables
 
     table = _table(ablation, mlflow=mlflow)
+    if out is None and form == "text":
+        show_ablated(table)
+        return
     if out is None:
         show_text({"md": markdown, "csv": csv, "tex": latex}[form](table).rstrip("\n"))
         return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from drift.cli.plan_view import summed
-from drift.cli.show import close_table, out, show_json, show_text
+from drift.cli.show import out, show_json, show_table, show_text
 
 if TYPE_CHECKING:
     from drift.planning.ablation.budget import CellCost
@@ -33,15 +33,12 @@ def show_budget(ablation: Ablation, costs: Sequence[CellCost], as_json: bool) ->
     show_text(f"arms: {', '.join(arms)}")
     for said in _twins(ablation):
         show_text(said)
-    table = close_table(HEADS, right=HEADS[1:])
-    for one in costs:
-        table.add_row(*_cells(one))
-    table.add_row(*_cells(together), style="bold")
-    out.print(table)
     out.print(
         "A cell is one run of the chain; counted is what no cell before it has made, the cache answers the rest. "
         "Hours: see `drift plan`, whose options these are. Not counted: Δ, merges, a judge."
     )
+    rows = [_cells(one) for one in (*costs, together)]
+    show_table(HEADS, rows, right=HEADS[1:], bold=lambda cells: cells is rows[-1])
 
 
 def _cells(one: CellCost) -> list[str]:
@@ -58,13 +55,42 @@ def _twins(ablation: Ablation) -> list[str]:
 
 def show_ablation(ablation: Ablation, table: Table, results: Sequence[CellResult], as_json: bool) -> None:
     """How the cells ended, and the table as it is now."""
-    from drift.planning.ablation.writing import csv, markdown
+    from drift.planning.ablation.writing import csv
 
     if as_json:
         cells = {one.cell: one.failed for one in results}
         show_json(json.dumps({"name": ablation.config.name, "failed": cells, "table": csv(table)}))
         return
-    show_text(markdown(table).rstrip())
+    show_ablated(table)
+
+
+def show_ablated(table: Table) -> None:
+    """What the columns mean, what was published and what is missing; then the benchmarks, and last the roles."""
+    from drift.planning.ablation import writing
+
+    show_text(table.title)
+    out.print(writing.caption(table))
+    _show_published(table)
+    for line in writing.missing(table):
+        show_text(f"- {line}")
+    measured = writing.measured(table)
+    _show_columns(measured)
+    _show_columns({"method": measured["method"]} | writing.compared(table))
+
+
+def _show_columns(columns: Mapping[str, Sequence[str]]) -> None:
+    heads = list(columns)
+    show_table(heads, list(zip(*columns.values(), strict=True)), right=heads[1:])
+
+
+def _show_published(table: Table) -> None:
+    from drift.planning.ablation.writing import BESIDE, not_comparable, published
+
+    if rows := published(table):
+        sentence = not_comparable(table)
+        show_text(f"Published: {table.source}. {sentence}".rstrip())
+        if not sentence:
+            show_table(BESIDE, rows, right=("ours", "published"))
 
 
 def show_submitted(runs: Sequence[ClusterRun], as_json: bool) -> None:

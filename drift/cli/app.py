@@ -32,8 +32,15 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-PROGRESS = ("drift.training.telling", "drift.tracking.telling.progress")
+PROGRESS = ("drift.training.telling", "drift.ground.progress")
 """Loggers of the lines that stand in a bar's place where there is no terminal."""
+
+
+class _Lines(logging.Formatter):
+    """Progress is said as it is; of all else also who says it, and how bad it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage() if record.name in PROGRESS else super().format(record)
 
 
 @app.callback()
@@ -41,12 +48,12 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the library does.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what drift and its libraries do.")] = False,
 ) -> None:
     """DRIFT: transfer reasoning from a text expert into a multimodal model."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     for name in PROGRESS:
         logging.getLogger(name).setLevel(logging.INFO)
 

@@ -10,7 +10,7 @@ import typer
 
 from drift.cli.options import EXIT_REFUSED, STEPS, AsJson, Out, RunsFolder, SectionOf, ShardName, command
 from drift.cli.runs import scores_named
-from drift.cli.show import show_comparison, show_record, show_report, show_scores, show_text
+from drift.cli.show import show_comparison, show_gate, show_record, show_report, show_scores, show_text
 from drift.config.catalog import KNOWN, SUITES, expand
 from drift.config.evaluate import EvaluateConfig
 from drift.config.file import load_section, read_yaml
@@ -157,6 +157,8 @@ def compare(
     if out:
         write_comparison(comparison, candidate=ours, baseline=theirs, out=out)
     show_comparison(comparison, as_json)
+    if out and not as_json:
+        show_text(f"written to {out}")
 
 
 @command(STEPS)
@@ -183,7 +185,7 @@ def gate(
     ledger = open_ledger(name or _registered(section_from.path) or section.candidate, runs)
     champions = ChampionScores(champion, best)
     report = step(section, baseline=baseline, arms=arms, champions=champions, ledger=ledger, out=out)
-    show_report(report, out, as_json)
+    show_gate(report, out, as_json)
     if not report.passed:
         raise typer.Exit(EXIT_REFUSED)
 

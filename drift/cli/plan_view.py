@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from drift.cli.show import out, show_json, show_text
+from drift.cli.show import out, show_json, show_table, show_text
 
 if TYPE_CHECKING:
     from drift.planning.costs import Assumptions, Phase, Total
@@ -36,46 +33,46 @@ def show_forecast(
         more = {"total": totals, "assumed": assumed.model_dump(mode="json"), "disk": asdict(disk)}
         show_json(json.dumps(listed | more))
         return
-    out.print(_arms(arms))
+    show_table(
+        ("arm", "does", "steps", "sum of rates", ""), [_arm(arm) for arm in arms], right=("steps", "sum of rates")
+    )
     if memory:
-        out.print(_memory(memory))
-    out.print(_cost(cost, sums, assumed))
+        _show_memory(memory)
+    _show_cost(cost, sums, assumed)
     show_text(str(disk))
+    show_text(_together(cost, sums))
 
 
-def _arms(arms: Sequence[Any]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("arm", "does", "steps", "sum of rates", ""):
-        table.add_column(head, justify="right" if head in ("steps", "sum of rates") else "left")
-    for arm in arms:
-        trains = (str(arm.steps), f"{arm.sum_of_rates:.3g}") if arm.steps else ("", "")
-        table.add_row(arm.arm, arm.does, *trains, arm.remark)
-    return table
+def _arm(arm: Any) -> list[str]:
+    trains = (str(arm.steps), f"{arm.sum_of_rates:.3g}") if arm.steps else ("", "")
+    return [arm.arm, arm.does, *trains, arm.remark]
 
 
-def _memory(memory: Sequence[Memory]) -> Table:
-    caption = "GB per GPU of a full fine-tuning in bf16: weights, gradients, optimizer; activations come on top"
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    table.add_column("")
-    for ranks in memory[0].bytes_per_rank:
-        table.add_column(f"{ranks} GPU{'s' if ranks > 1 else ''}", justify="right")
-    for stage in memory:
-        table.add_row(f"ZeRO-{stage.stage}", *(f"{size / 1e9:.3g}" for size in stage.bytes_per_rank.values()))
-    return table
+def _show_memory(memory: Sequence[Memory]) -> None:
+    heads = ["", *(f"{ranks} GPU{'s' if ranks > 1 else ''}" for ranks in memory[0].bytes_per_rank)]
+    sizes = [[f"ZeRO-{one.stage}", *(f"{size / 1e9:.3g}" for size in one.bytes_per_rank.values())] for one in memory]
+    show_table(heads, sizes, right=heads[1:])
+    out.print("GB per GPU of a full fine-tuning in bf16: weights, gradients, optimizer; activations come on top")
 
 
-def _cost(phases: Sequence[Phase], sums: Mapping[str, Total], assumed: Assumptions) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_assumptions(assumed), caption_justify="left")
-    for head in ("phase", "what", "M tokens", "PFLOP", "GPUs", "hours"):
-        table.add_column(head, justify="left" if head in ("phase", "what") else "right", no_wrap=True)
+def _show_cost(phases: Sequence[Phase], sums: Mapping[str, Total], assumed: Assumptions) -> None:
+    heads = ["phase", "what", "M tokens", "PFLOP", "GPUs", "hours"]
     if any(phase.last_hours is not None for phase in phases):
-        table.add_column("last run", justify="right", no_wrap=True)
-    for phase in phases:
-        table.add_row(*_phase(phase)[: len(table.columns)])
-    tokens, flop, hours = summed(sums["tokens"], 1e6), summed(sums["training_flop"], 1e15), summed(sums["hours"])
-    tokens = _bound(tokens, any(phase.at_most for phase in phases))
-    table.add_row("total", "", tokens, flop, "", hours, style="bold")
-    return table
+        heads.append("last run")
+    total = ["total", "", _tokens(phases, sums), summed(sums["training_flop"], 1e15), "", summed(sums["hours"]), ""]
+    rows = [cells[: len(heads)] for cells in (*map(_phase, phases), total)]
+    show_table(heads, rows, right=heads[2:], bold=lambda cells: cells[0] == "total")
+    out.print(_assumptions(assumed))
+
+
+def _tokens(phases: Sequence[Phase], sums: Mapping[str, Total]) -> str:
+    return _bound(summed(sums["tokens"], 1e6), any(phase.at_most for phase in phases))
+
+
+def _together(phases: Sequence[Phase], sums: Mapping[str, Total]) -> str:
+    """What the run costs, on a line; `?` is what no option said."""
+    flop, hours = summed(sums["training_flop"], 1e15), summed(sums["hours"])
+    return f"together: {_tokens(phases, sums)} M tokens, {flop} PFLOP of training, {hours} hours"
 
 
 def _phase(phase: Phase) -> list[str]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Self
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from drift.cli.options import about_runs
-from drift.cli.show import findings_as_json, mean_text, out, show_json, show_text
+from drift.cli.show import (
+    findings_as_json,
+    mean_text,
+    out,
+    show_json,
+    show_pairs,
+    show_table,
+    show_text,
+    show_verdict,
+)
 from drift.ground.findings import Finding
-
-WIDE = 120
-"""Characters that the closing table takes with a column per benchmark."""
-
 
 TYPED = ("tracking", "again")
 """Of the places, what is for a person alone."""
@@ -47,6 +50,8 @@ class RunView:
         name = f"{event.step} {event.arm}".strip()
         if event.state == "started":
             self._running[name] = self._live.add_task(name)
+            if self._live.disable and not self._quiet:  # in a log, where an arm may be silent for hours
+                self._live.console.print(f"… {name:<28} started")
             return
         if name in self._running:
             self._live.remove_task(self._running.pop(name))
@@ -73,29 +78,32 @@ def show_result(result: Any, as_json: bool) -> None:
     if as_json:
         show_json(json.dumps(_result_as_json(result)))
         return
-    for table in _closing_tables(result.summary):
-        out.print(table)
-    out.print(f"gate: [bold]{result.gate['candidate']} {'passed' if result.passed else 'was refused'}[/]")
-    for check in result.gate["checks"]:
-        out.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {check['detail']}", soft_wrap=True)
-    for name, place in _places(result).items():
-        show_text(f"{name:<17} {place}")
+    show_summary(result.summary)
+    show_verdict(result.gate["candidate"], result.passed, result.gate["checks"])
+    show_places(_places(result))
 
 
-def _closing_tables(summary: dict[str, Any]) -> list[Table]:
-    """Method × benchmark, with the means, their intervals, and how far each model went towards the expert.
+def show_places(places: Mapping[str, str]) -> None:
+    """Where things are, each on its line."""
+    show_pairs(places.items(), least=len("registered model"))
 
-    One table, or on a narrow terminal two: the means, then the benchmarks.
-    """
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """Method × benchmark, with the means, their intervals, and how far each model went towards the expert."""
     rows = summary["rows"]
     benchmarks = {name: [f"{row['benchmarks'][name]:.1f}" for row in rows] for name in summary["benchmarks"]}
     means = {role: [mean_text(row[role]) for row in rows] for role in ("reasoning", "perception")}
     kept = {"retained": [{True: "yes", False: "no", None: ""}[row["retained"]] for row in rows]}
-    caption = "percent right, mean (interval); →Δ: projection along Δ, 1 is the expert"
-    both = means | kept | _projections(rows)
-    if out.width >= WIDE:
-        return [_table(summary, benchmarks | both, caption)]
-    return [_table(summary, both, caption), _table(summary, benchmarks, "percent right")]
+    _show_models(summary, means | kept | _projections(rows))
+    out.print("percent right, mean (interval); →Δ: projection along Δ, 1 is the expert")
+    _show_models(summary, benchmarks)
+    out.print("percent right")
+
+
+def _show_models(summary: dict[str, Any], columns: dict[str, list[str]]) -> None:
+    heads, labels = ["model", *columns], [row["label"] for row in summary["rows"]]
+    rows = list(zip(labels, *columns.values(), strict=True))
+    show_table(heads, rows, right=heads[1:], bold=lambda cells: cells[0] == summary["candidate"])
 
 
 def _projections(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -106,16 +114,6 @@ def _projections(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     }
 
 
-def _table(summary: dict[str, Any], columns: dict[str, list[str]], caption: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    table.add_column("model", no_wrap=True)
-    for head in columns:
-        table.add_column(head, justify="right", no_wrap=True)
-    for row, *cells in zip(summary["rows"], *columns.values(), strict=True):
-        table.add_row(row["label"], *cells, style="bold" if row["label"] == summary["candidate"] else "")
-    return table
-
-
 def _places(result: Any) -> dict[str, str]:
     if _on_cluster(result):
         return {"run": result.url, **({"MLflow": result.mlflow} if result.mlflow else {})}
@@ -123,13 +121,13 @@ def _places(result: Any) -> dict[str, str]:
     model = f"{registered['model']} version {registered['version']}" if registered else "none: the gate refused"
     alias = {"champion": registered["alias"]} if registered and "alias" in registered else {}
     return {
-        "report": str(result.report),
         "run": str(result.folder),
+        "again": about_runs(f"drift runs show {result.folder.name}", runs),
         "MLflow": result.mlflow or f"{result.mlflow_uri}  ({about_runs('drift ui', runs)})",
         "tracking": result.missing or "complete",
         "registered model": model,
         **alias,
-        "again": about_runs(f"drift runs show {result.folder.name}", runs),
+        "report": str(result.report),
     }
 
 
@@ -169,8 +167,7 @@ def show_cluster_run(run: Any, *, as_json: bool) -> None:
         show_text(f"gate: its verdict is not known here ({asked})")
     if run.registered or run.gate == "refused":
         show_text(f"registered model  {run.registered or 'none: the gate refused'}")
-    for name, place in _places(run).items():
-        show_text(f"{name:<17} {place}")
+    show_places(_places(run))
 
 
 def show_rehearsal(rehearsal: Any) -> None:
@@ -180,8 +177,7 @@ def show_rehearsal(rehearsal: Any) -> None:
         before, after = (json.dumps(value, ensure_ascii=False) for value in values)
         show_text(f"replaced  {key:<{width}}  {before} → {after}")
     show_text(f"rehearsed: all {rehearsal.steps} planned steps ran")
-    for name, place in _places(rehearsal.result).items():
-        show_text(f"{name:<17} {place}")
+    show_places(_places(rehearsal.result))
 
 
 def rehearsal_as_json(findings: Sequence[Finding], rehearsal: Any) -> str:

@@ -7,12 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from drift.cli.options import about_runs
-from drift.cli.run_view import show_result
-from drift.cli.show import close_table, out, show_json, show_text
+from drift.cli.run_view import show_places, show_result
+from drift.cli.show import show_json, show_pairs, show_table, show_text
 from drift.config.catalog import ROLES
 
 if TYPE_CHECKING:
@@ -30,20 +27,18 @@ def show_runs(known: Sequence[PastRun], as_json: bool) -> None:
         show_json(json.dumps(rows))
         return
     heads = ("run", "ended", "took", "reas.", "perc.", "ver.", "disk")
-    table = close_table(heads, right=heads[2:])
-    table.columns[0].no_wrap = True  # a name that is copied
-    for row in rows:
-        means = ("" if row[role] is None else f"{row[role]:.1f}" for role in ROLES)
-        ended = row["gate"] if row["status"] == "finished" else row["status"]
-        table.add_row(
-            row["run"], ended, duration(row["seconds"]), *means, str(row["version"] or ""), amount(row["bytes"])
-        )
-    out.print(table) if rows else show_text("no runs yet")
+    show_table(heads, [_cells(row) for row in rows], right=heads[2:]) if rows else show_text("no runs yet")
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    means = ("" if row[role] is None else f"{row[role]:.1f}" for role in ROLES)
+    ended = row["gate"] if row["status"] == "finished" else row["status"]
+    return [row["run"], ended, duration(row["seconds"]), *means, str(row["version"] or ""), amount(row["bytes"])]
 
 
 def _row(run: PastRun) -> dict[str, Any]:
-    from pipelines.local.clean import size
     from pipelines.local.difference import verdict
+    from pipelines.local.past import size
 
     scored = {row["label"]: row for row in run.summary["rows"]} if run.summary else {}
     candidate = scored.get(run.summary["candidate"]) if run.summary else None
@@ -73,28 +68,25 @@ def show_past(run: PastRun, as_json: bool) -> None:
         found = {"run": _row(run), "steps": _steps(run), "arms": _arms(run)}
         show_json(json.dumps(found | ({"gate": result.gate, "summary": result.summary} if result else {})))
         return
+    steps = [[step["step"], f"{step['seconds']:.1f}", step["from"]] for step in _steps(run)]
+    show_table(("step", "seconds", "from"), steps, right=("seconds",))
+    arms = {f"{kind} of {name}": place for name, places in _arms(run).items() for kind, place in places.items()}
+    show_pairs(arms.items())
     if result:
         show_result(result, False)
     else:
         _show_unfinished(run)
-    for name, places in _arms(run).items():
-        for kind, place in places.items():
-            show_text(f"{kind + ' of ' + name:<27} {place}")
-    table = close_table(("step", "seconds", "from"), right=("seconds",))
-    for step in _steps(run):
-        table.add_row(step["step"], f"{step['seconds']:.1f}", step["from"])
-    out.print(table)
 
 
 def _show_unfinished(run: PastRun) -> None:
     """How far a run came that has no report, and why."""
-    for name, said in {
+    places = {
         "run": str(run.folder.path),
-        "status": f"{run.status}: {run.failure}" if run.failure else run.status,
         "MLflow": run.folder.state.get("mlflow") or about_runs("drift ui", run.folder.path.parent),
         "tracking": run.missing or "complete",
-    }.items():
-        show_text(f"{name:<17} {said}")
+        "status": f"{run.status}: {run.failure}" if run.failure else run.status,
+    }
+    show_places(places)
 
 
 def _steps(run: PastRun) -> list[dict[str, Any]]:
@@ -124,21 +116,20 @@ def show_difference(found: Difference, as_json: bool) -> None:
         scores = [{"model": model, "role": role, "percent": pair} for (model, role), pair in found.scores.items()]
         show_json(json.dumps(asdict(found) | {"scores": scores}))
         return
+    keys = [[key, *values] for key, values in found.config.items()]
+    show_table(("configuration", *BOTH), keys or [["no key differs", "", ""]])
+    heads = ("percent right", "", *BOTH, "change")
+    show_table(heads, _scores(found.scores), right=heads[2:])
     for which, name, verdict in zip(BOTH, found.runs, found.verdicts, strict=True):
         show_text(f"{which:<17} {name}: {verdict or 'the gate was not reached'}")
-    keys = close_table(("configuration", *BOTH))
-    for key, values in (found.config or {"no key differs": ("", "")}).items():
-        keys.add_row(escape(key), *map(escape, values))
-    out.print(keys)
-    out.print(_scores(found.scores))
 
 
-def _scores(scores: Mapping[tuple[str, str], tuple[float | None, float | None]]) -> Table:
-    table = close_table(("percent right", "", *BOTH, "change"), right=(*BOTH, "change"))
+def _scores(scores: Mapping[tuple[str, str], tuple[float | None, float | None]]) -> list[list[str]]:
+    rows = []
     for (model, role), (before, after) in scores.items():
         change = f"{after - before:+.1f}" if before is not None and after is not None else ""
-        table.add_row(model, role, *("" if one is None else f"{one:.1f}" for one in (before, after)), change)
-    return table
+        rows.append([model, role, *("" if one is None else f"{one:.1f}" for one in (before, after)), change])
+    return rows
 
 
 def show_cleaned(cleaned: Sequence[Cleaned], *, dry_run: bool, as_json: bool) -> None:
@@ -147,10 +138,8 @@ def show_cleaned(cleaned: Sequence[Cleaned], *, dry_run: bool, as_json: bool) ->
     if as_json:
         show_json(json.dumps({"freed_bytes": freed, "dry_run": dry_run, "runs": [asdict(one) for one in cleaned]}))
         return
-    table = close_table(("run", "freed", "kept", "why it is kept"), right=("freed", "kept"))
-    for one in cleaned:
-        table.add_row(one.run, amount(one.freed_bytes), amount(one.kept_bytes), escape("\n".join(one.why)))
-    out.print(table)
+    rows = [[one.run, amount(one.freed_bytes), amount(one.kept_bytes), "\n".join(one.why)] for one in cleaned]
+    show_table(("run", "freed", "kept", "why it is kept"), rows, right=("freed", "kept"))
     show_text(f"{amount(freed)} {'would be' if dry_run else 'were'} freed")
 
 

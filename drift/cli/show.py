@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
+from rich.text import Text
 
 from drift.config.catalog import ROLES
 from drift.ground.artifacts import write_text
 from drift.ground.findings import Finding
 from drift.ground.strict import strict_json
-from drift.tracking.steps import Report
 
 if TYPE_CHECKING:
     from drift.evaluate.evaluation import EvaluateReport
+    from drift.gate.outcome import GateReport
     from drift.gate.statistics import Comparison
+    from drift.tracking.steps import Report
     from drift.weights.delta.about import DeltaFacts
     from drift.weights.delta.deltafile import LayerRow
 
@@ -31,6 +35,11 @@ out = Console(highlight=False, emoji=False)
 DELTA_HEADS = ("layer", "module", "‖Δ‖", "‖Δ‖/‖φ_VL‖", "cosine", "energy", "zeros")
 COUNTS = ("failed", "truncated", "unparsed")
 """Of a benchmark's questions, beside its scores."""
+FOLDED, WORD = 16, 50
+"""Characters: a table's text is folded to no less than the first; no word of it is broken that is within the second."""
+
+_NUMBER = re.compile(r"$|[-+]?\d+(\.\d+)?( |$)")
+"""A number, with its interval or unit; or nothing."""
 
 
 def show_text(text: str) -> None:
@@ -49,11 +58,7 @@ def show_report(report: Report, folder: Path | str, as_json: bool) -> None:
     if as_json:
         show_json(json.dumps({"out": str(folder), **numbers}))
         return
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in numbers.items():
-        table.add_row(name, number(value))
-    table.add_row("written to", str(folder))
-    out.print(table)
+    show_pairs([*((name, number(value)) for name, value in numbers.items()), ("written to", str(folder))])
 
 
 def show_judged(lines: str, counts: Mapping[str, float], file: Path | None, as_json: bool) -> None:
@@ -66,10 +71,7 @@ def show_judged(lines: str, counts: Mapping[str, float], file: Path | None, as_j
     if as_json:
         screen.print(strict_json(counts), markup=False, soft_wrap=True)
         return
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, count in counts.items():
-        table.add_row(name, number(count))
-    screen.print(table)
+    show_pairs(((name, number(count)) for name, count in counts.items()), on=screen)
 
 
 def show_scores(report: EvaluateReport, folder: Path, as_json: bool) -> None:
@@ -79,21 +81,17 @@ def show_scores(report: EvaluateReport, folder: Path, as_json: bool) -> None:
         return
     from drift.evaluate.table import agreements, asked_text  # only what this command has loaded anyway
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("benchmark", "percent right", "n", *COUNTS):
-        table.add_column(head, justify="left" if head == "benchmark" else "right", no_wrap=True)
-    for score in report.scores.benchmarks.values():
-        counts = [asked_text(score), *(str(getattr(score, count)) for count in COUNTS)]
-        for name, mean in score.columns.items():
-            table.add_row(name, mean_text(asdict(mean)), *counts)
-    for role in ROLES:
-        if (average := report.scores.role(role)) is not None:
-            table.add_row(f"mean of {role}", mean_text(asdict(average)), style="bold")
-    out.print(table)
-    for sentence in agreements(report.scores):
+    rows = [
+        [name, mean_text(asdict(mean)), asked_text(score), *(str(getattr(score, count)) for count in COUNTS)]
+        for score in report.scores.benchmarks.values()
+        for name, mean in score.columns.items()
+    ]
+    averages = {f"mean of {role}": mean for role in ROLES if (mean := report.scores.role(role)) is not None}
+    rows += [[name, mean_text(asdict(mean)), "", *("" for _ in COUNTS)] for name, mean in averages.items()]
+    heads = ("benchmark", "percent right", "n", *COUNTS)
+    show_table(heads, rows, right=heads[1:], bold=lambda cells: cells[0] in averages)
+    for sentence in [*agreements(report.scores), *(f"warning: {warning}" for warning in report.warnings)]:
         show_text(sentence)
-    for warning in report.warnings:
-        show_text(f"warning: {warning}")
     show_text(f"written to {folder}")
 
 
@@ -102,14 +100,13 @@ def show_plan(summary: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(json.dumps(summary))
         return
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    pairs: list[tuple[str, str]] = []
     for name, value in summary.items():
         if name in ("models", "warnings"):
-            for line in value:
-                table.add_row(name.removesuffix("s"), line)
+            pairs += [(name.removesuffix("s"), line) for line in value]
         elif name != "pairs":
-            table.add_row(name.replace("_", " "), _amount(name, value))
-    out.print(table)
+            pairs.append((name.replace("_", " "), _amount(name, value)))
+    show_pairs(pairs)
 
 
 def show_delta(facts: DeltaFacts, rows: Sequence[LayerRow], as_json: bool) -> None:
@@ -118,12 +115,13 @@ def show_delta(facts: DeltaFacts, rows: Sequence[LayerRow], as_json: bool) -> No
         layers = [asdict(row) | {"sparsity": row.sparsity and row.sparsity._asdict()} for row in rows]
         show_json(json.dumps(asdict(facts) | {"by_layer": layers}))
         return
+    show_table(DELTA_HEADS, [_layer(row) for row in rows], right=DELTA_HEADS[2:])
     show_record(facts, as_json=False)
-    table = close_table(DELTA_HEADS, right=DELTA_HEADS[2:])
-    for row in rows:
-        values = (row.l2, row.relative_l2, row.cosine, row.energy, row.sparsity.zeros if row.sparsity else None)
-        table.add_row(row.place, row.module, *("–" if value is None else f"{value:.4f}" for value in values))
-    out.print(table)
+
+
+def _layer(row: LayerRow) -> list[str]:
+    values = (row.l2, row.relative_l2, row.cosine, row.energy, row.sparsity.zeros if row.sparsity else None)
+    return [row.place, row.module, *("–" if value is None else f"{value:.4f}" for value in values)]
 
 
 def _amount(name: str, value: Any) -> str:
@@ -137,11 +135,8 @@ def show_record(record: Any, as_json: bool) -> None:
     if as_json:
         show_json(json.dumps(asdict(record)))
         return
-    table = Table("", Column(overflow="fold"), show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in asdict(record).items():
-        if value not in ("", []):
-            table.add_row(name.replace("_", " "), escape(_cell(value)))
-    out.print(table)
+    said = {name.replace("_", " "): value for name, value in asdict(record).items() if value not in ("", [])}
+    show_pairs((name, _cell(value)) for name, value in said.items())
 
 
 def show_records(records: Sequence[Any], as_json: bool) -> None:
@@ -153,12 +148,10 @@ def show_records(records: Sequence[Any], as_json: bool) -> None:
     if not rows:
         show_text("none")
         return
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in rows[0]:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_cell(value)) for value in row.values()))
-    out.print(table)
+    heads = [name.replace("_", " ") for name in rows[0]]
+    cells = [list(map(_cell, row.values())) for row in rows]
+    numbers = [head for head, *column in zip(heads, *cells, strict=True) if all(map(_NUMBER.match, column))]
+    show_table(heads, cells, right=numbers)
 
 
 def show_unchanged(same: Any, as_json: bool) -> None:
@@ -179,26 +172,130 @@ def _cell(value: Any) -> str:
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:
     """Two models column by column, the role means last."""
-    from drift.gate.comparison import HEADS, caption, rows  # numpy and pyarrow, which other commands do not need
+    from drift.gate.comparison import (
+        HEADS,
+        caption,
+        rows,
+        sentences,
+    )  # numpy and pyarrow, which other commands do not need
 
     if as_json:
         show_json(json.dumps(comparison.to_json()))
         return
-    title = f"{comparison.candidate} against {comparison.baseline}"
-    table = close_table(HEADS, right=HEADS[1:])
-    for cells in rows(comparison):
-        table.add_row(*cells, style="bold" if cells[0].endswith(" mean") else "")
-    show_text(f"compared: {title}")
-    out.print(table)
+    show_text(f"compared: {comparison.candidate} against {comparison.baseline}")
+    show_table(HEADS, rows(comparison), right=HEADS[1:], bold=lambda cells: cells[0].endswith(" mean"))
     out.print(caption(comparison))
+    for sentence in sentences(comparison):
+        show_text(sentence)
 
 
-def close_table(heads: Sequence[str], *, right: Sequence[str] = ()) -> Table:
-    """A table without margins, whose cells are folded and never cut: it is whole in 80 characters."""
-    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for head in heads:
-        table.add_column(head, justify="right" if head in right else "left", overflow="fold")
+def show_gate(report: GateReport, folder: Path, as_json: bool) -> None:
+    """The verdict, what was checked, and where it is written."""
+    if as_json:
+        show_report(report, folder, as_json)
+        return
+    show_verdict(report.candidate, report.passed, [asdict(check) for check in report.checks])
+    show_text(f"written to {folder / 'gate.md'}")
+
+
+def show_verdict(candidate: str, passed: bool, checks: Sequence[Mapping[str, Any]]) -> None:
+    """Every check of a gate with its reason, and the verdict."""
+    for check in checks:
+        _show_sentence(f"  {MARKS['passed' if check['passed'] else 'problem']} ", check["detail"])
+    out.print(f"gate: [bold]{escape(candidate)} {'passed' if passed else 'was refused'}[/]", soft_wrap=True)
+
+
+def _show_sentence(head: str, text: str) -> None:
+    """A sentence behind its mark. A terminal folds it between words, under itself: by itself it breaks numbers, too."""
+    if not out.is_terminal:
+        out.print(f"{head}{escape(text)}".rstrip(), soft_wrap=True)
+        return
+    line = Table.grid()
+    line.add_column(no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(head, Text(text))
+    out.print(line)
+
+
+def show_pairs(pairs: Iterable[tuple[str, str]], *, least: int = 0, on: Console = out) -> None:
+    """A line for each name and its value, and for each further line of that; no path or number is broken."""
+    known = list(pairs)
+    width = max((len(name) for name, _ in known), default=0)
+    for name, text in known:
+        for place, line in enumerate(text.split("\n")):
+            head = "" if place else name
+            on.print(f"{head:<{max(width, least)}}  {line}".rstrip(), markup=False, soft_wrap=True)
+
+
+def show_table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    bold: Callable[[Sequence[str]], bool] = lambda cells: False,
+) -> None:
+    """Rows below their heads; the columns on the right are of numbers.
+
+    Nothing is cut and no number is broken: texts are folded between words, and columns that do not fit the terminal
+    stand in further tables, each with the first column.
+    """
+    styles = ["bold" if bold(cells) else "" for cells in rows]
+    columns = list(zip(heads, *rows, strict=True))
+    for block in _blocks([_least(column, column[0] in right) for column in columns]):
+        table = _grid([columns[place] for place in block], right)
+        for style, *cells in zip(styles, *(columns[place][1:] for place in block), strict=True):
+            table.add_row(*map(Text, cells), style=style)
+        out.print(table)
+
+
+def _blocks(least: Sequence[int]) -> list[list[int]]:
+    """Which columns stand together: in as few tables as the terminal allows, and those of like width."""
+    count = len(_filled(least, out.width))
+    return next(blocks for width in range(out.width + 1) if len(blocks := _filled(least, width)) == count)
+
+
+def _filled(least: Sequence[int], width: int) -> list[list[int]]:
+    blocks, taken = [[0]], least[0]
+    for place, one in enumerate(least[1:], 1):
+        if len(blocks[-1]) > 1 and taken + 1 + one > width:
+            blocks.append([0])
+            taken = least[0]
+        blocks[-1].append(place)
+        taken += 1 + one
+    return blocks
+
+
+def _width(column: Sequence[str]) -> int:
+    return max(cell_len(line) for cell in column for line in cell.split("\n"))
+
+
+def _least(column: Sequence[str], of_numbers: bool) -> int:
+    """Characters that a column has to have: a text is folded between its words, down to `FOLDED` and the longest."""
+    words = [cell_len(word) for cell in column for word in cell.split()]
+    return _width(column) if of_numbers else min(_width(column), max([FOLDED, *(min(word, WORD) for word in words)]))
+
+
+def _grid(columns: Sequence[Sequence[str]], right: Sequence[str]) -> Table:
+    """An empty table without margins, as wide as its texts want to be or the terminal is."""
+    widths, spare = _widths(columns, right)
+    roomy = spare >= len(columns) - 1
+    table = Table(box=SIMPLE_HEAD, padding=(0, int(roomy), 0, 0), show_edge=False, pad_edge=False)
+    for column, width in zip(columns, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if column[0] in right else "left"
+        table.add_column(Text(column[0]), justify=justify, overflow="fold", width=width)
     return table
+
+
+def _widths(columns: Sequence[Sequence[str]], right: Sequence[str]) -> tuple[list[int], int]:
+    """Of each column, and what is left of the terminal; two that are too wide have half of it each."""
+    widths = [_least(column, column[0] in right) for column in columns]
+    if (spare := out.width - sum(widths) - len(widths) + 1) < 0:
+        return [min(width, (out.width - 1) // 2) for width in widths], 0
+    for place, column in enumerate(columns):
+        more = min(spare, _width(column) - widths[place])
+        widths[place] += more
+        spare -= more
+    return widths, spare
 
 
 MARKS = {"passed": "[green]✓[/]", "problem": "[red]✗[/]", "note": "[yellow]–[/]"}
@@ -208,8 +305,10 @@ def show_findings(findings: Sequence[Finding]) -> None:
     """A line per check: what it saw, a problem with its remedy, or what is worth a note."""
     width = max((len(finding.check) for finding in findings), default=0)
     for finding in findings:
-        line = f"{finding.check:<{width}}  {finding.detail}".rstrip()
-        out.print(f"{MARKS[finding.state]} {escape(line)}", soft_wrap=True)
+        _show_sentence(f"{MARKS[finding.state]} {escape(f'{finding.check:<{width}}')}  ", finding.detail)
+    problems = [finding.check for finding in findings if finding.is_problem]
+    found = f"{len(problems)} of {len(findings)} checks found a problem: {', '.join(problems)}"
+    show_text(found if problems else f"{len(findings)} checks: no problem")
 
 
 def findings_as_json(findings: Sequence[Finding]) -> str:

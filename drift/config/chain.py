@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from omegaconf import OmegaConf
 from pydantic import Field, model_validator
@@ -11,7 +11,7 @@ from drift.config.data import CurateConfig, GenerateConfig, IngestConfig
 from drift.config.evaluate import EvaluateConfig
 from drift.config.gate import GateConfig, RegisterConfig
 from drift.config.models import DeltaConfig, MergeConfig, ModelsConfig
-from drift.config.section import Name, Section, suggest, validate
+from drift.config.section import KeysOf, Name, Section, suggest, validate
 from drift.config.train import PriorConfig, TrainConfig
 
 
@@ -20,7 +20,7 @@ class ArmConfig(Section):
 
     merge: MergeConfig | None = None
     """Made first, from the same models; null merges nothing."""
-    train: dict[str, Any] | None = None
+    train: Annotated[dict[str, Any] | None, KeysOf(TrainConfig)] = None
     """Overrides of the section `train` (empty: as it stands); null trains nothing."""
     delta: Name | None = None
     """Which of `deltas` guides the training; null is plain SFT."""

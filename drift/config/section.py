@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -45,6 +46,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+@dataclass(frozen=True)
+class KeysOf:
+    """Marks a mapping whose keys are those of a section, which it overrides."""
+
+    section: type[BaseModel]
+
+
 SectionType = typing.TypeVar("SectionType", bound=BaseModel)
 
 
@@ -81,7 +89,7 @@ def _one_line(section: type[BaseModel], error: ValidationError, where: str) -> s
     parts = [str(part) for part in first["loc"]]
     key = ".".join(filter(None, [where, *_without_tags(section, first["loc"])])) or section.__name__.lower()
     if first["type"] == "extra_forbidden":
-        remedy = _elsewhere(section, parts[-1]) or suggest(parts[-1], _keys_at(section, first["loc"][:-1]))
+        remedy = _elsewhere(section, first["loc"]) or suggest(parts[-1], _keys_at(section, first["loc"][:-1]))
         return f"{key}: unknown key{remedy}"
     if first["type"] == "union_tag_not_found":
         return f"{key}.kind: required, but not set; known: local, vllm, endpoint"
@@ -105,6 +113,12 @@ def _without_tags(section: type[BaseModel], location: tuple[int | str, ...]) -> 
 
 def _keys_at(section: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys that the section at `location` knows."""
+    models = _models_at(section, location)
+    return [field.alias or name for model in models for name, field in model.model_fields.items()]
+
+
+def _models_at(section: type[BaseModel], location: typing.Sequence[int | str]) -> set[type[BaseModel]]:
+    """The section at `location`, or those of a union."""
     current: set[type[BaseModel]] = {section}
     for part in location:
         named = [pair for model in current for pair in model.model_fields.items()]
@@ -113,13 +127,31 @@ def _keys_at(section: type[BaseModel], location: tuple[int | str, ...]) -> list[
             current = {model for field in fields for model in _models_in(field.annotation)}
         else:
             current = {model for model in current if part in _kinds(model)} or current
-    return [field.alias or name for model in current for name, field in model.model_fields.items()]
+    return current
 
 
-def _elsewhere(section: type[BaseModel], wrong: str) -> str:
-    """`; did you mean 'train.learning_rate'?`, for a key that is there in another place; the highest three."""
-    found = sorted(_paths_to(section, wrong), key=lambda path: path.count("."))[:3]
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+def _elsewhere(section: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """`; did you mean 'train.learning_rate'?`, for a key that is there in another place.
+
+    Below the innermost section around it that has it, as `arms.sft.train.learning_rate`; the highest three there.
+    """
+    *around, wrong = location
+    for depth in range(len(around), -1, -1):
+        inside = [path for model in _models_at(section, around[:depth]) for path in _paths_below(model, str(wrong))]
+        if inside:
+            here = "".join(f"{part}." for part in _without_tags(section, tuple(around[:depth])))
+            found = sorted({f"{here}{path}" for path in inside}, key=lambda path: (path.count("."), path))[:3]
+            return f"; did you mean {' or '.join(map(repr, found))}?"
+    return ""
+
+
+def _paths_below(section: type[BaseModel], key: str) -> typing.Iterator[str]:
+    """The same of a section that overrides another one in one of its fields."""
+    yield from _paths_to(section, key)
+    for name, field in section.model_fields.items():
+        for mark in field.metadata:
+            if isinstance(mark, KeysOf):
+                yield from (f"{name}.{path}" for path in _paths_to(mark.section, key))
 
 
 def _paths_to(section: type[BaseModel], key: str) -> typing.Iterator[str]:

@@ -24,6 +24,7 @@ from PIL import Image
 from rapidfuzz import fuzz, process
 
 from drift.ground.decoding import as_seen
+from drift.ground.progress import shown
 
 SIDE, BITS = 16, 256
 NEAR_BITS = 32
@@ -76,7 +77,7 @@ def read_table(name: str, questions: Iterable[tuple[str, str, bytes]]) -> Table:
     digests: list[str] = []
     hashes: list[Any] = []
     texts: list[str] = []
-    remaining = iter(questions)
+    remaining = shown(questions, f"pictures of {name}", None, unit="picture")
     with ThreadPoolExecutor() as pool:
         while some := list(itertools.islice(remaining, AT_ONCE)):
             keys += [key for key, _, _ in some]

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from drift.data import tables
 from drift.data.chains.generations import KEY, generation_files
 from drift.data.tables import Row
 from drift.ground.errors import DataError
+from drift.ground.progress import shown
 from drift.inference.parts import read_line
 
 GENERATIONS_AT_ONCE = 32768
@@ -67,8 +67,8 @@ class Pool:
         """Problems that were answered, with their generations, as many at a time as memory has room for."""
         chunk: list[Asked] = []
         characters = rows = 0
-        bar = tqdm(self.problems(columns), desc="curate", unit="problem", total=len(self.places))
-        for place, problem in enumerate(bar):
+        problems = shown(self.problems(columns), "curate", len(self.places), unit="problem")
+        for place, problem in enumerate(problems):
             numbers = range(self.begins[place], self.begins[place + 1])
             if numbers:
                 chunk.append((problem, [(number, self.generation(number)) for number in numbers]))

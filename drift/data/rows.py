@@ -61,7 +61,7 @@ def read_rows(training_set: Path, processor: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     faults: list[tuple[str, str]] = []
     tokens = media_tokens(processor)
-    for number, raw in enumerate(_read(training_set / TRAIN_FILE)):
+    for number, raw in enumerate(_read(train_file(training_set))):
         name = str(raw.get("id") or f"number {number}")
         try:
             rows.append(read_row(raw, name, training_set, tokens))
@@ -138,9 +138,15 @@ class Chat:
             return False
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def train_file(training_set: Path) -> Path:
+    """The file of its rows. Raises DataError if there is none."""
+    path = training_set / TRAIN_FILE
     if not path.is_file():
         raise DataError(f"{path}: no such file; `drift curate` writes it")
+    return path
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
     try:
         there = pq.read_schema(path).names
         rows: list[dict[str, Any]] = pq.read_table(path, columns=[c for c in COLUMNS if c in there]).to_pylist()

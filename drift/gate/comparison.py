@@ -73,6 +73,16 @@ def rows(comparison: Comparison) -> list[list[str]]:
     return [[name, *_cells(difference)] for name, difference in named.items()]
 
 
+def sentences(comparison: Comparison) -> list[str]:
+    """What came of it, of each role."""
+    means = {role: mean for role in ROLES if (mean := comparison.role(role)) is not None}
+    return [
+        f"{role}: {comparison.candidate} is {mean.points:+.1f} points ({mean.low:+.1f} to {mean.high:+.1f}) from "
+        f"{comparison.baseline}, p = {mean.p_value:.2g}"
+        for role, mean in means.items()
+    ]
+
+
 def _cells(difference: Difference) -> list[str]:
     return [
         f"{difference.points:+.1f}",

@@ -6,7 +6,7 @@ drawing    plots as SVG                               patience     what is worth
 locks      who works on what, one at a time           disk         a full one, said on one line
 claim      work that outlives its process, on a path  strict       JSON without NaN
 decoding   pictures as models see them                torchvision  its CUDA build beside torch for the CPU
-hashes     of files, large ones remembered
+hashes     of files, large ones remembered            progress     a bar, or lines of a log where there is no terminal
 """
 
 import lazy_loader as lazy

@@ -20,8 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from drift.ground.progress import Bar
+
 LARGE = 1 << 24
 """Bytes from which a hash is worth an entry: fewer are read in a hundredth of a second."""
+LONG = 1 << 30
+"""Bytes from which reading is shown."""
 SETTLED_SECONDS = 2.0
 """Since the last change: a file system whose clock is coarse might give a next one the same time."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -38,8 +42,16 @@ def file_sha256(file: Path) -> str:
 
 def read_sha256(file: Path) -> str:
     """SHA-256 of a file's contents as they are on the disk now: for what looks for damage. Raises OSError."""
+    size = file.stat().st_size
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        if size < LONG:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        with Bar(f"hash of {file.name}", size, unit="B") as bar:
+            while piece := stream.read(LARGE):
+                digest.update(piece)
+                bar.advance(len(piece))
+    return digest.hexdigest()
 
 
 def stamp_of(status: os.stat_result) -> Stamp:

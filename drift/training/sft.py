@@ -19,6 +19,7 @@ import numpy as np
 
 from drift.config.train import WITHOUT_CONSEQUENCE, TrainConfig
 from drift.config.zero import check_deepspeed
+from drift.data.rows import train_file
 from drift.ground.artifacts import content_sha256, read_json, write_json, write_provenance
 from drift.ground.claim import work_folder
 from drift.ground.errors import ConfigError, DataError, PriorError
@@ -129,6 +130,7 @@ def train(
     check_deepspeed(config)
     if not cluster_of_environment():  # else the ranks are on other machines, and say it there
         check_options(config)
+    train_file(training_set)  # before a model is fetched or read for its hash
     inputs = Inputs(resolve(model), training_set, delta, resolve(teacher) if teacher else None)
     if delta is not None:
         require_made_from(load_delta(delta), inputs.model)

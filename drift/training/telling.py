@@ -10,9 +10,9 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from drift.ground.progress import LINE_SECONDS
 from drift.ground.torchvision import allow_cuda_torchvision_on_cpu
 from drift.tracking.telling.live import Live, curves
-from drift.tracking.telling.progress import LINE_SECONDS
 
 allow_cuda_torchvision_on_cpu()  # before transformers, whose trainer imports it
 
@@ -36,6 +36,7 @@ class StepProgress(TrainerCallback):
         self.bar = tqdm(
             total=state.max_steps, initial=self.start, desc="train", unit="step", leave=False, disable=hidden
         )
+        self.in_a_log = self.bar.disable  # a closed bar is disabled, too
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One step further; the loss is that of the last that was logged."""
@@ -58,7 +59,7 @@ class StepProgress(TrainerCallback):
     def _say(self, state: Any) -> None:
         self.told = time.monotonic()
         done = state.global_step - self.start
-        if not (state.is_world_process_zero and self.bar.disable and done):
+        if not (state.is_world_process_zero and self.in_a_log and done):
             return
         seconds = (self.told - self.began) / done
         left = tqdm.format_interval((state.max_steps - state.global_step) * seconds)
@@ -83,6 +84,11 @@ class Curves(TrainerCallback, ExportableState):
         if stored is not None:
             self.times = {int(step): at for step, at in stored["attributes"]["times"]}
         self._last = (time.monotonic(), state.num_input_tokens_seen)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last step is logged whatever `logging_steps` is: a short training has a loss, too."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """One point of every curve."""

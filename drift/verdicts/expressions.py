@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from tqdm import tqdm
-
+from drift.ground.progress import shown
 from drift.verdicts.plain import plain
 
 Decision = Literal["correct", "incorrect", "undetermined"]
@@ -88,7 +87,7 @@ def _in_processes(pairs: list[Pair], timeout_seconds: float, processes: int | No
     context = multiprocessing.get_context("forkserver")
     with ProcessPool(max_workers=workers, context=context, initializer=_import_math_verify) as pool:
         results = pool.map(partial(_limited, timeout_seconds), pairs, timeout=WAITS * timeout_seconds).result()
-        for pair in tqdm(pairs, desc="verify", unit="answer", disable=len(pairs) < 100):
+        for pair in shown(pairs, "verify", len(pairs), unit="answer"):
             try:
                 decided[pair] = next(results)
             except (FutureTimeoutError, ProcessExpired):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _loaded(kind: str, path: str | Path, **options: Any) -> Any:
 
     from drift.weights.storage.finite import require_finite_network  # torch
 
-    _no_bars_in_logs()
+    _no_bars()
     try:
         model, info = getattr(transformers, kind).from_pretrained(str(path), output_loading_info=True, **options)
     except Exception as error:
@@ -117,12 +118,12 @@ def stored_dtype(path: str | Path) -> Any:
     return AutoConfig.from_pretrained(str(path)).dtype or torch.float32
 
 
-def _no_bars_in_logs() -> None:
-    """transformers draws its bars into files too."""
-    from transformers.utils import logging
+def _no_bars() -> None:
+    """transformers draws bars of its own, into files too: only on a terminal and for who asks for more (`drift -v`)."""
+    from transformers.utils import logging as transformers_logging
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+    if not (sys.stderr.isatty() and logging.getLogger().isEnabledFor(logging.INFO)):
+        transformers_logging.disable_progress_bar()
 
 
 def _require_model_directory(path: str | Path) -> None:

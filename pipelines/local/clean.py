@@ -22,9 +22,8 @@ from drift.ground.artifacts import read_json
 from drift.ground.errors import DataError, ServiceError
 from drift.tracking import store
 from drift.tracking.models.named import named_sources
-from pipelines.local.folders import OVER, only_one, store_of
-from pipelines.local.past import RECORD, PastRun, link_outputs, past_runs, task_folders
-from pipelines.local.runner import LOG
+from pipelines.local.folders import OVER, TASK_LOG, only_one, store_of
+from pipelines.local.past import RECORD, PastRun, link_outputs, past_runs, size, task_folders
 
 CACHE = "cache"
 RESULTS = ("gate", "report", "register", "evaluate_vlm", "evaluate_champion", "evaluate_arm")
@@ -65,11 +64,6 @@ def clean(runs: Path, keep: int, *, dry_run: bool = False) -> list[Cleaned]:
             for run in known:
                 link_outputs(run.folder)
     return sorted(cleaned, key=lambda one: [run.name for run in known].index(one.run))
-
-
-def size(folder: Path) -> int:
-    """Bytes of the files in a folder."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_symlink() and path.is_file())
 
 
 def _whole(known: Sequence[PastRun], keep: int) -> dict[PastRun, str]:
@@ -134,7 +128,7 @@ def _clean(run: PastRun, needed: dict[Path, str], *, dry_run: bool) -> Cleaned:
         if reason := needed.get(folder):
             why[reason] += 1
         elif _step(folder) not in RESULTS:
-            freed += sum(_remove(output, dry_run=dry_run) for output in folder.iterdir() if output.name != LOG)
+            freed += sum(_remove(output, dry_run=dry_run) for output in folder.iterdir() if output.name != TASK_LOG)
     if freed and not dry_run:
         run.folder.mark(run.status, cleaned=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S+00:00}")
     reasons = tuple(f"{reason}: {count} task{'s' if count > 1 else ''}" for reason, count in why.items())

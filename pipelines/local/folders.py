@@ -19,6 +19,8 @@ from drift.tracking import store
 from drift.tracking.telling.journal import read
 
 STATE = "run.json"
+TASK_LOG = "log.txt"
+"""What a task said, in its folder."""
 TASKS = "tasks"
 """Of a run's folder: what its steps wrote."""
 OVER = ("finished", "superseded")

@@ -226,6 +226,11 @@ def task_folders(run: Path) -> Iterator[Path]:
     yield from _tasks_in(run / TASKS)
 
 
+def size(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_symlink() and path.is_file())
+
+
 def _tasks_in(parent: Path) -> Iterator[Path]:
     for folder in sorted(parent.glob("*/")):
         yield from _tasks_in(folder) if folder.name.startswith("for-loop-") else [folder]

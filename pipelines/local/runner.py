@@ -30,11 +30,11 @@ from drift.tracking.runs.carried import journal_of
 from drift.tracking.runs.outputs import DEFAULT_UPLOAD, UPLOAD
 from drift.tracking.steps import LOGS, run_step
 from drift.tracking.telling.journal import append, end, last_error, make_event, step_key
+from pipelines.local.folders import TASK_LOG
 from pipelines.local.work import ForkServer, Work
 
 logger = logging.getLogger(__name__)
 
-LOG = "log.txt"
 EXIT_TASK = "finalize"
 ALWAYS_RUN = ("inputs", "champion", "report", EXIT_TASK)
 """Steps that no cache answers: that one of them runs does not say that others will."""
@@ -250,7 +250,7 @@ class Chain:
         task: _Task = self._thread.task
         folder = _task_folder(command)
         _clear(folder)
-        task.log = folder / LOG
+        task.log = folder / TASK_LOG
         with task.log.open("wb") as log:
             with self._lock:
                 if self._stopped:

@@ -106,11 +106,12 @@ def test_a_person_is_told_what_was_replaced_and_that_registering_was_not_reached
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "replaced train.epochs 3.0 → 1.0" in lines
     assert lines[-7] == "rehearsed: all 1 planned steps ran"
-    assert lines[-4:] == [
+    assert lines[-5:] == [
+        f"again drift runs show test-1 --runs {folder.parent}",
         f"MLflow sqlite:///x (drift ui --runs {folder.parent})",
         "tracking complete",
         "registered model none: the gate refused",
-        f"again drift runs show test-1 --runs {folder.parent}",
+        f"report {tmp_path / 'report.html'}",
     ]
 
 

@@ -7,9 +7,9 @@ import pytest
 from mlflow import MlflowClient
 
 from drift.ground.errors import ConfigError, PipelineError, ServiceError
-from pipelines.local.clean import clean, size
+from pipelines.local.clean import clean
 from pipelines.local.folders import RunFolder, only_one
-from pipelines.local.past import find_run
+from pipelines.local.past import find_run, size
 from tests.mlflow_store import fresh_store
 from tests.run_folders import ARMS, past_run, still_cached, task_folder
 from tests.small_disk import fill, small_disk

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from drift.data import tables
 from drift.data.exports.chats import read_chats
 from drift.data.exports.formats import WRITERS
 from drift.data.exports.pictures import Pictures
 from drift.ground.artifacts import staged, write_provenance
 from drift.ground.errors import DataError
+from drift.ground.progress import shown
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def export(training_set: Path, to: str, out: Path, *, image_max_pixels: int | No
         raise DataError(f"{table}: holds no rows")
     pictures = Pictures(image_max_pixels)
     with staged(out) as folder:
-        chats = tqdm(read_chats(training_set), desc="export", unit="row", total=count, disable=None)
+        chats = shown(read_chats(training_set), "export", count, unit="row")
         WRITERS[to](chats, folder, pictures)
         config = {"to": to, "image_max_pixels": image_max_pixels}
         write_provenance(folder, "export", config=config, inputs={"training_set": training_set})

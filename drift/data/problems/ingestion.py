@@ -19,8 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from drift.config.data import IngestConfig
 from drift.data import tables
 from drift.data.problems.checks import (
@@ -38,6 +36,7 @@ from drift.data.problems.sources import Source, mixed, open_source, open_sources
 from drift.data.tables import Row
 from drift.ground.artifacts import staged, write_provenance
 from drift.ground.errors import DataError
+from drift.ground.progress import shown
 from drift.inference.images import stored
 from drift.verdicts.comparison import Comparison
 from drift.verdicts.verdict import answer_kind
@@ -169,7 +168,7 @@ def _usable(
     counts = [source.count for group in groups for source in group]
     known = None if None in counts or len(groups) > 1 else sum(filter(None, counts))
     total = min(filter(None, [known, config.limit]), default=None)
-    rows = tqdm(islice(mixed(list(groups), config), config.limit), desc="ingest", unit="row", total=total)
+    rows = shown(islice(mixed(list(groups), config), config.limit), "ingest", total, unit="row")
     for number, (place, source, raw) in enumerate(rows):
         reading.read += 1
         reading.sources[place] += 1

@@ -13,13 +13,16 @@ from drift.planning.ablation.table import Effect, Measure, Row, Table
 
 MISSING, NOT_YET = "—", "not made yet"
 FORMATS = ("md", "csv", "tex")
+BESIDE = ("method", "column", "ours", "published", "")
 
 
 def markdown(table: Table) -> str:
     """Heading, table, what its columns mean, the published numbers, and why cells are missing."""
     parts = [f"## {table.title}", _lines(_frame(table)), caption(table)]
-    if beside := _beside(table):
-        parts += [f"Published: {table.source}.", beside]
+    if sentence := not_comparable(table):
+        parts += [f"Published: {table.source}.", f"**{sentence}**"]
+    elif beside := published(table):
+        parts += [f"Published: {table.source}.", _lines(pandas.DataFrame(beside, columns=list(BESIDE)))]
     if said := missing(table):
         parts.append("\n".join(f"- {line}" for line in said))
     return "\n\n".join(parts) + "\n"
@@ -27,8 +30,9 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """A `tabular` for booktabs, with its caption."""
-    style = _frame(table).style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
-    align = "l" + "r" * (len(_heads(table)) - 1)
+    frame = _frame(table)
+    style = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    align = "l" + "r" * (len(frame.columns) - 1)
     text = style.to_latex(hrules=True, column_format=align, caption=f"{table.title}. {_escaped(caption(table))}")
     return str(text).replace("±", r"$\pm$").replace("−", "-").replace("Δ", r"$\Delta$").replace(MISSING, "--")
 
@@ -65,19 +69,23 @@ def missing(table: Table) -> list[str]:
     return [f"{cell}, {', '.join(rows)}: {reason}" for (cell, reason), rows in together.items()]
 
 
-def _heads(table: Table) -> list[str]:
-    compared = [head for role in table.roles for head in (role, f"Δ {role}", f"p {role}")]
-    return ["method", *table.columns, *compared]
+def measured(table: Table) -> dict[str, list[str]]:
+    """The methods, and of each benchmark's column what they have: texts by their heads."""
+    columns = {one: [_measure(row.columns.get(one), row.seeds) for row in table.rows] for one in table.columns}
+    return {"method": [row.name for row in table.rows], **columns}
+
+
+def compared(table: Table) -> dict[str, list[str]]:
+    """The same of each role: its mean, the difference, and how sure that is."""
+    found: dict[str, list[str]] = {}
+    for role in table.roles:
+        texts = zip(*(_role(row, role) for row in table.rows), strict=True)
+        found |= zip((role, f"Δ {role}", f"p {role}"), map(list, texts), strict=True)
+    return found
 
 
 def _frame(table: Table) -> pandas.DataFrame:
-    return pandas.DataFrame([_texts(table, row) for row in table.rows], columns=_heads(table))
-
-
-def _texts(table: Table, row: Row) -> list[str]:
-    measured = [_measure(row.columns.get(column), row.seeds) for column in table.columns]
-    compared = [text for role in table.roles for text in _role(row, role)]
-    return [row.name, *measured, *compared]
+    return pandas.DataFrame(measured(table) | compared(table))
 
 
 def _role(row: Row, role: Role) -> tuple[str, str, str]:
@@ -109,17 +117,20 @@ def _lines(frame: pandas.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(str(text).replace('|', '/') for text in row)} |" for row in rows)
 
 
-def _beside(table: Table) -> str:
-    """The published numbers; one sentence where none of them can be compared, for one reason."""
-    every = [(row.name, one) for row in table.rows for one in row.published]
-    verdicts = {one.verdict for _, one in every}
-    if len(verdicts) == 1 and (verdict := next(iter(verdicts))).startswith("not comparable"):
-        return f"**{verdict[0].upper()}{verdict[1:]}.**"
-    lines = [
-        [name, one.column, _number(one.ours), f"{one.published:.2f}".rstrip("0").rstrip("."), one.verdict]
-        for name, one in every
+def not_comparable(table: Table) -> str:
+    """The sentence, where no published number can be compared, for one reason; else empty."""
+    verdicts = {one.verdict for row in table.rows for one in row.published}
+    verdict = next(iter(verdicts)) if len(verdicts) == 1 else ""
+    return f"{verdict[0].upper()}{verdict[1:]}." if verdict.startswith("not comparable") else ""
+
+
+def published(table: Table) -> list[list[str]]:
+    """Rows of `BESIDE`: the published numbers."""
+    return [
+        [row.name, one.column, _number(one.ours), f"{one.published:.2f}".rstrip("0").rstrip("."), one.verdict]
+        for row in table.rows
+        for one in row.published
     ]
-    return _lines(pandas.DataFrame(lines, columns=["method", "column", "ours", "published", ""])) if lines else ""
 
 
 def _number(value: float | None) -> str:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
 from drift.ground.artifacts import PROVENANCE
+from drift.ground.progress import Bar
 from drift.tracking import store
 from drift.tracking.cluster import tracker_from_environment
 from drift.tracking.models import packaging, storage
@@ -162,12 +161,11 @@ def _fill(client: MlflowClient, model_id: str, content: Content) -> None:
 def _upload(client: MlflowClient, model_id: str, folder: Path) -> None:
     """File by file, with a bar: MLflow shows none while it sends gigabytes."""
     sizes = {path: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-    bar = tqdm(total=sum(sizes.values()), desc="upload", unit="B", unit_scale=True, leave=False, disable=None)
-    with storage.patience(), bar:
+    with storage.patience(), Bar("upload", sum(sizes.values()), unit="B") as bar:
         for path, size in sizes.items():
             inside = path.parent.relative_to(folder)
             client.log_model_artifact(model_id, str(path), inside.as_posix() if inside.parts else None)
-            bar.update(size)
+            bar.advance(size)
 
 
 def _experiment(client: MlflowClient) -> str:

@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from accelerate.utils import broadcast_object_list, gather_object
-from tqdm.auto import tqdm
 
 from drift.data.rows import require_sound
 from drift.ground.artifacts import content_sha256
 from drift.ground.errors import DataError
 from drift.ground.fingerprint import code_fingerprint
+from drift.ground.progress import shown
 
 logger = logging.getLogger(__name__)
 
@@ -105,14 +105,11 @@ def _interleaved(parts: Sequence[Sequence[Counted]], rows: int) -> list[Counted]
 def _counted(places: Sequence[int], measure: Measure) -> list[Counted]:
     processes = min(_processors(), len(places) // ROWS_PER_PROCESS)
     if processes < 2:
-        return [_tried(measure, place) for place in _shown(places)]
+        return [_tried(measure, place) for place in shown(places, "lengths", len(places), unit="row")]
     forked = get_context("fork")  # the rows are not copied
     with ProcessPoolExecutor(processes, forked, initializer=_begin, initargs=(measure,)) as pool:
-        return list(_shown(pool.map(_measured, places, chunksize=CHUNK), len(places)))
-
-
-def _shown(counted: Any, total: int | None = None) -> Any:
-    return tqdm(counted, "lengths", total=total, leave=False, disable=None)
+        counted = pool.map(_measured, places, chunksize=CHUNK)
+        return list(shown(counted, "lengths", len(places), unit="row"))
 
 
 def _processors() -> int:

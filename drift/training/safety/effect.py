@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from drift.config.train import TrainConfig
+from drift.ground.progress import shown
 from drift.weights.delta.deltafile import DeltaFile
 from drift.weights.storage.adapters import Adapted, open_model
 from drift.weights.storage.checkpoints import Checkpoint
@@ -119,7 +119,7 @@ def weights_changed(source: Path, out: Path, trained: int) -> float:
     names = [name for name, shape in before.shapes.items() if after.shapes.get(name) == shape]
     changed = sum(
         int((before.tensor(name) != after.tensor(name)).sum())
-        for name in tqdm(names, "compare", leave=False, disable=None)
+        for name in shown(names, "compare", len(names), unit="tensor")
     )
     return changed / trained
 

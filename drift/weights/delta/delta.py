@@ -20,11 +20,11 @@ from typing import BinaryIO
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from drift.config.models import DeltaConfig
 from drift.ground.artifacts import content_sha256, hashing, staged, write_json, write_provenance
 from drift.ground.errors import CheckpointError
+from drift.ground.progress import Bar
 from drift.weights.delta.about import draw, task_vector
 from drift.weights.delta.deltafile import (
     DELTA,
@@ -197,14 +197,14 @@ def _stream(todo: DeltaPlan, folder: Path, shards: Shards) -> dict[str, TensorSt
     return stats
 
 
-def _stream_file(todo: DeltaPlan, file: Path, sources: Sequence[Source], bar: tqdm[None]) -> dict[str, TensorStats]:
+def _stream_file(todo: DeltaPlan, file: Path, sources: Sequence[Source], bar: Bar) -> dict[str, TensorStats]:
     header = _header(todo, sources, dict.fromkeys(todo.checkpoints, UNHASHED))
     stats: dict[str, TensorStats] = {}
     with created(file, len(header) + sum(source.size_bytes for source in sources)) as stream:
         stream.write(header)
         for source in sources:
             stats[source.name] = _write(todo, source, stream)
-            bar.update(source.size_bytes)
+            bar.advance(source.size_bytes)
     return stats
 
 

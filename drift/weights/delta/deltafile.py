@@ -186,7 +186,7 @@ def projection(model: Path, delta: Path) -> float:
             if not math.isfinite(moved[-1]):
                 require_finite(checkpoint, partners[name])
                 raise PriorError(f"{prior.folder}: '{name}' holds NaN or infinity; compute Δ again")
-            bar.update(checkpoint.tensors[partners[name]].size_bytes)
+            bar.advance(checkpoint.tensors[partners[name]].size_bytes)
     return math.fsum(moved) / prior.squared_l2
 
 

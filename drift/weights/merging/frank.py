@@ -48,7 +48,7 @@ def weights_in(todo: MergePlan) -> dict[str, tuple[float, ...]]:
     with progress("merge: norms", sum(todo.vlm.tensors[own].size_bytes for own in todo.canonical)) as bar:
         for own, name in todo.canonical.items():
             squares[layers[name]] += _squares(todo, own, name)
-            bar.update(todo.vlm.tensors[own].size_bytes)
+            bar.advance(todo.vlm.tensors[own].size_bytes)
     pairs = {layer: (float(both[0]), float(both[1])) for layer, both in squares.items()}
     by_layer = frank_weights(pairs, todo.config.decay)
     return {name: by_layer[layer] for name, layer in layers.items()}

@@ -129,7 +129,7 @@ def _write_shards(todo: MergePlan, folder: Path) -> tuple[float, float]:
                     else:
                         require_finite(todo.vlm, name)
                         copy_tensor(stream, source, info)
-                    bar.update(info.size_bytes)
+                    bar.advance(info.size_bytes)
     moved, whole = total.tolist()
     return moved, whole
 

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from drift.ground.errors import CheckpointError
+from drift.ground.progress import Bar
 from drift.weights.storage.headers import DTYPE_NAMES, TensorInfo
 
 Item = TypeVar("Item")
@@ -169,9 +169,9 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def progress(description: str, total_bytes: int) -> tqdm[None]:
-    """A progress bar in bytes, silent where no terminal is attached."""
-    return tqdm(total=total_bytes, unit="B", unit_scale=True, desc=description, disable=None)
+def progress(description: str, total_bytes: int) -> Bar:
+    """Progress in bytes."""
+    return Bar(description, total_bytes, unit="B")
 
 
 def require_space(folder: Path, size_bytes: int) -> None:

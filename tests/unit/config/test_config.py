@@ -91,7 +91,9 @@ def test_a_single_step_takes_options_over_the_file_and_overrides_over_options():
 MISTAKES = [
     ("models.vml=x", "models.vml: unknown key; did you mean 'vlm'?"),
     ("learning_rate=1", "learning_rate: unknown key; did you mean 'train.learning_rate'?"),
-    ("train.rank=4", "train.rank: unknown key; did you mean 'deltas.NAME.rank' or 'train.lora.rank'?"),
+    ("rank=4", "rank: unknown key; did you mean 'deltas.NAME.rank' or 'train.lora.rank'?"),
+    ("train.rank=4", "train.rank: unknown key; did you mean 'train.lora.rank'?"),
+    ("arms.sft.learning_rate=1", "arms.sft.learning_rate: unknown key; did you mean 'arms.sft.train.learning_rate'?"),
     ("trian.epochs=3", "trian: unknown key; did you mean 'train'?"),
     ("train.prior.aplha=1", "train.prior.aplha: unknown key; did you mean 'alpha'?"),
     ("arms.sft.train.learning_rat=1", "arms.sft.train.learning_rat: unknown key; did you mean 'learning_rate'?"),

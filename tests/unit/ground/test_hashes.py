@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -183,3 +184,13 @@ def test_a_checkpoint_is_read_before_a_training_goes_on_from_it(cache: Path, wei
     file_sha256(weights)
     remember_another(cache)
     assert fault_of(weights.parent) is None
+
+
+def test_reading_a_file_that_takes_a_while_is_shown(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(hashes, "LONG", LARGE)
+    monkeypatch.setattr("drift.ground.progress.LINE_SECONDS", -1.0)
+    assert read_sha256(weights) == hashlib.sha256(b"x" * LARGE).hexdigest()
+    assert caplog.messages[0].startswith("hash of model.safetensors: 16.8MB of 16.8MB, ")

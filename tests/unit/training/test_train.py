@@ -93,6 +93,12 @@ def test_a_training_tells_its_curves_while_it_goes_on_with_their_times(data, del
     assert f"step {report.steps} of {report.steps}, loss {report.final_loss:.3f}, " in caplog.text
 
 
+def test_a_training_that_is_shorter_than_logging_steps_has_a_loss(data, tmp_path):
+    config = TrainConfig(**QUICK | {"logging_steps": 1000})
+    report = train(config, model=str(VLM), training_set=data, out=tmp_path / "sft")
+    assert [row["step"] for row in report.history] == [report.steps] and report.final_loss > 0
+
+
 def test_a_log_has_a_line_a_step_where_steps_take_long_though_few_are_logged(caplog, monkeypatch):
     monkeypatch.setattr("drift.training.telling.LINE_SECONDS", -1.0)
     from transformers.trainer_callback import TrainerState  # after our own imports, which mend torchvision's
