@@ -15,6 +15,8 @@ import typer
 import drift.cli.app  # noqa: F401  # every command
 from drift.cli.options import app
 from drift.config.models import DeltaConfig
+from drift.data import tables
+from drift.evaluate import samples
 from drift.weights.delta.delta import compute_delta
 from drift.weights.delta.deltafile import load_delta
 from drift.weights.modeling import load_processor, load_vlm
@@ -178,3 +180,16 @@ def test_the_table_of_wings_says_what_is_imported():
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", text(Path("docs/architecture.md")), re.MULTILINE)
     written = {wing: set(re.findall(r"`(\w+)`", row)) for wing, row in rows if wing in WINGS}
     assert written == imported
+
+
+def test_the_columns_of_the_page_of_files_are_those_that_are_written():
+    rows = re.findall(r"^\| `(\w+)\.parquet`(?: of `(\w+)`)? \| (`.+`) \|$", text(Path("docs/files.md")), re.MULTILINE)
+    said = {(name, step): re.findall(r"`(\w+)`", columns) for name, step, columns in rows}
+    assert said == {
+        ("problems", ""): list(tables.PROBLEMS),
+        ("rejects", "ingest"): list(tables.PROBLEM_REJECTS),
+        ("train", ""): list(tables.TRAINING_SET),
+        ("rejects", "curate"): list(tables.GENERATION_REJECTS),
+        ("samples", ""): samples.SCHEMA.names,
+        ("examples", ""): samples.EXAMPLES_SCHEMA.names,
+    }
