@@ -56,14 +56,14 @@ class Page:
         elif event["method"] == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.faults.append(params["entry"]["text"])
 
-    def show(self, address: str, width: int, *, height: int = 900, dark: bool = False) -> None:
-        """The page in a window of so many pixels, when it says that it is ready."""
+    def show(self, address: str, width: int, *, height: int = 900, dark: bool = False, ready: str = READY) -> None:
+        """The page in a window of so many pixels, when it says that it is ready: by default as a report does."""
         phone = width < 600
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.send("Page.navigate", url=address)
-        self.until(READY)
+        self.until(ready)
 
     def frame(self) -> Page:
         """The one frame in it that has a process of its own, as sandboxed ones do."""

@@ -44,7 +44,7 @@ def past_run(
             upstream = step_key(taken[step, arm].run_id, step, arm)
             _tell(run, step, arm, event="cached", upstream=upstream)
         else:
-            _do(runs / "cache", run, step, arm)
+            do_step(runs / "cache", run, step, arm)
     return run
 
 
@@ -55,7 +55,8 @@ def _tell(run: RunFolder, step: str, arm: str, **content: object) -> None:
     )
 
 
-def _do(cache: Path, run: RunFolder, step: str, arm: str) -> None:
+def do_step(cache: Path, run: RunFolder, step: str, arm: str) -> None:
+    """One task of a run: its folder, its journal and its place in the cache."""
     folder = task_folder(run.path, step, arm)
     output = folder / {"arm": "model", "evaluate_arm": "scores", "gate": "gate"}.get(step, "training_set")
     output.mkdir(parents=True)
