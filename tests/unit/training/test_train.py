@@ -106,6 +106,13 @@ def test_a_log_has_a_line_a_step_where_steps_take_long_though_few_are_logged(cap
     assert "step 1 of 9, loss nan" in caplog.text and "step 2 of 9" in caplog.text
 
 
+def test_a_training_of_fewer_steps_than_are_logged_at_once_has_the_loss_of_its_end(data, tmp_path):
+    report = train(TrainConfig(**QUICK, logging_steps=50), model=str(VLM), training_set=data, out=tmp_path / "out")
+    steps = train(TrainConfig(**QUICK), model=str(VLM), training_set=data, out=tmp_path / "each")
+    assert [row["step"] for row in report.history] == [report.steps] == [4]
+    assert report.final_loss == pytest.approx(sum(row["loss"] for row in steps.history) / 4, abs=1e-4)
+
+
 def test_tensorboard_is_told_every_logged_step_beside_the_model(data, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
