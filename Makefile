@@ -7,6 +7,7 @@ PIP_ARGS ?=
 VLMEVALKIT ?= ms-vlmeval==0.0.20
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+PIP_OF_3 = .venv-3.$*/$(PIP:.venv/%=%)
 
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' drift/__init__.py)
 BASE_IMAGE ?= python:3.11-slim-bookworm
@@ -21,7 +22,7 @@ WITHOUT_TORCH := $(addprefix --no-emit-package ,$(OF_TORCH))
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 LABELLED = --build-arg COMMIT=$(shell git rev-parse HEAD) --build-arg PIP_ARGS="$(PIP_ARGS)" $(DOCKER_ARGS)
 
-.PHONY: run test test-all check site compile test-vlmeval test-services golden gate-tables invariance overhead gpu eval-throughput faults seeds images lock audit clean
+.PHONY: run test test-all test-pythons check site compile test-vlmeval test-services golden gate-tables invariance overhead gpu eval-throughput faults seeds images lock audit wheel clean
 
 run: .venv/run  ## problems to a registered model, on the miniature world
 	$(BIN)/drift run
@@ -32,6 +33,9 @@ test: .venv/dev  ## the proof but for the slowest whole chains; no root, no serv
 
 test-all: .venv/dev  ## the whole proof, which CI runs; about 40 minutes on two cores
 	$(PYTEST)
+
+test-pythons:  ## quick tests on Python 3.12 and 3.13, as far as they are on this machine
+	.ci/pythons
 
 test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an environment of its own
 	$(BIN)/python -m pytest -n 2 tests/vlmeval
@@ -89,6 +93,13 @@ seeds: .venv/run  ## the README's table: the miniature world on fresh seeds (abo
 	$(PIP) --config-settings editable_mode=compat -e '.[cluster,train,dev]'
 	@touch $@
 
+.venv-3.%/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-3.$*
+	$(PIP_OF_3) torch==2.13.0
+	$(PIP_OF_3) --no-deps torchvision==0.28.0
+	$(PIP_OF_3) -e '.[cluster]' hypothesis jsonschema pytest
+	@touch $@
+
 # The extra `docs` alone: a site needs none of what drift needs
 .venv-docs/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-docs
@@ -125,6 +136,11 @@ lock: .venv/dev  ## what the images install, by hash, within constraints.txt
 audit: .venv/dev  ## known vulnerabilities of what the images install; asks PyPI
 	$(PIP) pip-audit==2.10.1
 	for file in docker/requirements/*.txt; do $(BIN)/pip-audit --strict --disable-pip -r $$file || exit 1; done
+
+wheel: .venv/dev  ## dist/: the wheel, and the bill of materials of what it asks for here
+	rm -rf dist build
+	$(PIP) cyclonedx-bom==7.5.0 && $(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+	$(BIN)/cyclonedx-py environment --output-file dist/sbom.cdx.json $(BIN)/python
 
 clean:
 	rm -rf runs build dist site *.egg-info

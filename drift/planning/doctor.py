@@ -26,7 +26,7 @@ from drift.tracking import store
 from drift.tracking.models import rights
 
 PROJECT = "drift-mllm"
-NEEDED = ("torch", "transformers", "mlflow", "kfp")
+NEEDED = ("torch", "torchvision", "transformers", "mlflow", "kfp")
 OPTIONAL = ("deepspeed",)
 MINIMUM_FREE = 1e9
 """Bytes below `runs` that even the miniature's run should find."""

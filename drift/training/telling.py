@@ -85,9 +85,9 @@ class Curves(TrainerCallback, ExportableState):
             self.times = {int(step): at for step, at in stored["attributes"]["times"]}
         self._last = (time.monotonic(), state.num_input_tokens_seen)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The last step is logged whatever `logging_steps` is: a short training has a loss, too."""
-        if state.global_step >= state.max_steps:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A training that ends before `logging_steps` has its one point at its end."""
+        if control.should_training_stop and not any("loss" in row for row in state.log_history):
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

@@ -60,7 +60,7 @@ def examined(folder: Path, **options: Any) -> dict[str, Finding]:
 
 def test_this_machine_has_what_is_needed_and_the_rest_is_noted(tmp_path: Path) -> None:
     found = examined(tmp_path)
-    needed = ("Python", "torch", "transformers", "mlflow", "kfp", "disk")
+    needed = ("Python", "torch", "torchvision", "transformers", "mlflow", "kfp", "disk")
     assert {found[name].state for name in needed} == {"passed"}
     assert {found[name].state for name in ("Docker", "MLflow", "promotion", "MLflow artifacts", "champion")} == {"note"}
     assert "Docker does not answer" in found["Docker"].detail
@@ -68,7 +68,7 @@ def test_this_machine_has_what_is_needed_and_the_rest_is_noted(tmp_path: Path) -
 
 def test_a_version_outside_the_projects_range_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = importlib.metadata.metadata("drift-mllm").as_string()
-    other = own.replace("torch>=2.6", "torch>=99").replace("Requires-Python: >=3.11", "Requires-Python: >=4")
+    other = own.replace("torch>=2.6", "torch>=99").replace("Requires-Python: <3.14,>=3.11", "Requires-Python: >=4")
     (tmp_path / "drift_mllm-9.dist-info").mkdir()
     (tmp_path / "drift_mllm-9.dist-info" / "METADATA").write_text(other.replace("kfp<2.18,>=2.17", "kfp<3,>=2.18"))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])

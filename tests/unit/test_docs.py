@@ -1,8 +1,12 @@
 """The documentation is true: its code runs as it stands there, and what it names exists."""
 
 import itertools
+import os
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,6 +145,23 @@ def test_a_make_target_that_is_shown_exists(page):
     targets = set(re.findall(r"^([\w./-]+):", text(Path("Makefile")), re.MULTILINE))
     shown = re.findall(r"(?:^|(?<!`)`)make ([\w./-]+)", text(page), re.MULTILINE)
     assert set(shown) - targets == set()
+
+
+def test_the_change_that_is_walked_through_can_be_made_and_does_what_it_says(tmp_path):
+    for part in ("drift", "tests"):
+        shutil.copytree(part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "assets", "recorded"))
+    for page in ("docs/filters.md", "CHANGELOG.md", "pyproject.toml"):
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        shutil.copy(page, tmp_path / page)
+    diffs = re.findall(r"^```diff\n(.*?)^```", text(Path("docs/a-change.md")), re.MULTILINE | re.DOTALL)
+    apply = ["git", "apply", "-C1"]
+    subprocess.run(apply, cwd=tmp_path, input="".join(diffs), text=True, check=True)
+    tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/unit/data/test_filters.py"]
+    ended = subprocess.run(
+        [*tests, "-k", "fewer_words or row_in_the_documentation"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert "4 passed" in ended.stdout, ended.stdout
 
 
 def test_every_page_has_its_one_place_on_the_site():

@@ -48,6 +48,7 @@ LONG += ("python -m ", "bash .ci/run", "drift init", "drift ask --model drift-vl
 ELSEWHERE = {
     "docs/own-data.md": ("bash python", "tests/unit/planning/test_own_data_page.py"),
     "docs/prior.md": ("python", "tests/unit/test_docs.py"),
+    "docs/a-change.md": ("diff", "tests/unit/test_docs.py"),
     "docs/delta.md": ("python", "tests/unit/test_docs.py"),
     "docs/sources.md": ("json csv tar tsv", "tests/unit/data/test_sources_page.py"),
 }

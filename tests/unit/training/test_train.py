@@ -93,12 +93,6 @@ def test_a_training_tells_its_curves_while_it_goes_on_with_their_times(data, del
     assert f"step {report.steps} of {report.steps}, loss {report.final_loss:.3f}, " in caplog.text
 
 
-def test_a_training_that_is_shorter_than_logging_steps_has_a_loss(data, tmp_path):
-    config = TrainConfig(**QUICK | {"logging_steps": 1000})
-    report = train(config, model=str(VLM), training_set=data, out=tmp_path / "sft")
-    assert [row["step"] for row in report.history] == [report.steps] and report.final_loss > 0
-
-
 def test_a_log_has_a_line_a_step_where_steps_take_long_though_few_are_logged(caplog, monkeypatch):
     monkeypatch.setattr("drift.training.telling.LINE_SECONDS", -1.0)
     from transformers.trainer_callback import TrainerState  # after our own imports, which mend torchvision's
@@ -110,6 +104,13 @@ def test_a_log_has_a_line_a_step_where_steps_take_long_though_few_are_logged(cap
     for state.global_step in (1, 2):
         progress.on_step_end(None, state, None)
     assert "step 1 of 9, loss nan" in caplog.text and "step 2 of 9" in caplog.text
+
+
+def test_a_training_of_fewer_steps_than_are_logged_at_once_has_the_loss_of_its_end(data, tmp_path):
+    report = train(TrainConfig(**QUICK, logging_steps=50), model=str(VLM), training_set=data, out=tmp_path / "out")
+    steps = train(TrainConfig(**QUICK), model=str(VLM), training_set=data, out=tmp_path / "each")
+    assert [row["step"] for row in report.history] == [report.steps] == [4]
+    assert report.final_loss == pytest.approx(sum(row["loss"] for row in steps.history) / 4, abs=1e-4)
 
 
 def test_tensorboard_is_told_every_logged_step_beside_the_model(data, tmp_path):
