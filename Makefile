@@ -35,7 +35,7 @@ test-all: .venv/dev  ## the whole proof, which CI runs; about 40 minutes on two 
 test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an environment of its own
 	$(BIN)/python -m pytest -n 2 tests/vlmeval
 
-test-services: .venv/dev  ## the chain in containers, on a team's MLflow, the report in a browser; needs Docker, `make images`, PostgreSQL, Chromium
+test-services: .venv/dev site  ## the chain in containers, on a team's MLflow, the report in a browser; needs Docker, `make images`, PostgreSQL, Chromium
 	$(PYTEST) tests/services
 
 check: .venv/dev  ## style, types, architecture
