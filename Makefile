@@ -40,7 +40,7 @@ test-pythons:  ## quick tests on Python 3.12 and 3.13, as far as they are on thi
 test-vlmeval: .venv/dev .venv-vlmeval/ready  ## judging by VLMEvalKit, in an environment of its own
 	$(BIN)/python -m pytest -n 2 tests/vlmeval
 
-test-services: .venv/dev  ## the chain in containers, on a team's MLflow, the report in a browser; needs Docker, `make images`, PostgreSQL, Chromium
+test-services: .venv/dev site  ## the chain in containers, on a team's MLflow, the report in a browser; needs Docker, `make images`, PostgreSQL, Chromium
 	$(PYTEST) tests/services
 
 check: .venv/dev  ## style, types, architecture

@@ -1,7 +1,6 @@
 """What the steps' pods get on a cluster, from file to compiled pipeline."""
 
 import re
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -189,8 +188,7 @@ def test_every_step_is_a_component_that_a_pipeline_of_others_can_run(tmp_path: P
 def documented_users() -> Resources:
     """The profile of docs/mlflow.md that gives two steps another user of MLflow than the rest."""
     text = (EXAMPLE.parents[2] / "docs" / "mlflow.md").read_text(encoding="utf-8")
-    lines = text[text.index("    roles:") :].split("\n\n")[0]
-    return validate(Resources, yaml.safe_load(textwrap.dedent(lines)))
+    return validate(Resources, yaml.safe_load(text[text.index("\nroles:") :].partition("```")[0]))
 
 
 def test_each_step_gets_the_user_of_mlflow_that_the_documented_profile_gives_it(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ its overrides. `tests/unit/test_pages.py` says what that proves, and runs what c
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import subprocess
 import types
 import typing
 from collections.abc import Iterator
@@ -67,6 +69,16 @@ def test_a_command_is_parsed_and_its_configuration_takes_its_overrides(
         expand(given["file"], overrides)
     elif "overrides" in given and name not in SECTIONS:
         load(given["config"] if given["config"].exists() else Path("configs/miniature.yaml"), overrides)
+
+
+BASH = [block for page in PAGES for block in blocks(page) if block.language == "bash"]
+
+
+@pytest.mark.parametrize("block", BASH, ids=str)
+def test_a_block_is_bash_also_where_it_cannot_run_and_names_modules_that_exist(block: Block) -> None:
+    read = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True)
+    assert (read.returncode, read.stderr) == (0, "")
+    assert all(importlib.util.find_spec(name) for name in re.findall(r"^python -m ([\w.]+)", block.text, re.MULTILINE))
 
 
 # ------------------------------------------------------------------------------------------ single keys
