@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class Index:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._places = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self._places.close)  # Python 3.13 warns of one that is left open
         self._places.execute("CREATE TABLE places (key TEXT PRIMARY KEY, part TEXT, place INTEGER) WITHOUT ROWID")
         self._places.execute("BEGIN")  # for ever: nobody else reads it, and it goes with the process
         self._count = 0

@@ -1,5 +1,6 @@
 """A full disk as each library says it, on a disk that is full: one line, whichever it was."""
 
+import contextlib
 import shutil
 import sqlite3
 import zipfile
@@ -20,7 +21,7 @@ NOISE = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
 
 
 def sqlite(path: Path) -> None:
-    with sqlite3.connect(path) as store:
+    with contextlib.closing(sqlite3.connect(path)) as store:
         store.execute("create table t (x blob)")
         store.execute("insert into t values (?)", [b"x" * 400_000])
         store.commit()
