@@ -32,6 +32,8 @@ PUBLISHED = "data/LMUData"
 """Where the published benchmarks' tables are looked for, as the examples have it."""
 ONE_GPU_BYTES = 64e9
 """Weights, gradients and optimizer that leave room for activations on a GPU of 80 GB."""
+SERVED_TEACHER = "steps:\n  generate: {gpus: 0} # the teacher is a server\n"
+"""As the shipped profiles have it."""
 
 
 class Asked(Section):
@@ -64,7 +66,7 @@ def first(asked: Asked, out: Path) -> First:
     shards = {out.with_name("zero2.json"): shipped("deepspeed/zero2.json")} if sharded else {}
     text = _render(asked, out, rows, weights, next(iter(shards), None))
     validate(Config, OmegaConf.to_container(OmegaConf.create(text), resolve=True))
-    profile = _profile(out, weights) if asked.where == "cluster" else {}
+    profile = _profile(asked, out, weights) if asked.where == "cluster" else {}
     notes = [*notes, f"{asked.data}: {rows.said}"]
     return First({out: text, **shards, **profile}, notes, _commands(out, next(iter(profile), None)))
 
@@ -165,14 +167,15 @@ def _role(name: str, perception: tuple[str, ...]) -> str:
     return KNOWN[name].role if name in KNOWN else "perception" if name in perception else "reasoning"
 
 
-def _profile(out: Path, weights: Weights | None) -> dict[Path, str]:
-    """What the pods get: one GPU where a training fits it, else a machine of several."""
+def _profile(asked: Asked, out: Path, weights: Weights | None) -> dict[Path, str]:
+    """What the pods get: one GPU where a training fits it, else a machine of several; a served teacher's step none."""
     small = weights is not None and per_rank(weights, 0, 1) <= ONE_GPU_BYTES
-    return {out.with_name(f"{out.stem}.pods.yaml"): shipped(f"resources/{'one_gpu' if small else 'one_node'}.yaml")}
+    text = shipped(f"resources/{'one_gpu' if small else 'one_node'}.yaml")
+    return {out.with_name(f"{out.stem}.pods.yaml"): text if asked.url else text.replace(SERVED_TEACHER, "")}
 
 
 def _commands(out: Path, profile: Path | None) -> list[str]:
     if profile is None:
         return here(out)
     files = shlex.join(["-c", str(out), "--resources", str(profile)])
-    return [f"drift {command} {files}" for command in ("plan", "doctor", "submit")]
+    return [f"drift {command} {files}" for command in ("plan", "rehearse --only-checks", "doctor", "submit")]

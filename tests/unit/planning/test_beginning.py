@@ -16,6 +16,7 @@ from drift.config.chain import Config
 from drift.config.file import load
 from drift.planning.beginning.examples import EXAMPLES, SHIPPED
 from drift.planning.rehearsal import ASSETS
+from pipelines.placement import read_resources
 from tests.end_to_end.chain import DRIFT
 from tests.hub_server import hub_server
 from tests.tiny_models import Family, tiny_family, tiny_llm
@@ -98,6 +99,15 @@ def test_of_any_place_the_plan_takes_the_file_and_its_profile(drift: Terminal, f
     assert command[1:] == ["-c", "drift.yaml", *(["--resources", "drift.pods.yaml"] if where == "cluster" else [])]
     assert drift(*command)[0] == 0
     assert load("drift.yaml").train.bf16 and load("drift.yaml").name == "drift"
+
+
+@pytest.mark.parametrize(("served", "gpus"), [((), 1), (("--url", "http://teacher:8000/v1"), 0)])
+def test_on_a_cluster_a_teacher_has_a_gpu_unless_it_is_a_server(
+    drift: Terminal, family: Family, served: tuple[str, ...], gpus: int
+) -> None:
+    data = written(rows(question="problem", answer="answer", image="image"))
+    assert drift("init", *models(family), "--data", data, *FLAGS, "--where", "cluster", *served)[0] == 0
+    assert read_resources(Path("drift.pods.yaml")).of("generate").gpus == gpus
 
 
 def test_rows_that_bring_chains_need_no_teacher(drift: Terminal, family: Family) -> None:

@@ -22,12 +22,13 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "operations.md"
 TABLE = re.compile(r"(?<=<!-- sizing -->\n).*?(?=<!-- /sizing -->)", re.DOTALL)
 
 QWEN: dict[str, dict[str, Any]] = {
+    "2B": {"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "intermediate_size": 8960},
     "3B": {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "intermediate_size": 11008},
     "7B": {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "intermediate_size": 18944},
     "32B": {"hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40, "intermediate_size": 27648},
     "72B": {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "intermediate_size": 29568},
 }
-"""The text decoders of Qwen2.5-VL, as their config.json has them."""
+"""The text decoders of Qwen2-VL (2B) and Qwen2.5-VL, as their config.json has them."""
 
 
 def test_sixteen_bytes_a_weight_are_cut_by_stage() -> None:
@@ -81,26 +82,39 @@ def table() -> str:
         weights = counted(name)
         for stage in memory(weights):
             sizes = [f"{size / 1e9:.0f}" for size in stage.bytes_per_rank.values()]
-            cells = [f"Qwen2.5-VL-{name}", f"{weights.total / 1e9:.2f} B", str(stage.stage), *sizes]
+            cells = [
+                f"{'Qwen2-VL' if name == '2B' else 'Qwen2.5-VL'}-{name}",
+                f"{weights.total / 1e9:.2f} B",
+                str(stage.stage),
+                *sizes,
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def counted(name: str) -> Weights:
     """Of transformers' own class, without memory for the weights; vision tower and projector are frozen."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
-    text, tied = QWEN[name], name == "3B"
-    common = {"num_key_value_heads": {"3B": 2, "7B": 4}.get(name, 8), "vocab_size": 151936 if tied else 152064}
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    inner = 3420 if name in ("3B", "7B") else 3456
-    vision = {"depth": 32, "hidden_size": 1280, "num_heads": 16, "intermediate_size": inner}
-    config = Qwen2_5_VLConfig(
-        text_config={**text, **common, "tie_word_embeddings": tied, "rope_parameters": rope},
-        vision_config={**vision, "out_hidden_size": text["hidden_size"]},
-        tie_word_embeddings=tied,
-    )
+    network = Qwen2VLForConditionalGeneration if name == "2B" else Qwen2_5_VLForConditionalGeneration
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = network(_configuration(name))
     trained = set(model.get_decoder().parameters()) | set(model.get_output_embeddings().parameters())
     return Weights(*(sum(p.numel() for p in weights) for weights in (model.parameters(), trained)))
+
+
+def _configuration(name: str) -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
+
+    text, tied = QWEN[name], name in ("2B", "3B")
+    heads = {"2B": 2, "3B": 2, "7B": 4}.get(name, 8)
+    common = {"num_key_value_heads": heads, "vocab_size": 151936 if tied else 152064, "tie_word_embeddings": tied}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    text = {**text, **common, "rope_parameters": rope}
+    vision = {"depth": 32, "num_heads": 16}
+    if name == "2B":
+        vision |= {"embed_dim": 1280, "mlp_ratio": 4, "hidden_size": text["hidden_size"]}
+        return Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
+    vision |= {"hidden_size": 1280, "intermediate_size": 3420 if name in ("3B", "7B") else 3456}
+    vision |= {"out_hidden_size": text["hidden_size"]}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
