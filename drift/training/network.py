@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +136,13 @@ def _with_adapters(network: Any, config: LoraConfig) -> Any:
     prefix = next(name for name, module in network.named_modules() if module is network.get_decoder())
     inside = canonical_names(f"{prefix}.{name}" for name, _ in network.get_decoder().named_parameters())
     chosen = [own for name, own in inside.items() if module_of(name) in config.modules and name.endswith(".weight")]
-    return peft.get_peft_model(
-        network,
-        peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides it
-            lora_dropout=config.dropout,
-            target_modules=[own.removesuffix(".weight") for own in chosen],
-        ),
+    adapters = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides it
+        lora_dropout=config.dropout,
+        target_modules=[own.removesuffix(".weight") for own in chosen],
     )
+    with warnings.catch_warnings():
+        # peft asks transformers by a name that is going to be another
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return peft.get_peft_model(network, adapters)

@@ -98,7 +98,7 @@ def curate(
         found = _compared(config, pool, screened.chains)
         chains = _across(config, found, screened.chains, funnel)
         stages = funnel.stages()
-        _require_chains(config, chains, stages)
+        _require_chains(config, chains, stages, folders[0])
         noisy = _noisy(config, pool, screened, chains, funnel)
         taught = len(chains) + len(noisy)
         replay, barred = _write(folder, config, pool, problems, {"cot": chains, NOISY: noisy}, found)
@@ -188,12 +188,12 @@ def _noisy(config: CurateConfig, pool: Pool, screened: Screened, chains: list[Ch
     return [Chain(one.number, one.id, "", "", screened.pass_rates[pool.places[one.id]]) for one in chosen]
 
 
-def _require_chains(config: CurateConfig, chains: list[Chain], stages: list[dict[str, Any]]) -> None:
+def _require_chains(config: CurateConfig, chains: list[Chain], stages: list[dict[str, Any]], generations: Path) -> None:
     if len(chains) < config.min_kept:
         passed = ", ".join(f"{stage['stage']} {stage['out']}" for stage in stages)
         raise DataError(
             f"curate.min_kept: {len(chains)} chains left, fewer than {config.min_kept} (of {stages[0]['in']} "
-            f"generations passed: {passed}); see where they were lost, or lower curate.min_kept"
+            f"generations passed: {passed}); `drift data show {generations}` has their texts; or lower curate.min_kept"
         )
 
 
