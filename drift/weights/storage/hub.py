@@ -47,20 +47,20 @@ def on_hub(key: str, reference: str, kind: Literal["model", "dataset"]) -> str:
 
 def outline(reference: str, folder: Path) -> Path:
     """A model of the hub as a folder that says all but its weights: its JSON files, and files of weights with true
-    headers and holes behind them, in ``folder``; or where the cache has it.
+    headers and holes behind them, in ``folder``. Where the hub does not answer, the cache's: it may be half a download.
 
     Raises Noted where the hub does not answer, or has no safetensors there.
     """
     from huggingface_hub import HfApi, snapshot_download
 
     repository, _, revision = reference.partition("@")
-    if here := _in_cache(repository, revision):
-        return here
     place = folder / repository
     try:
         snapshot_download(repository, revision=revision or None, allow_patterns=["*.json"], local_dir=place)
         files = HfApi().get_safetensors_metadata(repository, revision=revision or None).files_metadata
     except Exception as error:  # huggingface_hub and httpx raise many kinds
+        if here := _in_cache(repository, revision):
+            return here
         raise Noted(f"'{reference}': its headers cannot be read on the hub ({type(error).__name__})") from error
     for name, header in files.items():
         _write_header(place / name, header)
