@@ -71,7 +71,8 @@ def show_judged(lines: str, counts: Mapping[str, float], file: Path | None, as_j
     if as_json:
         screen.print(strict_json(counts), markup=False, soft_wrap=True)
         return
-    show_pairs(((name, number(count)) for name, count in counts.items()), on=screen)
+    place = [("written to", str(file))] if file else []
+    show_pairs([*((name, number(count)) for name, count in counts.items()), *place], on=screen)
 
 
 def show_scores(report: EvaluateReport, folder: Path, as_json: bool) -> None:

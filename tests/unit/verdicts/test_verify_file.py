@@ -52,7 +52,8 @@ def test_the_command_writes_lines_to_standard_output_and_the_summary_beside_it(f
 
 def test_the_command_writes_a_file_and_then_prints_the_summary(file, tmp_path, capsys):
     _run("verify", str(file), "--out", str(tmp_path / "out.jsonl"))
-    assert "status/correct" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "status/correct" in out and out.splitlines()[-1].startswith("written to")
     assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) == 4
 
 
