@@ -18,7 +18,7 @@ from drift.planning.beginning.examples import EXAMPLES, SHIPPED
 from drift.planning.rehearsal import ASSETS
 from pipelines.placement import read_resources
 from tests.end_to_end.chain import DRIFT
-from tests.hub_server import hub_server
+from tests.hub_server import COMMIT, hub_server
 from tests.tiny_models import Family, tiny_family, tiny_llm
 from tests.unit.cli.test_models import Terminal
 
@@ -206,6 +206,10 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_written(
 def test_of_models_on_the_hub_it_reads_headers_and_not_the_weights(tmp_path: Path) -> None:
     for name in ("vlm", "expert"):
         shutil.copytree(ASSETS / name, tmp_path / "hub" / "tiny" / name)
+    cached = tmp_path / "cache" / "hub" / "models--tiny--vlm"  # a download that was broken off
+    for place, content in (("refs/main", COMMIT), (f"snapshots/{COMMIT}/model-00001-of-00002.safetensors", "")):
+        (cached / place).parent.mkdir(parents=True)
+        (cached / place).write_text(content)
     data = written(rows(question="problem", answer="answer", image="image"))
     with hub_server(tmp_path / "hub") as (address, sent):
         hub = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
